@@ -100,8 +100,8 @@ class Envelope:
     :ivar parameters: all MAIL parameters as received.
     :ivar received_at: wall-clock seconds of the MAIL command.
     :ivar hops: how often this server injected along this chain (loops end, see the injector).
-    :ivar sender_verified: the reverse-path is our own user's or was authenticated (SPF, DKIM), so that a DSN to
-        it is no backscatter.
+    :ivar sender_verified: the reverse-path is our own user's or was authenticated (SPF, DKIM), so that a
+        DSN to it is no backscatter.
     """
 
     id: str

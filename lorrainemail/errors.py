@@ -87,7 +87,8 @@ class Problem:
     mend: str
 
     def __str__(self) -> str:
-        place = f"{self.where}:{self.line}: " if self.where and self.line else (f"{self.where}: " if self.where else "")
+        line = f":{self.line}" if self.line else ""
+        place = f"{self.where}{line}: " if self.where else ""
         return f"{place}{self.what}" + (f" ({self.mend})" if self.mend else "")
 
 

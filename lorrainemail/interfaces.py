@@ -1,0 +1,795 @@
+"""The seams of the house: zope interfaces and the plain values that cross them, nothing else.
+
+Each interface is implemented in the package that its section names and handed to its users by
+:mod:`lorrainemail.service`; a package that needs a neighbour on a higher floor knows it only from here.
+
+Two conventions. ``T | Deferred[T]`` as a result means: usually known at once (the hot path pays for no
+Deferred), a slow backend may answer later; callers go through :func:`later`. And every failure that crosses a
+seam is a :class:`lorrainemail.errors.MailError`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from typing import Literal, TypeVar
+
+import attrs
+from twisted.internet.defer import Deferred
+from zope.interface import Attribute, Interface
+
+from lorrainemail.addresses import Address
+from lorrainemail.envelope import Envelope, Recipient, Session
+from lorrainemail.errors import Problem, Reply
+
+T = TypeVar("T")
+
+
+async def later(value: T | Deferred[T]) -> T:
+    """Await a value that may be known already."""
+    if isinstance(value, Deferred):
+        return await value
+    return value
+
+
+# -- content ---------------------------------------------------------------------------- ops.content --
+
+
+class IContent(Interface):
+    """A finished message, immutable, in wire form (CRLF line ends), in memory or spilled to a file.
+
+    It stays readable until :meth:`close`; its maker (door, injector) closes it.
+    """
+
+    size: int = Attribute("octets with CRLF line ends")
+    eight_bit: bool = Attribute("whether any octet is over 127")
+
+    def head(limit: int) -> bytes:
+        """The first ``limit`` octets at most (one bounded read)."""
+
+    def chunks(size: int = 65536) -> Iterator[bytes]:
+        """The octets in order. May read a file: outside the reactor thread only, unless in memory."""
+
+    def in_memory() -> bytes | None:
+        """All octets where they are held in memory, else None."""
+
+    def close() -> None:
+        """Let go of memory and of the spill file."""
+
+
+# -- durable writes -------------------------------------------------------------------- ops.committer --
+
+
+@attrs.frozen(slots=True)
+class FileWrite:
+    """One file to make durable: written at ``temporary``, synced, then renamed to ``final``.
+
+    :ivar temporary: path on the same file system; made with O_EXCL.
+    :ivar final: the name that makes it visible. Must not exist.
+    :ivar parts: what is written, in order: bytes, or a content (read in the committer's thread).
+    :ivar line_feed: CRLF becomes LF on the way (Maildir, mbox).
+    :ivar mode: permission bits, explicit, whatever the umask.
+    :ivar new_directories: directories that were created for it, deepest last; their parents are synced too.
+    :ivar replace: ``final`` may exist and is replaced (state files; never mail).
+    """
+
+    temporary: str
+    final: str
+    parts: tuple[bytes | IContent, ...]
+    line_feed: bool = False
+    mode: int = 0o600
+    new_directories: tuple[str, ...] = ()
+    replace: bool = False
+
+
+class ICommitter(Interface):
+    """Durable writes, grouped in a few threads (DESIGN: durable write).
+
+    Each call answers with one entry a file: None, or the OSError that hit it; one file's error never fails
+    another's. A failed fsync is never repeated: the file is unlinked. After a failed *directory* sync every
+    call answers EIO for that file system until a probe (new write, sync, read back) succeeds.
+    """
+
+    def stage(writes: Sequence[FileWrite]) -> Deferred[list[OSError | None]]:
+        """Write and sync the temporary files; nothing is visible yet."""
+
+    def publish(writes: Sequence[FileWrite]) -> Deferred[list[OSError | None]]:
+        """Rename staged files into place and sync their directories."""
+
+    def commit(writes: Sequence[FileWrite]) -> Deferred[list[OSError | None]]:
+        """Stage and publish in one thread hop: for single files, and where order does not matter."""
+
+    def discard(writes: Sequence[FileWrite]) -> Deferred[None]:
+        """Unlink staged files that will not be published."""
+
+    def run(work: Callable[[], T]) -> Deferred[T]:
+        """Run other blocking file work (mbox append, removal) in the committer's threads."""
+
+    def writable(octets: int) -> OSError | None:
+        """Whether a message of that size may be begun: disk reserve kept, no alarm standing. Cheap."""
+
+
+# -- operations -------------------------------------------------------------------------------- ops --
+
+
+class ITrace(Interface):
+    """What happened to a message, event by event, kept for a bounded time (``trace.sqlite``)."""
+
+    def event(message: str, kind: str, **facts: object) -> None:
+        """Note one event of the message with that id. Returns at once; written in batches by one thread.
+
+        :param kind: "received", "accepted", "refused", "delivered", "queued", "attempt", "deferred",
+            "relayed", "bounced", "expired", "dropped", "injected", ...
+        :param facts: JSON-able values, no secrets.
+        """
+
+
+# -- DNS -------------------------------------------------------------------------------- net.resolver --
+
+
+class DnsFailure(Exception):
+    """A DNS question without a usable answer.
+
+    :ivar kind: "nxdomain" (the name does not exist), "nodata" (no such record), "temporary" (SERVFAIL,
+        time-out, lame, loop: ask again later).
+    """
+
+    def __init__(
+        self, kind: Literal["nxdomain", "nodata", "temporary"], question: str, detail: str = ""
+    ) -> None:
+        super().__init__(f"{question}: {detail or kind}")
+        self.kind = kind
+        self.question = question
+
+
+@attrs.frozen(slots=True)
+class MxHost:
+    """One MX record: preference and exchange (lower-case A-labels, no trailing dot; "." is the null MX)."""
+
+    preference: int
+    host: str
+
+
+class IResolver(Interface):
+    """DNS as mail needs it. Every method fails with :class:`DnsFailure`; time is bounded inside."""
+
+    def mx(domain: str) -> Deferred[list[MxHost]]:
+        """MX records, unsorted. "nodata" where the name exists without MX."""
+
+    def addresses(host: str, ipv6: bool = True, ipv4: bool = True) -> Deferred[list[str]]:
+        """A and AAAA, canonical text. Fails with "temporary" only where neither family answered."""
+
+    def txt(name: str) -> Deferred[list[bytes]]:
+        """TXT records, their strings joined."""
+
+    def ptr(address: str) -> Deferred[list[str]]:
+        """Names of an IP address."""
+
+
+# -- the table service ---------------------------------------------------------------------- tables --
+
+
+@attrs.frozen(slots=True)
+class Origin:
+    """Where a row was written: file and line ("" and 0 for the embedded default)."""
+
+    file: str = ""
+    line: int = 0
+
+    def __str__(self) -> str:
+        if not self.file:
+            return "built-in default"
+        return f"{self.file}:{self.line}" if self.line else self.file
+
+
+@attrs.frozen(slots=True)
+class Credential:
+    """One proof of an account: scheme ("argon2id", "scram-sha-256", ...), its value, a label for people."""
+
+    scheme: str
+    value: str = attrs.field(repr=False)
+    label: str = ""
+
+
+@attrs.frozen(slots=True)
+class Account:
+    """A local account.
+
+    :ivar address: its main address; ``address.key`` is its name everywhere.
+    :ivar enabled: a disabled account cannot log in; its mail is still accepted.
+    :ivar format: how its mail is stored.
+    :ivar quota: octets, 0 for no limit; ``quota_messages`` likewise.
+    :ivar may_send_as: folded addresses beside its own that it may send as.
+    """
+
+    address: Address
+    enabled: bool = True
+    format: Literal["maildir", "mbox"] = "maildir"
+    credentials: tuple[Credential, ...] = ()
+    quota: int = 0
+    quota_messages: int = 0
+    may_send_as: tuple[str, ...] = ()
+    origin: Origin = Origin()
+
+
+@attrs.frozen(slots=True)
+class Step:
+    """One step of an expansion, for people: "alias sales@x.org → bob@x.org", and where it is written."""
+
+    what: str
+    origin: Origin = Origin()
+
+
+@attrs.frozen(slots=True)
+class LocalMailbox:
+    """A final recipient here: an account and the folder that its address asks for ("" is INBOX)."""
+
+    account: Account
+    folder: str
+    address: Address
+    path: tuple[Step, ...] = ()
+
+
+@attrs.frozen(slots=True)
+class RemoteMailbox:
+    """A final recipient elsewhere; its next hop is found when the queue tries it.
+
+    :ivar forwarded: it was reached through an alias of ours (not named by the client).
+    """
+
+    address: Address
+    path: tuple[Step, ...] = ()
+    forwarded: bool = False
+
+
+@attrs.frozen(slots=True)
+class Refused:
+    """The recipient cannot be had: the reply at RCPT and the steps that led to it."""
+
+    reply: Reply
+    path: tuple[Step, ...] = ()
+
+
+Final = LocalMailbox | RemoteMailbox
+
+
+@attrs.frozen(slots=True)
+class Expansion:
+    """What one recipient comes to.
+
+    :ivar local: the recipient's domain is ours (so no relay right is needed).
+    :ivar finals: the final recipients, none twice; empty exactly when ``refused`` is set.
+    """
+
+    local: bool
+    finals: tuple[Final, ...] = ()
+    refused: Refused | None = None
+
+
+TlsRequirement = Literal["none", "opportunistic", "verified"] | str  # or "sha256:<fingerprint>"
+
+
+@attrs.frozen(slots=True)
+class HopHost:
+    """One next hop as a relay row names it: name or literal, and port."""
+
+    host: str
+    port: int = 25
+
+
+@attrs.frozen(slots=True)
+class Route:
+    """The next hop of a remote recipient.
+
+    :ivar kind: "mx" (ask the DNS), "hosts" (a smarthost list), "reject" (a row says no).
+    :ivar domain: the domain whose MX to ask, when kind is "mx".
+    :ivar hosts: tried in order (``share``: in random order).
+    :ivar credentials: the name in the credentials file, "" for none.
+    :ivar pattern: the row that won, "" where none did (so: MX).
+    :ivar reasons: how it was chosen, for explain and trace.
+    """
+
+    kind: Literal["mx", "hosts", "reject"]
+    domain: str = ""
+    hosts: tuple[HopHost, ...] = ()
+    share: bool = False
+    tls: TlsRequirement = "opportunistic"
+    credentials: str = ""
+    reply: Reply | None = None
+    pattern: str = ""
+    origin: Origin = Origin()
+    reasons: tuple[str, ...] = ()
+
+
+@attrs.frozen(slots=True)
+class RelayRight:
+    """Whether a session may relay outside, and why."""
+
+    allowed: bool
+    reason: str
+
+
+class ITables(Interface):
+    """One frozen snapshot of all tables; a transaction keeps the one it began with.
+
+    Lookups may be asynchronous (SQL, LDAP); a lookup that fails raises TemporaryError (451) and never turns
+    into "unknown user".
+    """
+
+    def is_local(domain: str) -> bool | Deferred[bool]:
+        """Whether mail for the domain is delivered here."""
+
+    def account(address: Address) -> Account | None | Deferred[Account | None]:
+        """The account of exactly that main address."""
+
+    def login(name: str) -> Account | None | Deferred[Account | None]:
+        """The account that a login name means (its address; a bare local part where that is unambiguous)."""
+
+    def expand(address: Address) -> Expansion | Deferred[Expansion]:
+        """All final recipients of an address: aliases, subaddresses, catch-all, loops found."""
+
+    def relay_right(session: Session) -> RelayRight:
+        """Whether the session may relay outside (relay_networks on the smtp door, authentication)."""
+
+    def route(recipient: Address, sender: Address | None) -> Route | Deferred[Route]:
+        """The most specific relay row, or MX."""
+
+    def owns(account: Account, address: Address) -> bool | Deferred[bool]:
+        """Whether the account may send as the address."""
+
+
+class ITableService(Interface):
+    """Holds the current :class:`ITables`; reloads; keeps the old version of a table that broke."""
+
+    def current() -> ITables:
+        """The snapshot of now."""
+
+    def secret(name: str) -> tuple[str, str] | None:
+        """User and secret of a row in the credentials file, None where there is no such row."""
+
+    def check_files() -> None:
+        """Look at the table files now (also done at an interval) and reload what changed."""
+
+    def on_change(listener: Callable[[], None]) -> None:
+        """Call back after any change of the snapshot (login caches are dropped then)."""
+
+    def alarms() -> list[Problem]:
+        """Tables that could not be reloaded and still serve their old version."""
+
+
+class ITableBackend(Interface):
+    """A Twisted plugin (``twisted.plugin``, package ``lorrainemail.plugins``) that provides tables.
+
+    Precise methods are in :mod:`lorrainemail.tables.backend`.
+    """
+
+    name: str = Attribute("the word that selects it in the configuration")
+
+
+# -- policy ---------------------------------------------------------------------------------- policy --
+
+Stage = Literal["connect", "helo", "mail", "rcpt", "data"]
+
+
+class Action(enum.IntEnum):
+    """What a check wants, weakest first; the strongest of a stage wins, refuse and defer at once."""
+
+    CONTINUE = 0
+    TAG = 1
+    JUNK = 2
+    DEFER = 3
+    REFUSE = 4
+
+
+@attrs.frozen(slots=True)
+class Verdict:
+    """One check's opinion with its reason, kept in trace, header and explain.
+
+    :ivar reply: for DEFER and REFUSE, what the client is told.
+    """
+
+    action: Action
+    check: str
+    reason: str = ""
+    reply: Reply | None = None
+
+
+@attrs.frozen(slots=True)
+class Circumstances:
+    """What a check may look at; what its stage does not know yet is None or empty."""
+
+    stage: Stage
+    session: Session
+    tables: ITables
+    sender: Address | None = None
+    recipient: Recipient | None = None
+    expansion: Expansion | None = None
+    relay: RelayRight | None = None
+    envelope: Envelope | None = None
+    content: IContent | None = None
+
+
+class IPolicyCheck(Interface):
+    """One check of the chain; a Twisted plugin."""
+
+    name: str = Attribute("its word in the configuration, in verdicts and explain")
+    stages: frozenset[Stage] = Attribute("when it is asked")
+
+    def judge(circumstances: Circumstances) -> Verdict | None | Deferred[Verdict | None]:
+        """Its verdict, or None to have no opinion."""
+
+
+class IPolicy(Interface):
+    """The ordered chain."""
+
+    def judge(
+        circumstances: Circumstances,
+    ) -> tuple[Verdict, ...] | Deferred[tuple[Verdict, ...]]:
+        """All verdicts of the stage in order; the last one is DEFER or REFUSE where the chain stopped."""
+
+
+# -- the store -------------------------------------------------------------------------------- store --
+
+
+@attrs.frozen(slots=True)
+class Placed:
+    """Where a message went: account key, folder, and a file or offset for people."""
+
+    account: str
+    folder: str
+    where: str
+
+
+class IPlacement(Interface):
+    """One message on its way into one place (mailbox, queue): stage, then publish or abort.
+
+    The same three steps for Maildir, mbox, and the queue, so that intake can order them across all.
+    Failures are TemporaryError / PermanentError; after a failed stage nothing is left behind.
+    """
+
+    def stage() -> Deferred[None]:
+        """Make it durable but not visible."""
+
+    def publish() -> Deferred[Placed]:
+        """Make it visible, and that durable too. Store events go out after it."""
+
+    def commit() -> Deferred[Placed]:
+        """Stage and publish at once: for the only placement of a transaction."""
+
+    def abort() -> Deferred[None]:
+        """Leave no trace of what was staged."""
+
+
+@attrs.frozen(slots=True)
+class MessageFacts:
+    """One message's row in the index.
+
+    :ivar uid: RFC 3501 §2.3.1.1; ``modseq`` RFC 7162.
+    :ivar flags: system flags with their backslash and keywords, without ``\\Recent``.
+    :ivar size: octets with CRLF. ``internal_date``, ``save_date``: seconds since the epoch.
+    :ivar message_id: the OBJECTID EMAILID (RFC 8474), also the POP3 UIDL.
+    :ivar envelope: ready wire bytes of ENVELOPE; ``structure`` of BODYSTRUCTURE; ``body`` of BODY.
+        Empty where not asked for.
+    """
+
+    uid: int
+    modseq: int
+    flags: frozenset[str]
+    size: int
+    internal_date: int
+    save_date: int
+    message_id: str
+    envelope: bytes = b""
+    structure: bytes = b""
+
+
+@attrs.frozen(slots=True)
+class MailboxChange:
+    """Something happened in a mailbox. ``kind``: "added", "flags", "expunged", "gone" (the folder itself)."""
+
+    kind: Literal["added", "flags", "expunged", "gone"]
+    uids: tuple[int, ...]
+    modseq: int
+
+
+@attrs.frozen(slots=True)
+class StoreResult:
+    """Of a flag change: uids that changed, and those left alone for UNCHANGEDSINCE (RFC 7162)."""
+
+    changed: tuple[int, ...]
+    modified: tuple[int, ...] = ()
+
+
+class IMessage(Interface):
+    """One stored message, open for reading, in wire form (CRLF), our internal fields hidden."""
+
+    size: int = Attribute("octets with CRLF")
+
+    def read(offset: int = 0, length: int | None = None) -> Deferred[bytes]:
+        """That range of octets (in a thread where it is large)."""
+
+    def close() -> None:
+        """Let go of the file."""
+
+
+class IMailbox(Interface):
+    """One folder of one account, one object shared by every session that has it open.
+
+    UIDs handed out here are durable. The object's own view is always the newest; a session keeps its own
+    list of UIDs and brings it up to date when its protocol allows.
+    """
+
+    name: str = Attribute("INBOX, or the path with '/' as separator")
+    mailbox_id: str = Attribute("OBJECTID MAILBOXID (RFC 8474)")
+    uid_validity: int = Attribute("RFC 3501 §2.3.1.1")
+    uid_next: int = Attribute("the next UID to be given")
+    highest_modseq: int = Attribute("RFC 7162 §3.1.2")
+
+    def uids() -> Sequence[int]:
+        """All UIDs now, ascending. A copy that stays as it is."""
+
+    def flags(uid: int) -> frozenset[str] | None:
+        """A message's flags now, None where it is gone. From memory."""
+
+    def modseq(uid: int) -> int:
+        """A message's MODSEQ now. From memory."""
+
+    def claim_recent(uids: Sequence[int]) -> frozenset[int]:
+        """Those of the uids that no session was told of as recent before; they are the caller's from now."""
+
+    def facts(uids: Sequence[int], wire: bool = False) -> Deferred[list[MessageFacts]]:
+        """Index rows in the order asked (gone ones left out); ``wire``: with envelope and structure.
+        Callers ask in slices of some hundred."""
+
+    def message(uid: int) -> Deferred[IMessage]:
+        """Open one message. PermanentError where it is gone."""
+
+    def change_flags(
+        uids: Sequence[int],
+        operation: Literal["add", "remove", "set"],
+        flags: Iterable[str],
+        unchanged_since: int | None = None,
+    ) -> Deferred[StoreResult]:
+        """Change flags and keywords, in slices; watchers are told."""
+
+    def expunge(uids: Sequence[int]) -> Deferred[tuple[int, ...]]:
+        """Remove messages for good; answers (those that were removed) when durable."""
+
+    def append(content: IContent, flags: Iterable[str], internal_date: int | None) -> Deferred[int]:
+        """Store one message; its UID when durable."""
+
+    def copy_to(uids: Sequence[int], target: IMailbox) -> Deferred[list[tuple[int, int]]]:
+        """Copy all or none; (source uid, target uid) pairs."""
+
+    def move_to(uids: Sequence[int], target: IMailbox) -> Deferred[list[tuple[int, int]]]:
+        """Move (RFC 6851); a message is at any moment in one of the two at least."""
+
+    def refresh() -> Deferred[None]:
+        """Look for what other programs did."""
+
+    def watch(listener: Callable[[MailboxChange], None]) -> Callable[[], None]:
+        """Be told of changes at once, in the reactor thread; returns the call that ends it. While anybody
+        watches, foreign writers are noticed by inotify."""
+
+    def close() -> None:
+        """One user fewer; the last one lets memory go."""
+
+
+@attrs.frozen(slots=True)
+class FolderFacts:
+    """One line of a folder list.
+
+    :ivar name: INBOX, or the path with '/'. ``selectable`` is False for a parent that has no mail of its own.
+    :ivar special_use: RFC 6154 attributes, as "\\Sent".
+    """
+
+    name: str
+    selectable: bool
+    subscribed: bool
+    special_use: tuple[str, ...] = ()
+
+
+@attrs.frozen(slots=True)
+class FolderStatus:
+    """STATUS (RFC 3501 §6.3.10, RFC 7162, RFC 8438, RFC 8474)."""
+
+    messages: int
+    recent: int
+    unseen: int
+    deleted: int
+    size: int
+    uid_next: int
+    uid_validity: int
+    highest_modseq: int
+    mailbox_id: str
+
+
+class IMailHome(Interface):
+    """All folders of one account. Failures: PermanentError whose ``detail`` is an IMAP response code word
+    ("NONEXISTENT", "ALREADYEXISTS", "TRYCREATE", "CANNOT", "OVERQUOTA", ...)."""
+
+    account: Account = Attribute("whose home")
+
+    def folders() -> Deferred[list[FolderFacts]]:
+        """Every folder, INBOX first."""
+
+    def open(name: str) -> Deferred[IMailbox]:
+        """Open a folder; close it after use."""
+
+    def status(name: str) -> Deferred[FolderStatus]:
+        """Counts without opening where that is cheaper."""
+
+    def create(name: str, special_use: Sequence[str] = ()) -> Deferred[None]:
+        """Make a folder and its missing parents."""
+
+    def delete(name: str) -> Deferred[None]:
+        """Delete a folder and its mail; folders below it stay."""
+
+    def rename(old: str, new: str) -> Deferred[None]:
+        """Rename with everything below; INBOX as RFC 3501 §6.3.5 says."""
+
+    def subscribe(name: str, subscribed: bool) -> Deferred[None]:
+        """Set or clear a subscription."""
+
+
+class IStore(Interface):
+    """All local mail."""
+
+    def placement(account: Account, folder: str, prefix: bytes, content: IContent, id: str) -> IPlacement:
+        """A delivery of ``prefix`` (trace header fields, CRLF) + content into a folder ("" is INBOX; a
+        missing folder falls back to INBOX). ``id`` is the message's id, for store events and trace."""
+
+    def may_accept(account: Account, octets: int) -> Reply | None | Deferred[Reply | None]:
+        """None, or the reply that says why not (quota)."""
+
+    def home(account: Account) -> IMailHome:
+        """The folders of an account."""
+
+    def watch(listener: Callable[[str, str, str], None]) -> None:
+        """Be told (event, account key, folder) of "delivered", "flagged", "expunged", "copied"."""
+
+
+# -- queue and couriers ------------------------------------------------------------- queue, delivery --
+
+
+@attrs.frozen(slots=True)
+class QueueRecipient:
+    """One recipient of a queue item and how far it got.
+
+    :ivar courier: which courier carries it: "remote", "local" (a mailbox that could not be had at once).
+    :ivar recipient: the final recipient with its DSN parameters.
+    :ivar folder: for "local".
+    :ivar state: "waiting", "held", "done" (delivered, bounced or dropped: leaves at the next rewrite).
+    :ivar attempts: made so far; ``next_try``: wall-clock seconds; ``last_reply``: the remote's or our words.
+    """
+
+    courier: str
+    recipient: Recipient
+    folder: str = ""
+    forwarded: bool = False
+    state: Literal["waiting", "held", "done"] = "waiting"
+    attempts: int = 0
+    next_try: float = 0.0
+    last_reply: str = ""
+
+
+@attrs.frozen(slots=True)
+class QueueItem:
+    """A queued message: envelope (with the session facts that its DSN needs), recipients, times."""
+
+    envelope: Envelope
+    recipients: tuple[QueueRecipient, ...]
+    queued_at: float
+    size: int
+    door: str = ""
+    account: str = ""
+
+
+class IQueue(Interface):
+    """The spool."""
+
+    def placement(item: QueueItem, prefix: bytes, content: IContent) -> IPlacement:
+        """A new item; the runner is woken after publish."""
+
+    def full() -> Reply | None:
+        """452 4.3.1 where nothing more may be queued, else None."""
+
+
+@attrs.frozen(slots=True)
+class Outcome:
+    """What a courier's attempt came to for one recipient.
+
+    :ivar kind: "delivered", "deferred", "failed".
+    :ivar reply: the remote's reply or ours in its stead.
+    :ivar ours: the failure is on our side (DESIGN: whose fault); deferred with an alarm, never final.
+    :ivar host: the next hop that said it, "" where none did; ``tls`` "TLSv1.3 ..." of that session.
+    """
+
+    recipient: Recipient
+    kind: Literal["delivered", "deferred", "failed"]
+    reply: Reply
+    ours: bool = False
+    host: str = ""
+    tls: str = ""
+
+
+class ICourier(Interface):
+    """Carries one queue item to some of its recipients."""
+
+    name: str = Attribute("the word in QueueRecipient.courier")
+
+    def destination(item: QueueItem, recipient: QueueRecipient) -> str | Deferred[str]:
+        """The key under which attempts are grouped and their concurrency counted."""
+
+    def deliver(
+        item: QueueItem, recipients: Sequence[QueueRecipient], content: IContent
+    ) -> Deferred[list[Outcome]]:
+        """One attempt; one outcome for each recipient, in order. Never fails."""
+
+
+# -- intake ----------------------------------------------------------------------------------- intake --
+
+
+@attrs.frozen(slots=True)
+class Accepted:
+    """A RCPT that was accepted: the recipient, what it expands to, and the verdicts on the way."""
+
+    recipient: Recipient
+    expansion: Expansion
+    verdicts: tuple[Verdict, ...] = ()
+
+
+@attrs.frozen(slots=True)
+class Transaction:
+    """A complete transaction at its final dot."""
+
+    session: Session
+    envelope: Envelope
+    accepted: tuple[Accepted, ...]
+    tables: ITables
+    content: IContent
+    verdicts: tuple[Verdict, ...] = ()
+
+
+class IIntake(Interface):
+    """Takes one complete message, plans, makes it durable, answers."""
+
+    def take(transaction: Transaction) -> Deferred[Reply]:
+        """The reply to the final dot; durable before a 2xx. Never fails; bounded in time."""
+
+    def take_each(transaction: Transaction) -> Deferred[list[Reply]]:
+        """One reply for each accepted recipient, in order (LMTP, RFC 2033 §4.2)."""
+
+
+class IInjector(Interface):
+    """How the server sends mail of its own: DSNs, notices."""
+
+    def inject(
+        sender: Address | None, recipients: Sequence[Address], content: IContent, hops: int, cause: str
+    ) -> Deferred[str]:
+        """Durable when it answers with the new message's id.
+
+        :param hops: of the message that caused it, plus one; over the limit it is dropped and said so.
+        :param cause: id of the causing message, "" where none, for the trace.
+        """
+
+
+# -- doors' access to accounts ------------------------------------------------------------------ sasl --
+
+
+class IPrincipal(Interface):
+    """Who logged in: the avatar that the one realm makes; each door adapts it to Twisted's interface."""
+
+    account: Account = Attribute("the account")
+    home: IMailHome = Attribute("its mail")
+    mechanism: str = Attribute("how it was proved")
+
+
+class IPasswords(Interface):
+    """Hashing in bounded threads, with a short cache of proven logins."""
+
+    def check(account: Account | None, password: bytes, peer: str) -> Awaitable[bool]:
+        """Constant behaviour for an unknown account (None)."""
+
+    def hash(password: bytes) -> Deferred[Credential]:
+        """A new credential."""
