@@ -793,3 +793,21 @@ class IPasswords(Interface):
 
     def hash(password: bytes) -> Deferred[Credential]:
         """A new credential."""
+
+
+# -- TLS ------------------------------------------------------------------------------------- net.tls --
+
+
+class IServerTls(Interface):
+    """Server contexts with SNI; certificates are swapped while connections live on."""
+
+    def context_factory(door: str) -> object:
+        """What Twisted's ``startTLS`` and ``TLSMemoryBIOFactory`` take, for that door."""
+
+
+class IClientTls(Interface):
+    """TLS towards next hops."""
+
+    def creator(host: str, requirement: TlsRequirement) -> object:
+        """An ``IOpenSSLClientConnectionCreator`` for ``startTLS`` as a client: verifies the name for
+        "verified", the certificate for "sha256:...", nothing for "opportunistic"."""
