@@ -1,0 +1,157 @@
+"""The calls to the operating system that change files, in one object that can be replaced.
+
+Owns nothing; :data:`SYSTEM` is the real one. The committer, the store and the queue make every change of a
+mail or queue file through a :class:`Files` that they were handed, so that a test can put a recorder or a
+fault injector under all of them. Every method may block and is called in a committer's thread; every one
+fails with :class:`OSError` and nothing else.
+
+Reading needs no seam and goes to :mod:`os` directly.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections.abc import Sequence
+from typing import Final
+
+#: How new files are opened: never an existing one, never through a link, never inherited by a child.
+CREATE: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+#: writev takes no more buffers at once (POSIX allows 16, Linux 1024).
+_IOV_MAX: Final = 512
+
+_AT_FDCWD: Final = -100
+_RENAME_NOREPLACE: Final = 1
+
+
+def _find_renameat2() -> ctypes._NamedFuncPointer | None:
+    try:
+        function = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return None  # a C library without it (musl before 1.2.6, other systems): link and unlink serve
+    function.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
+    function.restype = ctypes.c_int
+    return function
+
+
+class Files:
+    """The operating system's own calls."""
+
+    __slots__ = ("_renameat2",)
+
+    def __init__(self) -> None:
+        self._renameat2 = _find_renameat2()
+
+    def open(self, path: str, flags: int = CREATE, mode: int = 0o600) -> int:
+        """A descriptor. ``mode`` is cut by the umask; :meth:`chmod` where that matters."""
+        return os.open(path, flags, mode)
+
+    def chmod(self, descriptor: int, mode: int) -> None:
+        os.fchmod(descriptor, mode)
+
+    def write(self, descriptor: int, buffers: Sequence[bytes]) -> None:
+        """Write all of the buffers, in order, at the descriptor's position."""
+        if len(buffers) > _IOV_MAX:
+            for start in range(0, len(buffers), _IOV_MAX):
+                self.write(descriptor, buffers[start : start + _IOV_MAX])
+            return
+        wanted = sum(map(len, buffers))
+        written = os.writev(descriptor, buffers)
+        if written == wanted:
+            return
+        rest = memoryview(b"".join(buffers))[written:]
+        while rest:
+            written = os.write(descriptor, rest)
+            if written == 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            rest = rest[written:]
+
+    def truncate(self, descriptor: int, length: int) -> None:
+        os.ftruncate(descriptor, length)
+
+    def fsync(self, descriptor: int) -> None:
+        """Data and size on stable storage. Never repeated after a failure: the kernel has already marked the
+        lost pages as clean, so that a second call would succeed without them."""
+        os.fsync(descriptor)
+
+    def close(self, descriptor: int) -> None:
+        os.close(descriptor)
+
+    def rename(self, source: str, target: str) -> None:
+        """Rename, replacing what is there."""
+        os.rename(source, target)
+
+    def rename_new(self, source: str, target: str) -> None:
+        """Rename; EEXIST where the target is there.
+
+        One ``renameat2(RENAME_NOREPLACE)``: cheaper than link and unlink (two changes of directories), and
+        safe where a check before a plain rename would race. Where the file system does not know it, link and
+        unlink do the same, with a moment in which both names exist.
+        """
+        if self._renameat2 is not None:
+            if (
+                self._renameat2(
+                    _AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE
+                )
+                == 0
+            ):
+                return
+            number = ctypes.get_errno()
+            if number not in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+                raise OSError(number, os.strerror(number), source, None, target)
+        os.link(source, target, follow_symlinks=False)
+        os.unlink(source)
+
+    def link(self, source: str, target: str) -> None:
+        """A second name; EEXIST where the target is there."""
+        os.link(source, target, follow_symlinks=False)
+
+    def unlink(self, path: str) -> None:
+        os.unlink(path)
+
+    def mkdir(self, path: str, mode: int = 0o700) -> None:
+        """A directory with exactly that mode, whatever the umask."""
+        os.mkdir(path, mode)
+        if os.stat(path, follow_symlinks=False).st_mode & 0o7777 != mode:
+            os.chmod(path, mode)
+
+    def rmdir(self, path: str) -> None:
+        os.rmdir(path)
+
+    def fsync_directory(self, path: str) -> None:
+        """The directory's entries on stable storage."""
+        descriptor = os.open(path, _DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+#: The real thing.
+SYSTEM: Final = Files()
+
+
+def make_directories(files: Files, root: str, path: str, mode: int = 0o700) -> None:
+    """Make what is missing of ``path`` below ``root`` (which exists), and all of it durable.
+
+    Every directory from ``root`` down to the parent of ``path`` is synced even where it exists already: it
+    may have been made by a process that was killed before its sync. So whoever calls this once in a
+    process's life for each mailbox (and waits for it before the first delivery there) owes a delivery only
+    the sync of the directory that it renames into. Safe against itself in another thread.
+    """
+    missing = []
+    directory = path
+    while directory != root:
+        parent = os.path.dirname(directory)
+        if parent == directory:
+            raise OSError(errno.EINVAL, f"not below {root}", path)
+        missing.append(directory)
+        directory = parent
+    for directory in reversed(missing):
+        try:
+            files.mkdir(directory, mode)
+        except FileExistsError:
+            pass  # somebody else's, or an earlier process's: synced below all the same
+        files.fsync_directory(os.path.dirname(directory))
