@@ -785,6 +785,17 @@ class IPrincipal(Interface):
     mechanism: str = Attribute("how it was proved")
 
 
+class IAuthenticator(Interface):
+    """The one login of all doors, in front of the one portal."""
+
+    def authenticate(
+        username: bytes, password: bytes, session: Session, mechanism: str = "PLAIN"
+    ) -> Deferred[IPrincipal]:
+        """Who that is. Fails with PermanentError (535 5.7.8) for whatever is wrong with name or password,
+        TemporaryError (454 4.7.0) where trying later may help; with nothing else. May take seconds: peers
+        that guess are slowed. ``mechanism`` is for log and principal ("PLAIN", "LOGIN", "USER", ...)."""
+
+
 class IPasswords(Interface):
     """Hashing in bounded threads, with a short cache of proven logins."""
 
