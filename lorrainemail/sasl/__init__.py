@@ -1,0 +1,1 @@
+"""Who may log in: mechanisms, passwords, throttling and the one twisted.cred portal."""

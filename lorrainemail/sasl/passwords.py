@@ -1,0 +1,258 @@
+"""Passwords: hashing in bounded threads, verification, and a short memory of proven logins.
+
+Owns the two threads that Argon2id runs in, the queue before them (bounded, fair by peer network) and the
+cache. Called by the checker of :mod:`lorrainemail.sasl.portal`, and :func:`hash_password` by the account
+commands and the first start. The threads start with the first hash, so never before the service runs.
+
+Invariants: an account that is unknown, disabled or without a usable credential costs one verification of a
+dummy, like any other; nothing here prints or keeps a password (the cache holds an HMAC under a key of this
+process alone). Fails with :class:`~lorrainemail.errors.TemporaryError` when the queue is full; a credential
+of a scheme that is not ours is an alarm in the log and never a match.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import argon2
+import attrs
+from argon2.exceptions import InvalidHashError, VerificationError
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.threadpool import ThreadPool
+from zope.interface import implementer
+
+from lorrainemail.errors import PermanentError, Reply, TemporaryError
+from lorrainemail.interfaces import Account, Credential, IPasswords
+from lorrainemail.net.peers import network_key
+from lorrainemail.sasl.mechanisms import TEMPORARY_FAILURE, prepare_password
+
+log = Logger(namespace="lorrainemail.sasl")
+
+T = TypeVar("T")
+
+#: The one scheme that is written and verified.
+SCHEME: Final = "argon2id"
+#: The OWASP minimum: 19 MiB, two passes, one lane; 21 ms on the machine it was measured on.
+HASHER: Final = argon2.PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
+#: Threads that hash at the same time.
+THREADS: Final = 2
+#: Hashes that wait, of all networks together: about two seconds' work.
+MAX_WAITING: Final = 200
+#: Hashes that wait, of one network.
+MAX_WAITING_PER_NETWORK: Final = 100
+#: How long a proven login is believed without hashing again, in seconds, and how many are remembered.
+REMEMBER: Final = 300.0
+MAX_REMEMBERED: Final = 10_000
+#: Credentials of one account that are tried.
+MAX_CREDENTIALS: Final = 8
+#: Distinct alarms about unknown schemes; told once each.
+MAX_ALARMS: Final = 1000
+
+UNUSABLE_PASSWORD: Final = Reply(
+    501, "5.5.2", "The password must be UTF-8 text of at most 1024 octets without control characters"
+)
+
+Work = Callable[[Callable[[], T]], Deferred[T]]
+
+
+def hash_password(password: bytes, label: str = "") -> Credential:
+    """A new credential; takes the hash's time in the calling thread.
+
+    :raises PermanentError: where it cannot be a password (empty, not UTF-8, too long, control characters).
+    """
+    prepared = prepare_password(password)
+    if prepared is None:
+        raise PermanentError(UNUSABLE_PASSWORD)
+    return Credential(scheme=SCHEME, value=HASHER.hash(prepared), label=label)
+
+
+def verify(values: tuple[str, ...], password: bytes) -> bool:
+    """Whether the password belongs to one of the Argon2id values. For a thread."""
+    for value in values:
+        try:
+            if HASHER.verify(value, password):
+                return True
+        except (VerificationError, InvalidHashError):
+            continue
+    return False
+
+
+@attrs.define(slots=True, eq=False)
+class _Job:
+    work: Callable[[], Any] = attrs.field(repr=False)
+    done: Deferred[Any]
+    network: str
+
+
+class _FairQueue:
+    """Jobs by network, served in turn; so many run at once. In the reactor thread."""
+
+    def __init__(self, run: Work[Any], width: int) -> None:
+        self._run = run
+        self._idle = width
+        self._waiting: OrderedDict[str, deque[_Job]] = OrderedDict()
+        self._count = 0
+
+    def submit(self, network: str, work: Callable[[], T]) -> Deferred[T]:
+        job = _Job(work, Deferred(), network)
+        queue = self._waiting.get(network)
+        if queue is not None and len(queue) >= MAX_WAITING_PER_NETWORK:
+            job.done.errback(TemporaryError(TEMPORARY_FAILURE, "too many logins waiting from one network"))
+            return job.done
+        if self._count >= MAX_WAITING and not self._make_room(len(queue) if queue else 0):
+            job.done.errback(TemporaryError(TEMPORARY_FAILURE, "too many logins waiting"))
+            return job.done
+        if queue is None:
+            queue = self._waiting[network] = deque()
+        queue.append(job)
+        self._count += 1
+        self._next()
+        return job.done
+
+    def _make_room(self, own: int) -> bool:
+        """Turn away the newest job of the network that has the most waiting, if that is more than ours."""
+        crowd = max(self._waiting.values(), key=len)
+        if len(crowd) <= own + 1:
+            return False
+        self._count -= 1
+        crowd.pop().done.errback(TemporaryError(TEMPORARY_FAILURE, "too many logins waiting"))
+        return True
+
+    def _next(self) -> None:
+        while self._idle and self._waiting:
+            network, queue = self._waiting.popitem(last=False)
+            job = queue.popleft()
+            self._count -= 1
+            if queue:
+                self._waiting[network] = queue
+            self._idle -= 1
+            self._run(job.work).addBoth(self._finished, job)
+
+    def _finished(self, result: Any, job: _Job) -> None:
+        self._idle += 1
+        job.done.callback(result)
+        self._next()
+
+    def fail_all(self) -> None:
+        """Answer everything that waits with a temporary failure."""
+        waiting, self._waiting, self._count = self._waiting, OrderedDict(), 0
+        for queue in waiting.values():
+            for job in queue:
+                job.done.errback(TemporaryError(TEMPORARY_FAILURE, "the server is stopping"))
+
+
+@implementer(IPasswords)
+class Passwords(Service):
+    """See :class:`~lorrainemail.interfaces.IPasswords`. A service: stopping it ends its threads.
+
+    :param reactor: for the clock and for answers from the threads.
+    :param run: runs a callable outside the reactor thread; by default in threads of its own.
+    """
+
+    def __init__(self, reactor: Any, run: Work[Any] | None = None) -> None:
+        self._reactor = reactor
+        self._pool: ThreadPool | None = None
+        self._stopped = False
+        self._queue = _FairQueue(run or self._in_thread, THREADS)
+        self._key = secrets.token_bytes(32)
+        self._proven: OrderedDict[bytes, float] = OrderedDict()
+        self._alarmed: set[tuple[str, str]] = set()
+        self._dummy = ""
+
+    def check(self, account: Account | None, password: bytes, peer: str) -> Deferred[bool]:
+        """Whether the password proves the account; for None, the same work and False.
+
+        :param peer: canonical address of the client, for fairness.
+        """
+        prepared = prepare_password(password)
+        values = self._values(account) if account is not None else ()
+        if account is None or prepared is None or not values:
+            return self._queue.submit(network_key(peer), self._waste).addCallback(lambda _: False)
+        proof = self._proof(account, values, prepared)
+        until = self._proven.get(proof)
+        if until is not None and self._reactor.seconds() < until:
+            return succeed(True)
+
+        def remember(good: bool) -> bool:
+            if good:
+                self._proven[proof] = self._reactor.seconds() + REMEMBER
+                self._proven.move_to_end(proof)
+                if len(self._proven) > MAX_REMEMBERED:
+                    self._proven.popitem(last=False)
+            return good
+
+        return self._queue.submit(network_key(peer), lambda: verify(values, prepared)).addCallback(remember)
+
+    def hash(self, password: bytes) -> Deferred[Credential]:
+        """A new credential, hashed in a thread."""
+        return self._queue.submit("", lambda: hash_password(password))
+
+    def forget(self) -> None:
+        """Drop the cache: to be called after any change of the tables."""
+        self._proven.clear()
+
+    def startService(self) -> None:
+        """Begin (again); threads come with the first hash."""
+        super().startService()  # type: ignore[no-untyped-call]
+        self._stopped = False
+
+    def stopService(self) -> None:
+        """Turn away what waits; let the running hashes end."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        self._stopped = True
+        self._queue.fail_all()
+        self.forget()
+        if self._pool is not None:
+            pool, self._pool = self._pool, None
+            pool.stop()
+
+    def _values(self, account: Account) -> tuple[str, ...]:
+        """The values that can be verified; the others raise an alarm."""
+        for credential in account.credentials:
+            if credential.scheme.lower() != SCHEME:
+                self._alarm(account, credential.scheme)
+        ours = (c.value for c in account.credentials if c.scheme.lower() == SCHEME)
+        return tuple(ours)[:MAX_CREDENTIALS]
+
+    def _alarm(self, account: Account, scheme: str) -> None:
+        key = (account.address.key, scheme)
+        if key in self._alarmed or len(self._alarmed) >= MAX_ALARMS:
+            return
+        self._alarmed.add(key)
+        log.error(
+            "The account {account} has a password of the unknown scheme {scheme}, which cannot be verified;"
+            " set a new one with: lorrainemail account passwd {account} ({origin})",
+            account=account.address.key,
+            scheme=scheme,
+            origin=str(account.origin),
+        )
+
+    def _proof(self, account: Account, values: tuple[str, ...], password: bytes) -> bytes:
+        """What is remembered of a proven login: bound to account, credentials and password."""
+        mac = hmac.new(self._key, digestmod=hashlib.sha256)
+        for part in (account.address.key.encode("utf-8"), *(v.encode("utf-8") for v in values), password):
+            mac.update(len(part).to_bytes(4, "big"))
+            mac.update(part)
+        return mac.digest()
+
+    def _waste(self) -> bool:
+        """The work of a verification that cannot succeed. In a thread."""
+        if not self._dummy:
+            self._dummy = HASHER.hash(secrets.token_bytes(16))
+        return verify((self._dummy,), b"")
+
+    def _in_thread(self, work: Callable[[], T]) -> Deferred[T]:
+        if self._stopped:
+            return fail(TemporaryError(TEMPORARY_FAILURE, "the server is stopping"))
+        if self._pool is None:
+            self._pool = ThreadPool(0, THREADS, "passwords")
+            self._pool.start()
+        return deferToThreadPool(self._reactor, self._pool, work)
