@@ -1,0 +1,521 @@
+"""The store in memory: the double that doors and intake are tested with, shipped beside the real one.
+
+Implements the same interfaces with the same failures and the same order of notices, without disk, threads or
+durability. A test that passes here and fails over :class:`lorrainemail.store.mailstore.MailStore` has found a
+fault in one of the two: both run the same behaviour tests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final, Literal
+
+import attrs
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IReactorTime
+from zope.interface import implementer
+
+from lorrainemail.errors import MailError, Reply
+from lorrainemail.interfaces import (
+    Account,
+    FolderFacts,
+    FolderStatus,
+    IContent,
+    IMailbox,
+    IMailHome,
+    IMessage,
+    IPlacement,
+    IStore,
+    MailboxChange,
+    MessageFacts,
+    Placed,
+    StoreResult,
+)
+from lorrainemail.store.failures import (
+    OVER_QUOTA,
+    already_exists,
+    cannot,
+    gone,
+    nonexistent,
+    over_quota,
+)
+from lorrainemail.store.flags import DELETED, SEEN, Keywords
+from lorrainemail.store.paths import canonical_name
+
+#: The folders that every home has, with their special use (RFC 6154).
+SPECIAL_FOLDERS: Final = (
+    ("Archive", "\\Archive"),
+    ("Drafts", "\\Drafts"),
+    ("Junk", "\\Junk"),
+    ("Sent", "\\Sent"),
+    ("Trash", "\\Trash"),
+)
+
+
+@implementer(IContent)
+class MemoryContent:
+    """Octets in memory as content."""
+
+    __slots__ = ("_data", "eight_bit", "size")
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.size = len(data)
+        self.eight_bit = not data.isascii()
+
+    def head(self, limit: int) -> bytes:
+        return self._data[:limit]
+
+    def chunks(self, size: int = 65536) -> Iterator[bytes]:
+        for start in range(0, len(self._data), size):
+            yield self._data[start : start + size]
+
+    def in_memory(self) -> bytes | None:
+        return self._data
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+@attrs.define(slots=True)
+class _Stored:
+    data: bytes
+    modseq: int
+    bits: int
+    internal_date: int
+    save_date: int
+    message_id: str
+
+
+@implementer(IMessage)
+class MemoryMessage:
+    """An open message."""
+
+    __slots__ = ("_data", "size")
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.size = len(data)
+
+    def read(self, offset: int = 0, length: int | None = None) -> Deferred[bytes]:
+        end = None if length is None else offset + length
+        return succeed(self._data[offset:end])
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+@implementer(IMailbox)
+class MemoryMailbox:
+    """One folder. Everybody who opens it gets this very object."""
+
+    def __init__(self, home: MemoryHome, name: str, uid_validity: int) -> None:
+        self._home = home
+        self.name = name
+        self.uid_validity = uid_validity
+        self.mailbox_id = f"M{uid_validity}"
+        self.uid_next = 1
+        self.highest_modseq = 1
+        self.users = 0
+        self._stored: dict[int, _Stored] = {}
+        self._keywords = Keywords()
+        self._claimed = 0
+        self._watchers: list[Callable[[MailboxChange], None]] = []
+
+    def uids(self) -> Sequence[int]:
+        return tuple(self._stored)
+
+    def flags(self, uid: int) -> frozenset[str] | None:
+        stored = self._stored.get(uid)
+        return None if stored is None else self._keywords.names_of(stored.bits)
+
+    def modseq(self, uid: int) -> int:
+        return self._stored[uid].modseq
+
+    def claim_recent(self, uids: Sequence[int]) -> frozenset[int]:
+        recent = frozenset(uid for uid in uids if uid > self._claimed and uid in self._stored)
+        self._claimed = max((self._claimed, *uids))
+        return recent
+
+    def facts(self, uids: Sequence[int], wire: bool = False) -> Deferred[list[MessageFacts]]:
+        return succeed([self._facts(uid, wire) for uid in uids if uid in self._stored])
+
+    def _facts(self, uid: int, wire: bool) -> MessageFacts:
+        stored = self._stored[uid]
+        envelope = structure = b""
+        if wire:
+            envelope, structure = self._home.store.summarize(stored.data)
+        return MessageFacts(
+            uid=uid,
+            modseq=stored.modseq,
+            flags=self._keywords.names_of(stored.bits),
+            size=len(stored.data),
+            internal_date=stored.internal_date,
+            save_date=stored.save_date,
+            message_id=stored.message_id,
+            envelope=envelope,
+            structure=structure,
+        )
+
+    def message(self, uid: int) -> Deferred[IMessage]:
+        stored = self._stored.get(uid)
+        if stored is None:
+            return fail(gone())
+        message: IMessage = MemoryMessage(stored.data)
+        return succeed(message)
+
+    def change_flags(
+        self,
+        uids: Sequence[int],
+        operation: Literal["add", "remove", "set"],
+        flags: Iterable[str],
+        unchanged_since: int | None = None,
+    ) -> Deferred[StoreResult]:
+        try:
+            bits = self._keywords.bits_of(flags, create=operation != "remove")
+        except MailError as failure:
+            return fail(failure)
+        changed: list[int] = []
+        modified: list[int] = []
+        modseq = self.highest_modseq + 1
+        for uid in uids:
+            stored = self._stored.get(uid)
+            if stored is None:
+                continue
+            if unchanged_since is not None and stored.modseq > unchanged_since:
+                modified.append(uid)
+                continue
+            before = stored.bits
+            new = {"add": before | bits, "remove": before & ~bits, "set": bits}[operation]
+            if new != before:
+                stored.bits = new
+                stored.modseq = modseq
+                changed.append(uid)
+        if changed:
+            self.highest_modseq = modseq
+            self._tell("flags", changed)
+            self._home.store.tell("flagged", self._home.account, self.name)
+        return succeed(StoreResult(tuple(changed), tuple(modified)))
+
+    def expunge(self, uids: Sequence[int]) -> Deferred[tuple[int, ...]]:
+        removed = [uid for uid in uids if self._stored.pop(uid, None) is not None]
+        if removed:
+            self.highest_modseq += 1
+            self._tell("expunged", removed)
+            self._home.store.tell("expunged", self._home.account, self.name)
+        return succeed(tuple(removed))
+
+    def append(self, content: IContent, flags: Iterable[str], internal_date: int | None) -> Deferred[int]:
+        try:
+            bits = self._keywords.bits_of(flags)
+        except MailError as failure:
+            return fail(failure)
+        data = b"".join(content.chunks())
+        if self._home.store.refuses(self._home.account, len(data)):
+            return fail(over_quota())
+        now = self._home.store.now()
+        stored = _Stored(data, 0, bits, now if internal_date is None else internal_date, now, "")
+        return succeed(self.add([stored], "copied")[0])
+
+    def copy_to(self, uids: Sequence[int], target: IMailbox) -> Deferred[list[tuple[int, int]]]:
+        if not isinstance(target, MemoryMailbox) or target._home is not self._home:
+            return fail(cannot("copies stay within one account"))
+        sources = [uid for uid in uids if uid in self._stored]
+        copies = []
+        for uid in sources:
+            copy = attrs.evolve(self._stored[uid], save_date=self._home.store.now())
+            copy.bits = target._keywords.bits_of(self._keywords.names_of(copy.bits))
+            copies.append(copy)
+        return succeed(list(zip(sources, target.add(copies, "copied"), strict=True)))
+
+    def move_to(self, uids: Sequence[int], target: IMailbox) -> Deferred[list[tuple[int, int]]]:
+        copied = self.copy_to(uids, target)
+
+        def remove(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+            self.expunge([source for source, _ in pairs])
+            return pairs
+
+        return copied.addCallback(remove)
+
+    def refresh(self) -> Deferred[None]:
+        return succeed(None)
+
+    def watch(self, listener: Callable[[MailboxChange], None]) -> Callable[[], None]:
+        self._watchers.append(listener)
+
+        def end() -> None:
+            if listener in self._watchers:
+                self._watchers.remove(listener)
+
+        return end
+
+    def close(self) -> None:
+        self.users -= 1
+
+    def add(self, messages: Sequence[_Stored], event: str) -> list[int]:
+        """Put messages in, with new UIDs; watchers hear of all of them at once."""
+        if not messages:
+            return []
+        self.highest_modseq += 1
+        uids = []
+        for stored in messages:
+            uid = self.uid_next
+            self.uid_next += 1
+            stored.modseq = self.highest_modseq
+            if not stored.message_id:
+                stamp = f"{self._home.account.address.key}/{self.uid_validity}/{uid}"
+                stored.message_id = hashlib.sha256(stamp.encode()).hexdigest()[:20]
+            self._stored[uid] = stored
+            uids.append(uid)
+        self._tell("added", uids)
+        self._home.store.tell(event, self._home.account, self.name)
+        return uids
+
+    def counts(self) -> FolderStatus:
+        """STATUS."""
+        values = self._stored.values()
+        return FolderStatus(
+            messages=len(self._stored),
+            recent=sum(uid > self._claimed for uid in self._stored),
+            unseen=sum(not stored.bits & SEEN for stored in values),
+            deleted=sum(bool(stored.bits & DELETED) for stored in values),
+            size=sum(len(stored.data) for stored in values),
+            uid_next=self.uid_next,
+            uid_validity=self.uid_validity,
+            highest_modseq=self.highest_modseq,
+            mailbox_id=self.mailbox_id,
+        )
+
+    def vanish(self) -> None:
+        """The folder itself went."""
+        self._tell("gone", ())
+
+    def _tell(self, kind: Literal["added", "flags", "expunged", "gone"], uids: Sequence[int]) -> None:
+        change = MailboxChange(kind, tuple(uids), self.highest_modseq)
+        for listener in tuple(self._watchers):
+            listener(change)
+
+
+@implementer(IMailHome)
+class MemoryHome:
+    """All folders of one account."""
+
+    def __init__(self, store: MemoryStore, account: Account) -> None:
+        self.store = store
+        self.account = account
+        self._uid_validity = 1000
+        self._folders: dict[str, MemoryMailbox] = {}
+        self._uses: dict[str, tuple[str, ...]] = {}
+        self._subscribed: set[str] = {"INBOX"}
+        self._make("INBOX")
+        for name, use in SPECIAL_FOLDERS:
+            self._make(name)
+            self._uses[name] = (use,)
+            self._subscribed.add(name)
+
+    def folders(self) -> Deferred[list[FolderFacts]]:
+        names = {"INBOX": True}
+        for name in sorted(self._folders):
+            for end in [i for i, c in enumerate(name) if c == "/"]:
+                names.setdefault(name[:end], False)
+            names[name] = True
+        return succeed(
+            [
+                FolderFacts(name, selectable, name in self._subscribed, self._uses.get(name, ()))
+                for name, selectable in names.items()
+            ]
+        )
+
+    def open(self, name: str) -> Deferred[IMailbox]:
+        try:
+            mailbox = self.folder(name)
+        except MailError as failure:
+            return fail(failure)
+        mailbox.users += 1
+        opened: IMailbox = mailbox
+        return succeed(opened)
+
+    def status(self, name: str) -> Deferred[FolderStatus]:
+        try:
+            return succeed(self.folder(name).counts())
+        except MailError as failure:
+            return fail(failure)
+
+    def create(self, name: str, special_use: Sequence[str] = ()) -> Deferred[None]:
+        try:
+            name = canonical_name(name)
+            if name in self._folders:
+                raise already_exists(name)
+        except MailError as failure:
+            return fail(failure)
+        self._make_path(name)
+        if special_use:
+            self._uses[name] = tuple(special_use)
+        return succeed(None)
+
+    def delete(self, name: str) -> Deferred[None]:
+        try:
+            mailbox = self.folder(name)
+            if mailbox.name == "INBOX":
+                raise cannot("INBOX cannot be deleted")
+        except MailError as failure:
+            return fail(failure)
+        del self._folders[mailbox.name]
+        self._uses.pop(mailbox.name, None)
+        mailbox.vanish()
+        return succeed(None)
+
+    def rename(self, old: str, new: str) -> Deferred[None]:
+        try:
+            source = self.folder(old)
+            old, new = source.name, canonical_name(new)
+            if new in self._folders:
+                raise already_exists(new)
+            if new.startswith(old + "/") and old != "INBOX":
+                raise cannot("a folder cannot go below itself")
+        except MailError as failure:
+            return fail(failure)
+        if old == "INBOX":
+            # RFC 3501 §6.3.5: the mail goes, INBOX stays, and so do the folders below it.
+            self._make_path(new)
+            return source.move_to(source.uids(), self._folders[new]).addCallback(lambda _: None)
+        for name in [n for n in self._folders if n == old or n.startswith(old + "/")]:
+            mailbox = self._folders.pop(name)
+            mailbox.name = new + name[len(old) :]
+            self._make_path(mailbox.name.rpartition("/")[0])
+            self._folders[mailbox.name] = mailbox
+            if name in self._uses:
+                self._uses[mailbox.name] = self._uses.pop(name)
+            mailbox.vanish()
+        return succeed(None)
+
+    def subscribe(self, name: str, subscribed: bool) -> Deferred[None]:
+        try:
+            name = canonical_name(name)
+        except MailError as failure:
+            return fail(failure)
+        (self._subscribed.add if subscribed else self._subscribed.discard)(name)
+        return succeed(None)
+
+    def folder(self, name: str) -> MemoryMailbox:
+        """The folder, or a ``NONEXISTENT`` failure."""
+        mailbox = self._folders.get(canonical_name(name))
+        if mailbox is None:
+            raise nonexistent(name)
+        return mailbox
+
+    def sizes(self) -> tuple[int, int]:
+        """Octets and messages, for quota."""
+        counts = [mailbox.counts() for mailbox in self._folders.values()]
+        return sum(c.size for c in counts), sum(c.messages for c in counts)
+
+    def target(self, folder: str) -> MemoryMailbox:
+        """Where a delivery goes: the folder, or INBOX where it is missing."""
+        try:
+            return self.folder(folder or "INBOX")
+        except MailError:
+            return self._folders["INBOX"]
+
+    def _make(self, name: str) -> None:
+        self._uid_validity += 1
+        self._folders[name] = MemoryMailbox(self, name, self._uid_validity)
+
+    def _make_path(self, name: str) -> None:
+        parts = name.split("/") if name else []
+        for depth in range(1, len(parts) + 1):
+            path = "/".join(parts[:depth])
+            if path not in self._folders:
+                self._make(path)
+
+
+@implementer(IPlacement)
+class MemoryPlacement:
+    """A delivery; ``broken`` of the store makes it fail."""
+
+    def __init__(self, store: MemoryStore, account: Account, folder: str, data: bytes) -> None:
+        self._store = store
+        self._account = account
+        self._folder = folder
+        self._data: bytes | None = data
+
+    def stage(self) -> Deferred[None]:
+        if self._store.broken is not None:
+            return fail(self._store.broken)
+        return succeed(None)
+
+    def publish(self) -> Deferred[Placed]:
+        if self._store.broken is not None:
+            return fail(self._store.broken)
+        if self._data is None:
+            return fail(RuntimeError("published twice, or after abort"))
+        target = self._store.memory_home(self._account).target(self._folder)
+        now = self._store.now()
+        uid = target.add([_Stored(self._data, 0, 0, now, now, "")], "delivered")[0]
+        self._data = None
+        return succeed(Placed(self._account.address.key, target.name, f"memory:{target.name}/{uid}"))
+
+    def commit(self) -> Deferred[Placed]:
+        return self.publish()
+
+    def abort(self) -> Deferred[None]:
+        self._data = None
+        return succeed(None)
+
+
+@implementer(IStore)
+class MemoryStore:
+    """All mail in memory.
+
+    :param summarize: makes ENVELOPE and BODYSTRUCTURE of a message.
+    :ivar broken: a failure that every placement meets, None for none.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        summarize: Callable[[bytes], tuple[bytes, bytes]] = lambda data: (b"", b""),
+    ) -> None:
+        self._clock = clock
+        self.summarize = summarize
+        self._homes: dict[str, MemoryHome] = {}
+        self._watchers: list[Callable[[str, str, str], None]] = []
+        self.broken: MailError | None = None
+
+    def now(self) -> int:
+        """Whole seconds of the wall clock."""
+        return int(self._clock.seconds())
+
+    def placement(
+        self, account: Account, folder: str, prefix: bytes, content: IContent, id: str
+    ) -> IPlacement:
+        return MemoryPlacement(self, account, folder, prefix + b"".join(content.chunks()))
+
+    def may_accept(self, account: Account, octets: int) -> Reply | None:
+        return OVER_QUOTA if self.refuses(account, octets) else None
+
+    def refuses(self, account: Account, octets: int) -> bool:
+        """Whether so much more is over the account's quota."""
+        if not account.quota and not account.quota_messages:
+            return False
+        used, messages = self.memory_home(account).sizes()
+        over = account.quota and used + octets > account.quota
+        return bool(over or (account.quota_messages and messages + 1 > account.quota_messages))
+
+    def home(self, account: Account) -> IMailHome:
+        return self.memory_home(account)
+
+    def memory_home(self, account: Account) -> MemoryHome:
+        """The home, made at first use."""
+        home = self._homes.get(account.address.key)
+        if home is None:
+            home = self._homes[account.address.key] = MemoryHome(self, account)
+        return home
+
+    def watch(self, listener: Callable[[str, str, str], None]) -> None:
+        self._watchers.append(listener)
+
+    def tell(self, event: str, account: Account, folder: str) -> None:
+        """Send one store event out."""
+        for listener in tuple(self._watchers):
+            listener(event, account.address.key, folder)
