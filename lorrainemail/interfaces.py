@@ -16,6 +16,7 @@ from typing import Literal, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from zope.interface import Attribute, Interface
 
 from lorrainemail.addresses import Address
@@ -396,7 +397,11 @@ class Verdict:
 
 @attrs.frozen(slots=True)
 class Circumstances:
-    """What a check may look at; what its stage does not know yet is None or empty."""
+    """What a check may look at; what its stage does not know yet is None or empty.
+
+    :ivar dry_run: asked by explain: the check says what it would say and changes nothing (no counting, no
+        greylisting row).
+    """
 
     stage: Stage
     session: Session
@@ -407,10 +412,11 @@ class Circumstances:
     relay: RelayRight | None = None
     envelope: Envelope | None = None
     content: IContent | None = None
+    dry_run: bool = False
 
 
 class IPolicyCheck(Interface):
-    """One check of the chain; a Twisted plugin."""
+    """One check of the chain; made by an :class:`IPolicyPlugin`."""
 
     name: str = Attribute("its word in the configuration, in verdicts and explain")
     stages: frozenset[Stage] = Attribute("when it is asked")
@@ -419,8 +425,36 @@ class IPolicyCheck(Interface):
         """Its verdict, or None to have no opinion."""
 
 
+@attrs.frozen(slots=True)
+class PolicyResources:
+    """What checks are made from.
+
+    :ivar clock: an ``IReactorTime``.
+    :ivar resolver: None where the server runs without DNS (the embedded default).
+    :ivar hostname: our name. ``hops``: Received fields after which a message loops.
+    """
+
+    clock: IReactorTime
+    resolver: IResolver | None
+    hostname: str
+    hops: int = 100
+
+
+class IPolicyPlugin(Interface):
+    """A Twisted plugin (``twisted.plugin``, package ``lorrainemail.plugins``) that makes one check."""
+
+    name: str = Attribute("the check's word in the configuration")
+    timeout: float = Attribute("seconds after which an answer is no longer waited for")
+    fail_open: bool = Attribute("whether a check that fails lets the mail pass (else: 451)")
+
+    def make(resources: PolicyResources) -> IPolicyCheck | None:
+        """The check, or None where it has nothing to work with (a DNS check without a resolver)."""
+
+
 class IPolicy(Interface):
     """The ordered chain."""
+
+    stages: frozenset[Stage] = Attribute("the stages at which any check is asked; others may be skipped")
 
     def judge(
         circumstances: Circumstances,
