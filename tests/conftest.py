@@ -76,7 +76,9 @@ class RunningServer:
         self.process: subprocess.Popen[bytes] | None = None
         self.state.mkdir(mode=0o700, parents=True)
         self.configuration = self.state / "lorrainemail.toml"
-        listen = "\n".join(f"{door} = ['tcp:{port}:interface={self.address}']" for door, port in PORTS.items())
+        listen = "\n".join(
+            f"{door} = ['tcp:{port}:interface={self.address}']" for door, port in PORTS.items()
+        )
         # Keys before the first table belong to the top level; the rest follows [listen].
         top, _, tables = configuration.partition("\n[")
         self.configuration.write_text(
@@ -147,6 +149,10 @@ class RunningServer:
             process.kill()
             process.wait(PATIENCE)
             pytest.fail(f"the server did not end by itself:\n{self.log_text()[-4000:]}")
+
+    def wait(self, condition: Callable[[], object], what: str) -> object:
+        """:func:`wait_until`, for tests in other folders."""
+        return wait_until(condition, what)
 
     def log_text(self) -> str:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
