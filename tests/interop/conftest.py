@@ -1,4 +1,4 @@
-"""Foreign servers and clients: found on the machine or skipped with a reason; in CI only listed reasons skip."""
+"""Foreign servers and clients: found here or skipped with a reason; in CI only listed reasons may skip."""
 
 from __future__ import annotations
 

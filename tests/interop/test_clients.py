@@ -1,4 +1,4 @@
-"""Programs that people use, against a real server: what they send arrives, what they read is what was sent."""
+"""Programs that people use, against a real server: what they send arrives, what they read was sent."""
 
 from __future__ import annotations
 
