@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import attrs
 
+from lorrainemail.interfaces import Origin
+
 MB = 10**6
 HOUR = 3600
 DAY = 86400
@@ -20,8 +22,16 @@ DOORS = ("smtp", "submission", "submissions", "pop3", "pop3s", "imap", "imaps", 
 
 
 def _doc(text: str, **more: Any) -> dict[str, Any]:
-    """Field metadata: the setting's sentence in the reference. ``unit`` is "size" or "duration"."""
+    """Field metadata: the setting's sentence in the reference.
+
+    ``unit`` is "size" or "duration"; ``least`` and ``most`` bound a number; ``kind`` names the parser in
+    :mod:`lorrainemail.config.load` that every string of the setting goes through.
+    """
     return {"doc": text, **more}
+
+
+#: A setting's place in the file: table, key, and the index of a list's element.
+KeyPath = tuple[str | int, ...]
 
 
 @attrs.frozen(slots=True)
@@ -29,15 +39,19 @@ class RelayRow:
     """One row of ``[relay]`` or ``[relay_by_sender]``: a host string, "mx", a list, or this table."""
 
     host: tuple[str, ...] = attrs.field(
-        default=(), metadata=_doc("next hops, name or [literal] with an optional :port")
+        default=(), metadata=_doc("next hops, name or [literal] with an optional :port", kind="hop")
     )
     tls: str = attrs.field(
         default="opportunistic",
-        metadata=_doc('"none", "opportunistic", "verified", or "sha256:<fingerprint>"'),
+        metadata=_doc('"none", "opportunistic", "verified", or "sha256:<fingerprint>"', kind="tls"),
     )
-    credentials: str = attrs.field(default="", metadata=_doc("name of a row in the credentials file"))
+    credentials: str = attrs.field(
+        default="", metadata=_doc("name of a row in the credentials file", kind="word")
+    )
     share: bool = attrs.field(default=False, metadata=_doc("try the hosts in random order, not as listed"))
-    reject: str = attrs.field(default="", metadata=_doc("refuse such recipients with these words"))
+    reject: str = attrs.field(
+        default="", metadata=_doc("refuse such recipients with these words", kind="text")
+    )
     mx: bool = attrs.field(default=False, metadata=_doc("ask the DNS for the MX, as if no row matched"))
     line: int = attrs.field(default=0, eq=False)
 
@@ -46,25 +60,36 @@ class RelayRow:
 class Listen:
     """Lists of Twisted endpoint strings; a door left out is closed."""
 
-    smtp: tuple[str, ...] = attrs.field(default=(), metadata=_doc("mail from other servers (MX)"))
-    submission: tuple[str, ...] = attrs.field(default=(), metadata=_doc("mail from our users, STARTTLS"))
-    submissions: tuple[str, ...] = attrs.field(default=(), metadata=_doc("mail from our users, TLS at once"))
-    pop3: tuple[str, ...] = attrs.field(default=(), metadata=_doc("POP3 with STLS"))
-    pop3s: tuple[str, ...] = attrs.field(default=(), metadata=_doc("POP3, TLS at once"))
-    imap: tuple[str, ...] = attrs.field(default=(), metadata=_doc("IMAP4 with STARTTLS"))
-    imaps: tuple[str, ...] = attrs.field(default=(), metadata=_doc("IMAP4, TLS at once"))
-    dns: tuple[str, ...] = attrs.field(default=(), metadata=_doc("the authoritative DNS door"))
+    smtp: tuple[str, ...] = attrs.field(
+        default=(), metadata=_doc("mail from other servers (MX)", kind="endpoint")
+    )
+    submission: tuple[str, ...] = attrs.field(
+        default=(), metadata=_doc("mail from our users, STARTTLS", kind="endpoint")
+    )
+    submissions: tuple[str, ...] = attrs.field(
+        default=(), metadata=_doc("mail from our users, TLS at once", kind="endpoint")
+    )
+    pop3: tuple[str, ...] = attrs.field(default=(), metadata=_doc("POP3 with STLS", kind="endpoint"))
+    pop3s: tuple[str, ...] = attrs.field(default=(), metadata=_doc("POP3, TLS at once", kind="endpoint"))
+    imap: tuple[str, ...] = attrs.field(default=(), metadata=_doc("IMAP4 with STARTTLS", kind="endpoint"))
+    imaps: tuple[str, ...] = attrs.field(default=(), metadata=_doc("IMAP4, TLS at once", kind="endpoint"))
+    dns: tuple[str, ...] = attrs.field(
+        default=(), metadata=_doc("the authoritative DNS door", kind="endpoint")
+    )
 
 
 @attrs.frozen(slots=True)
 class Tls:
-    certificate: str = attrs.field(default="", metadata=_doc("PEM chain; default: the self-signed one"))
-    key: str = attrs.field(default="", metadata=_doc("PEM private key of the certificate"))
+    certificate: str = attrs.field(
+        default="", metadata=_doc("PEM chain; default: the self-signed one", kind="path")
+    )
+    key: str = attrs.field(default="", metadata=_doc("PEM private key of the certificate", kind="path"))
     old_peers: bool = attrs.field(
         default=False, metadata=_doc("accept TLS 1.0 and 1.1 on the smtp door, for very old servers")
     )
     trust: str = attrs.field(
-        default="", metadata=_doc("PEM of authorities trusted for next hops; default: the system's")
+        default="",
+        metadata=_doc("PEM of authorities trusted for next hops; default: the system's", kind="path"),
     )
 
 
@@ -79,50 +104,74 @@ class Auth:
 @attrs.frozen(slots=True)
 class Dns:
     resolvers: tuple[str, ...] = attrs.field(
-        default=(), metadata=_doc("address:port of resolvers; default: the system's")
+        default=(), metadata=_doc("address:port of resolvers; default: the system's", kind="resolver")
     )
     trusted: bool = attrs.field(default=False, metadata=_doc("believe the resolvers' DNSSEC verdict (AD)"))
     ipv6: bool = attrs.field(default=True, metadata=_doc("use IPv6 to reach other servers"))
-    zones: tuple[str, ...] = attrs.field(default=(), metadata=_doc("zone files that the dns door serves"))
+    zones: tuple[str, ...] = attrs.field(
+        default=(), metadata=_doc("zone files that the dns door serves", kind="path")
+    )
 
 
 @attrs.frozen(slots=True)
 class Limits:
-    message_size: int = attrs.field(default=50 * MB, metadata=_doc("largest message", unit="size"))
-    recipients: int = attrs.field(default=1000, metadata=_doc("RCPTs in one transaction"))
-    connections: int = attrs.field(default=2000, metadata=_doc("connections at once, each door"))
+    message_size: int = attrs.field(
+        default=50 * MB, metadata=_doc("largest message", unit="size", least=1000, most=2**40)
+    )
+    recipients: int = attrs.field(
+        default=1000, metadata=_doc("RCPTs in one transaction", least=1, most=100_000)
+    )
+    connections: int = attrs.field(
+        default=2000, metadata=_doc("connections at once, each door", least=1, most=1_000_000)
+    )
     connections_per_peer: int = attrs.field(
-        default=100, metadata=_doc("connections at once from one IPv4 address or IPv6 /64, each door")
+        default=100,
+        metadata=_doc(
+            "connections at once from one IPv4 address or IPv6 /64, each door", least=1, most=1_000_000
+        ),
     )
     disk_reserve: int = attrs.field(
-        default=64 * MB, metadata=_doc("free disk below which no mail is taken", unit="size")
+        default=64 * MB,
+        metadata=_doc("free disk below which no mail is taken", unit="size", least=0, most=2**60),
     )
-    queue_messages: int = attrs.field(default=200_000, metadata=_doc("messages waiting at once"))
-    hops: int = attrs.field(default=100, metadata=_doc("Received fields after which a message loops"))
+    queue_messages: int = attrs.field(
+        default=200_000, metadata=_doc("messages waiting at once", least=1, most=100_000_000)
+    )
+    hops: int = attrs.field(
+        default=100, metadata=_doc("Received fields after which a message loops", least=5, most=1000)
+    )
 
 
 @attrs.frozen(slots=True)
 class Queue:
     retry: tuple[int, ...] = attrs.field(
         default=(300, 600, 1200, 1800, 3600, 7200, 14400),
-        metadata=_doc("waits between tries; the last one repeats", unit="duration"),
+        metadata=_doc("waits between tries; the last one repeats", unit="duration", least=1, most=30 * DAY),
     )
     expire: int = attrs.field(
-        default=5 * DAY, metadata=_doc("age at which a message is given up", unit="duration")
+        default=5 * DAY,
+        metadata=_doc("age at which a message is given up", unit="duration", least=1, most=365 * DAY),
     )
-    concurrency: int = attrs.field(default=40, metadata=_doc("deliveries to other servers at once"))
-    per_destination: int = attrs.field(default=5, metadata=_doc("deliveries to one destination at once"))
-    port: int = attrs.field(default=25, metadata=_doc("port of MX hosts (tests and labs change it)"))
+    concurrency: int = attrs.field(
+        default=40, metadata=_doc("deliveries to other servers at once", least=1, most=10_000)
+    )
+    per_destination: int = attrs.field(
+        default=5, metadata=_doc("deliveries to one destination at once", least=1, most=10_000)
+    )
+    port: int = attrs.field(
+        default=25, metadata=_doc("port of MX hosts (tests and labs change it)", least=1, most=65535)
+    )
 
 
 @attrs.frozen(slots=True)
 class Policy:
     checks: tuple[str, ...] = attrs.field(
         default=("limits", "helo", "sender_domain", "loops"),
-        metadata=_doc("the checks, in order; built-in or plugins"),
+        metadata=_doc("the checks, in order; built-in or plugins", kind="word"),
     )
     bare_line_ends: tuple[str, ...] = attrs.field(
-        default=(), metadata=_doc("networks whose bare CR and LF in messages are mended, not refused")
+        default=(),
+        metadata=_doc("networks whose bare CR and LF in messages are mended, not refused", kind="network"),
     )
     hide_submitter: bool = attrs.field(
         default=True, metadata=_doc("leave the address of a logged-in sender out of Received")
@@ -135,14 +184,17 @@ class Store:
         default="maildir", metadata=_doc("how mail of new accounts is kept")
     )
     mbox_domains: tuple[str, ...] = attrs.field(
-        default=(), metadata=_doc("domains whose accounts are kept as mbox")
+        default=(), metadata=_doc("domains whose accounts are kept as mbox", kind="domain")
     )
 
 
 @attrs.frozen(slots=True)
 class Trace:
     keep: int = attrs.field(
-        default=30 * DAY, metadata=_doc("how long what happened to messages is remembered", unit="duration")
+        default=30 * DAY,
+        metadata=_doc(
+            "how long what happened to messages is remembered", unit="duration", least=HOUR, most=3650 * DAY
+        ),
     )
 
 
@@ -150,15 +202,17 @@ class Trace:
 class Settings:
     """The whole configuration. ``file`` is where it was read, "" for the embedded default."""
 
-    hostname: str = attrs.field(default="", metadata=_doc("our name, as in the greeting and the MX record"))
+    hostname: str = attrs.field(
+        default="", metadata=_doc("our name, as in the greeting and the MX record", kind="hostname")
+    )
     local_domains: tuple[str, ...] = attrs.field(
-        default=(), metadata=_doc("domains whose mail is delivered here")
+        default=(), metadata=_doc("domains whose mail is delivered here", kind="domain")
     )
     relay_networks: tuple[str, ...] = attrs.field(
-        default=(), metadata=_doc("addresses that may send anywhere without login")
+        default=(), metadata=_doc("addresses that may send anywhere without login", kind="network")
     )
     relay_domains: tuple[str, ...] = attrs.field(
-        default=(), metadata=_doc("domains for which we are a backup MX")
+        default=(), metadata=_doc("domains for which we are a backup MX", kind="domain")
     )
     relay: dict[str, RelayRow] = attrs.field(
         factory=dict, metadata=_doc("preferred next hops by recipient; the most specific pattern wins")
@@ -166,9 +220,13 @@ class Settings:
     relay_by_sender: dict[str, RelayRow] = attrs.field(
         factory=dict, metadata=_doc("preferred next hops by sender, tried first")
     )
-    state: str = attrs.field(default="", metadata=_doc("the directory that holds everything"))
-    tables: str = attrs.field(default="files", metadata=_doc("the table backend (a plugin's name)"))
-    subaddress: str = attrs.field(default="+", metadata=_doc("separators between user and detail"))
+    state: str = attrs.field(default="", metadata=_doc("the directory that holds everything", kind="state"))
+    tables: str = attrs.field(
+        default="files", metadata=_doc("the table backend (a plugin's name)", kind="word")
+    )
+    subaddress: str = attrs.field(
+        default="+", metadata=_doc("separators between user and detail", kind="separators")
+    )
     listen: Listen = attrs.field(factory=Listen)
     tls: Tls = attrs.field(factory=Tls)
     auth: Auth = attrs.field(factory=Auth)
@@ -179,3 +237,11 @@ class Settings:
     store: Store = attrs.field(factory=Store)
     trace: Trace = attrs.field(factory=Trace)
     file: str = ""
+    lines: dict[KeyPath, int] = attrs.field(factory=dict, eq=False, repr=False)
+
+    def origin(self, *path: str | int) -> Origin:
+        """Where a setting was written; the nearest enclosing one where it has no line of its own."""
+        for end in range(len(path), 0, -1):
+            if path[:end] in self.lines:
+                return Origin(self.file, self.lines[path[:end]])
+        return Origin(self.file)
