@@ -50,7 +50,7 @@ Errors = list[OSError | None]
 #: Jobs that one thread takes at once.
 BATCH: Final = 64
 #: Threads that write mail, and threads for other blocking file work (:meth:`Committer.run`).
-THREADS: Final = 3
+THREADS: Final = 2
 WORKERS: Final = 2
 #: Seconds for which an answer of statvfs is believed.
 SPACE_INTERVAL: Final = 1.0
@@ -392,6 +392,9 @@ class Batch:
             elif job.what == "discard":
                 for write in job.writes:
                     self._unlink(write.temporary)
+        if len(opened) > 1:
+            for _job, _index, _write, descriptor in opened:
+                self._files.begin_sync(descriptor)
         for job, index, write, descriptor in opened:
             self._sync(job, index, write, descriptor)
         renamed: list[tuple[_Job, int, FileWrite]] = []
