@@ -1,0 +1,261 @@
+"""What the index keeps of a message: ready wire bytes of ENVELOPE and BODYSTRUCTURE, and sorting facts.
+
+:func:`summarize` is called once for each delivery (and for each message that is indexed later), in whatever
+thread; it is pure, in linear time, and never fails, whatever the octets are.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import attrs
+
+from lorrainemail.message.addresslist import parse_addresses
+from lorrainemail.message.dates import parse_date
+from lorrainemail.message.header import unfold
+from lorrainemail.message.quoting import NIL, nstring, string
+from lorrainemail.message.structure import Parameters, Part, parse_parameters, parse_structure
+from lorrainemail.message.subject import base_subject
+
+#: Message-ids of one References field that are kept.
+MAX_REFERENCES: Final = 500
+#: Octets of a message-id that are compared.
+MAX_MESSAGE_ID: Final = 1000
+
+#: The fields that :func:`envelope` needs (lower case).
+ENVELOPE_FIELDS: Final = frozenset(
+    (
+        b"date",
+        b"subject",
+        b"from",
+        b"sender",
+        b"reply-to",
+        b"to",
+        b"cc",
+        b"bcc",
+        b"in-reply-to",
+        b"message-id",
+    )
+)
+_WANTED: Final = ENVELOPE_FIELDS | {b"references"}
+_MESSAGE_ID = re.compile(rb"<[^<>\s]*>")
+_LANGUAGE = re.compile(rb"[A-Za-z0-9*-]+")
+
+
+@attrs.frozen(slots=True)
+class Summary:
+    """One message's facts.
+
+    :ivar envelope: ready wire bytes of ENVELOPE (RFC 3501 §7.4.2); ``structure`` of BODYSTRUCTURE.
+    :ivar header_octets: where the body begins.
+    :ivar sent: the Date field as seconds since the epoch, None where there is none to read.
+    :ivar base_subject: RFC 5256 §2.1, upper case.
+    :ivar message_id: with its angle brackets, "" where there is none; ``in_reply_to`` the first there.
+    :ivar references: of the References field, in order.
+    """
+
+    envelope: bytes
+    structure: bytes
+    header_octets: int
+    sent: int | None
+    base_subject: str
+    message_id: bytes
+    in_reply_to: bytes
+    references: tuple[bytes, ...]
+
+    @property
+    def body(self) -> bytes:
+        """Ready wire bytes of BODY: the structure without its extension data."""
+        return body_of(self.structure)
+
+
+def summarize(data: bytes) -> Summary:
+    """The facts of a message in wire form."""
+    part = parse_structure(data, _WANTED)
+    subject = part.field(b"subject")
+    date = part.field(b"date")
+    references = part.fields.get(b"references")
+    return Summary(
+        envelope(part.fields),
+        structure(data, part),
+        part.body,
+        None if date is None else parse_date(date),
+        base_subject(subject) if subject else "",
+        _message_id(part.field(b"message-id")),
+        _message_id(part.field(b"in-reply-to")),
+        message_ids(references[0]) if references else (),
+    )
+
+
+def message_ids(value: bytes) -> tuple[bytes, ...]:
+    """The message-ids in a field's value, in order."""
+    found = [match.group()[:MAX_MESSAGE_ID] for match in _MESSAGE_ID.finditer(value)]
+    return tuple(found if len(found) <= MAX_REFERENCES else found[:1] + found[1 - MAX_REFERENCES :])
+
+
+def _message_id(value: bytes | None) -> bytes:
+    if not value:
+        return b""
+    match = _MESSAGE_ID.search(value)
+    return match.group()[:MAX_MESSAGE_ID] if match is not None else b""
+
+
+# -- ENVELOPE ---------------------------------------------------------------------- RFC 3501 §7.4.2 --
+
+
+def envelope(fields: dict[bytes, list[bytes]]) -> bytes:
+    """ENVELOPE from unfolded values of :data:`ENVELOPE_FIELDS`."""
+    get = fields.get
+    sender = _addresses(get(b"from"))
+    return b"(%b %b %b %b %b %b %b %b %b %b)" % (
+        _first(get(b"date")),
+        _first(get(b"subject")),
+        sender,
+        # RFC 3501 §7.4.2: an absent or empty Sender or Reply-To is the From
+        _addresses(get(b"sender"), sender),
+        _addresses(get(b"reply-to"), sender),
+        _addresses(get(b"to")),
+        _addresses(get(b"cc")),
+        _addresses(get(b"bcc")),
+        _first(get(b"in-reply-to")),
+        _first(get(b"message-id")),
+    )
+
+
+def _first(found: list[bytes] | None) -> bytes:
+    return string(found[0]) if found else NIL
+
+
+def _addresses(found: list[bytes] | None, default: bytes = NIL) -> bytes:
+    if found is None:
+        return default
+    value = found[0] if len(found) == 1 else b",".join(found)
+    parts = [
+        b"(%b %b %b %b)" % (nstring(one.name), nstring(one.route), nstring(one.mailbox), nstring(one.host))
+        for one in parse_addresses(value)
+    ]
+    return b"(%b)" % b"".join(parts) if parts else default
+
+
+# -- BODYSTRUCTURE ----------------------------------------------------------------- RFC 3501 §7.4.2 --
+
+
+def structure(data: bytes, part: Part) -> bytes:
+    """BODYSTRUCTURE of an entity, extension data included."""
+    if part.multipart:
+        return b"(%b %b %b %b %b %b)" % (
+            b"".join(structure(data, inner) for inner in part.parts),
+            string(part.subtype.upper()),
+            _parameters(part.parameters),
+            _disposition(part.field(b"content-disposition")),
+            _language(part.field(b"content-language")),
+            nstring(part.field(b"content-location")),
+        )
+    encoding = part.field(b"content-transfer-encoding")
+    common = b"%b %b %b %b %b %b %d" % (
+        string(part.type.upper()),
+        string(part.subtype.upper()),
+        _parameters(part.parameters),
+        nstring(part.field(b"content-id")),
+        nstring(part.field(b"content-description")),
+        b'"7BIT"' if not encoding else string(encoding.partition(b";")[0].strip().upper()),
+        part.end - part.body,
+    )
+    if part.embedded:
+        inner = part.parts[0]
+        common += b" %b %b %d" % (envelope(_embedded_fields(part)), structure(data, inner), part.lines)
+    elif part.type == b"text":
+        common += b" %d" % part.lines
+    return b"(%b %b %b %b %b)" % (
+        common,
+        nstring(part.field(b"content-md5")),
+        _disposition(part.field(b"content-disposition")),
+        _language(part.field(b"content-language")),
+        nstring(part.field(b"content-location")),
+    )
+
+
+def _embedded_fields(part: Part) -> dict[bytes, list[bytes]]:
+    return part.parts[0].fields
+
+
+def _parameters(parameters: Parameters) -> bytes:
+    if not parameters:
+        return NIL
+    return b"(%b)" % b" ".join(
+        b"%b %b" % (string(name.upper()), string(unfold(value))) for name, value in parameters
+    )
+
+
+def _disposition(value: bytes | None) -> bytes:
+    if not value:
+        return NIL
+    kind, semicolon, _ = value.partition(b";")
+    kind = kind.strip(b" \t")
+    if not kind:
+        return NIL
+    parameters = parse_parameters(value, value.index(b";")) if semicolon else ()
+    return b"(%b %b)" % (string(kind.upper()), _parameters(parameters))
+
+
+def _language(value: bytes | None) -> bytes:
+    tags = _LANGUAGE.findall(value) if value else []
+    if not tags:
+        return NIL
+    if len(tags) == 1:
+        return string(tags[0])
+    return b"(%b)" % b" ".join(string(tag) for tag in tags)
+
+
+# -- BODY from BODYSTRUCTURE ---------------------------------------------------------------------------
+
+_WIRE = re.compile(rb'\(|\)|"(?:[^"\\]|\\.)*"|\{([0-9]+)\}\r\n|[^ ()"{]+', re.DOTALL)
+
+_Node = bytes | list["_Node"]
+
+
+def body_of(wire: bytes) -> bytes:
+    """BODY (RFC 3501 §6.4.5: "non-extensible") from the wire bytes of a BODYSTRUCTURE."""
+    stack: list[list[_Node]] = [[]]
+    position = 0
+    while (match := _WIRE.search(wire, position)) is not None:
+        position = match.end()
+        token = match.group()
+        if token == b"(":
+            inner: list[_Node] = []
+            stack[-1].append(inner)
+            stack.append(inner)
+        elif token == b")":
+            stack.pop()
+        elif match.group(1) is not None:
+            size = int(match.group(1))
+            stack[-1].append(wire[match.start() : position + size])
+            position += size
+        else:
+            stack[-1].append(token)
+    root = stack[0][0]
+    assert isinstance(root, list)
+    return _basic(root)
+
+
+def _basic(node: list[_Node]) -> bytes:
+    if isinstance(node[0], list):
+        parts = [child for child in node if isinstance(child, list)]
+        count = next(index for index, child in enumerate(node) if not isinstance(child, list))
+        subtype = node[count]
+        assert isinstance(subtype, bytes)
+        return b"(%b %b)" % (b"".join(_basic(child) for child in parts[:count]), subtype)
+    if node[0] == b'"MESSAGE"' and node[1] == b'"RFC822"':
+        inner = node[8]
+        assert isinstance(inner, list)
+        return b"(%b %b %b)" % (b" ".join(map(_flat, node[:8])), _basic(inner), _flat(node[9]))
+    return b"(%b)" % b" ".join(map(_flat, node[: 8 if node[0] == b'"TEXT"' else 7]))
+
+
+def _flat(node: _Node) -> bytes:
+    if isinstance(node, bytes):
+        return node
+    if node and all(isinstance(child, list) for child in node):
+        return b"(%b)" % b"".join(map(_flat, node))  # address lists stand without a space between
+    return b"(%b)" % b" ".join(map(_flat, node))
