@@ -695,6 +695,7 @@ class QueueRecipient:
     :ivar folder: for "local".
     :ivar state: "waiting", "held", "done" (delivered, bounced or dropped: leaves at the next rewrite).
     :ivar attempts: made so far; ``next_try``: wall-clock seconds; ``last_reply``: the remote's or our words.
+    :ivar delay_told: the sender has had a notice that it is late.
     """
 
     courier: str
@@ -705,6 +706,7 @@ class QueueRecipient:
     attempts: int = 0
     next_try: float = 0.0
     last_reply: str = ""
+    delay_told: bool = False
 
 
 @attrs.frozen(slots=True)
