@@ -1,0 +1,188 @@
+"""What a table backend provides: one interface a table, and the rows that cross them.
+
+A backend (files, SQL, LDAP) is a Twisted plugin that provides :class:`IBackend`. It opens to a
+:class:`ITableSource`, which yields a :class:`TableSet`. Every lookup may answer at once or with a Deferred;
+one that fails raises :class:`lorrainemail.errors.TemporaryError` and never answers "no such row".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from types import ModuleType
+from typing import Literal
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.plugin import getPlugins
+from zope.interface import Attribute, Interface
+
+from lorrainemail.addresses import Address
+from lorrainemail.config.model import RelayRow
+from lorrainemail.errors import ConfigurationError, Problem
+from lorrainemail.interfaces import Account, ITableBackend, Origin
+from lorrainemail.tables.rules import DomainRow, NetworkRow, RouteRow, Rules
+
+__all__ = [
+    "AliasRow",
+    "AliasTarget",
+    "DomainRow",
+    "IAccountTable",
+    "IAliasTable",
+    "IBackend",
+    "IDomainTable",
+    "IRelayNetworkTable",
+    "IRelayRouteTable",
+    "ITableSource",
+    "NetworkRow",
+    "RelayRow",
+    "RouteRow",
+    "TableSet",
+    "find_backend",
+]
+
+
+@attrs.frozen(slots=True)
+class AliasTarget:
+    """One target of an alias.
+
+    :ivar kind: "address" (a whole address), "user" (a bare name), "mailbox" (``\\name``: no further alias),
+        "domain" (``@domain``: the same user there), or what cannot be delivered to yet: "command", "file",
+        "include".
+    :ivar text: as written, for people.
+    :ivar address: for "address"; its local part for "user" and "mailbox", its domain for "domain".
+    """
+
+    kind: Literal["address", "user", "mailbox", "domain", "command", "file", "include"]
+    text: str
+    address: Address | None = None
+
+
+@attrs.frozen(slots=True)
+class AliasRow:
+    """One alias: ``user@domain``, ``@domain`` (all else of a domain), or a bare user of any local domain."""
+
+    key: str
+    targets: tuple[AliasTarget, ...]
+    origin: Origin = attrs.field(factory=Origin)
+
+
+class IDomainTable(Interface):
+    """Local domains and domains for which we are a backup."""
+
+    def domain(name: str) -> DomainRow | None | Deferred[DomainRow | None]:
+        """The row of exactly that domain (normalised)."""
+
+    def domains() -> Iterable[DomainRow]:
+        """All rows, for check; a backend that cannot list answers nothing."""
+
+
+class IAccountTable(Interface):
+    """Local accounts."""
+
+    def account(key: str) -> Account | None | Deferred[Account | None]:
+        """The account with that :attr:`lorrainemail.addresses.Address.key`."""
+
+    def namesakes(local: str) -> Sequence[Account] | Deferred[Sequence[Account]]:
+        """Accounts with that folded local part in any domain; two are enough to know it is ambiguous."""
+
+    def first(domain: str) -> Account | None | Deferred[Account | None]:
+        """The account that answers for the postmaster: the domain's first, else the first of all."""
+
+    def accounts() -> Iterable[Account]:
+        """All rows, for check and listings."""
+
+
+class IAliasTable(Interface):
+    """Aliases."""
+
+    def alias(key: str) -> AliasRow | None | Deferred[AliasRow | None]:
+        """The row of exactly that key."""
+
+    def aliases() -> Iterable[AliasRow]:
+        """All rows, for check."""
+
+
+class IRelayNetworkTable(Interface):
+    """Networks that may relay without login. Always in memory: it is asked for every transaction."""
+
+    def network(address: str) -> NetworkRow | None:
+        """The narrowest row that holds an IP address (canonical text)."""
+
+    def networks() -> Iterable[NetworkRow]:
+        """All rows."""
+
+
+class IRelayRouteTable(Interface):
+    """Relay rows by recipient or by sender."""
+
+    def rows(
+        table: Literal["relay", "relay_by_sender"], patterns: Sequence[str]
+    ) -> Mapping[str, RouteRow] | Deferred[Mapping[str, RouteRow]]:
+        """Those rows whose pattern is among ``patterns``."""
+
+    def routes(table: Literal["relay", "relay_by_sender"]) -> Iterable[RouteRow]:
+        """All rows, for check."""
+
+
+@attrs.frozen(slots=True)
+class TableSet:
+    """One consistent version of a backend's tables.
+
+    :ivar steady: every lookup answers at once and the same for as long as the set lives, so that results may
+        be kept.
+    :ivar secrets: user and secret by name, for next hops that ask for a login.
+    """
+
+    domains: IDomainTable
+    accounts: IAccountTable
+    aliases: IAliasTable
+    networks: IRelayNetworkTable
+    routes: IRelayRouteTable
+    steady: bool = False
+    secrets: Mapping[str, tuple[str, str]] = attrs.field(factory=dict, repr=False)
+
+
+class ITableSource(Interface):
+    """An open backend. :meth:`load` and :meth:`refresh` may block; while serving a thread calls them."""
+
+    def load(rules: Rules) -> TableSet:
+        """The tables at start. ConfigurationError with every problem where they cannot be used."""
+
+    def changed() -> bool:
+        """Whether a refresh would find something new. Cheap: called in the reactor thread every second."""
+
+    def refresh(rules: Rules, confirmed: bool = False) -> TableSet:
+        """The tables now; of a table that broke, the old version. Never fails.
+
+        :param confirmed: the operator says that what vanished was meant to go.
+        """
+
+    def alarms() -> Sequence[Problem]:
+        """Tables that serve an old version, and why."""
+
+    def warnings() -> Sequence[Problem]:
+        """Rows that are loaded but cannot mean what was meant, for check."""
+
+
+class IBackend(ITableBackend):
+    """The plugin."""
+
+    name: str = Attribute("the word that selects it in the configuration")
+
+    def open(state: str) -> ITableSource:
+        """Open the tables of a state directory; reads nothing yet."""
+
+
+def find_backend(name: str, package: ModuleType) -> IBackend:
+    """The plugin of that name.
+
+    :param package: where plugins are looked for: ``lorrainemail.plugins``.
+    :raises ConfigurationError: naming those that there are.
+    """
+    found: dict[str, IBackend] = {}
+    for plugin in getPlugins(ITableBackend, package):
+        found.setdefault(plugin.name, IBackend(plugin))
+    if name in found:
+        return found[name]
+    known = ", ".join(sorted(found)) or "none"
+    raise ConfigurationError((Problem("", 0, f'there is no table backend "{name}"', f"installed: {known}"),))
