@@ -1,0 +1,199 @@
+"""Intake: one complete message in, one reply out, and everything durable in between.
+
+Owns the decision at the final dot. Doors call :meth:`Intake.take` (SMTP: one reply) or
+:meth:`Intake.take_each` (LMTP: one reply a recipient); what the server itself writes enters by
+:meth:`Intake.inject` and takes the same way. In order: *plan* (each final recipient once; quota), *stage*
+(mailboxes and queue item written and synced, invisible), *publish* (the queue item, then the mailboxes), then
+the reply, then nothing: IMAP sessions hear of it from the store.
+
+How replies come about. Recipients form groups: all of them one group in SMTP, each its own in LMTP. A group
+is *kept* as soon as one of its final recipients is; then its temporary failures go into a queue item, and its
+final refusals into a notice to the sender where that is no backscatter. A group of which nothing is kept is
+answered 4xx if any failure was temporary, else 5xx. A group whose queue item could not be written is answered
+4xx and nothing of it that is not visible yet becomes so.
+
+One transaction is carried out by :class:`lorrainemail.transaction.Taking`. The common case, mailboxes only,
+is one call of the committer for each mailbox, all in one hop.
+
+Invariants: a 2xx is answered only when each recipient of the group is in his mailbox, in the queue, or
+refused with a notice; nobody is served twice by one transaction; an answer comes within 60
+seconds (what is unfinished after 50 is queued); nothing here fails towards a door.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from prometheus_client import Counter, Histogram
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from lorrainemail.addresses import Address
+from lorrainemail.envelope import Envelope, Recipient, Session
+from lorrainemail.errors import INTERNAL_ERROR, Reply, TemporaryError
+from lorrainemail.interfaces import (
+    Accepted,
+    IContent,
+    IInjector,
+    IIntake,
+    IQueue,
+    IStore,
+    ITableService,
+    ITrace,
+    Transaction,
+    later,
+)
+from lorrainemail.ops.ids import new_id
+from lorrainemail.transaction import Means, Taking
+
+_log = Logger("lorrainemail.intake")
+_TAKEN = Counter("lorrainemail_messages_taken", "Messages answered at the final dot", ["answer"])
+_SECONDS = Histogram(
+    "lorrainemail_intake_seconds",
+    "From final dot to reply",
+    buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5, 20, 60),
+)
+
+_SWEEP: Final = 1.0
+#: How often our own mail may cause mail of our own.
+MAX_HOPS: Final = 10
+
+
+@implementer(IIntake, IInjector)
+class Intake(Service):
+    """Takes messages.
+
+    :param clock: the reactor's clock (wall-clock seconds).
+    :param hostname: our name, for Received and notices.
+    :param hide_submitter: leave a logged-in sender's address out of Received.
+    """
+
+    name = "intake"
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        store: IStore,
+        queue: IQueue,
+        tables: ITableService,
+        trace: ITrace,
+        hostname: str,
+        hide_submitter: bool = True,
+    ) -> None:
+        self._clock = clock
+        self._tables = tables
+        self._trace = trace
+        self._means = Means(clock, store, queue, trace, hostname, hide_submitter, self.inject)
+        self._taking: dict[Taking, None] = {}
+        self._sweeping: IDelayedCall | None = None
+        self._idle: Deferred[None] | None = None
+
+    def take(self, transaction: Transaction) -> Deferred[Reply]:
+        """The one reply of SMTP."""
+        return self._take(transaction, False).addCallback(lambda replies: replies[0])
+
+    def take_each(self, transaction: Transaction) -> Deferred[list[Reply]]:
+        """One reply for each accepted recipient (RFC 2033 §4.2)."""
+        return self._take(transaction, True)
+
+    def inject(
+        self, sender: Address | None, recipients: Sequence[Address], content: IContent, hops: int, cause: str
+    ) -> Deferred[str]:
+        """Take a message of our own; its recipients are expanded here."""
+        return Deferred.fromCoroutine(self._inject(sender, recipients, content, hops, cause))
+
+    def stopService(self) -> Deferred[None]:
+        """Wait for what is being taken; each answer comes within its bound."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        idle: Deferred[None] = Deferred()
+        if self._taking:
+            self._idle = idle
+        else:
+            idle.callback(None)
+        return idle
+
+    def _take(
+        self, transaction: Transaction, each: bool, refused: Sequence[tuple[Recipient, Reply]] | None = None
+    ) -> Deferred[list[Reply]]:
+        taking = Taking(self._means, transaction, each, refused)
+        self._taking[taking] = None
+        if self._sweeping is None:
+            self._sweeping = self._clock.callLater(_SWEEP, self._sweep)
+        done = Deferred.fromCoroutine(taking.run())
+        done.addBoth(self._taken, taking)
+        return done
+
+    def _taken(self, result: Any, taking: Taking) -> list[Reply]:
+        self._taking.pop(taking, None)
+        if isinstance(result, Failure):
+            _log.failure("{id}: intake failed", result, id=taking.id)
+            result = [INTERNAL_ERROR] * taking.groups
+        for reply in result:
+            _TAKEN.labels(str(reply.code)).inc()
+        _SECONDS.observe(self._clock.seconds() - taking.began)
+        if not self._taking:
+            if self._sweeping is not None and self._idle is not None:
+                self._sweeping.cancel()
+                self._sweeping = None
+            if self._idle is not None:
+                idle, self._idle = self._idle, None
+                self._clock.callLater(0, idle.callback, None)  # the reply goes out first
+        return list(result)
+
+    def _sweep(self) -> None:
+        """Once a second, while anything is being taken: hurry what is late. Oldest first."""
+        self._sweeping = None
+        now = self._clock.seconds()
+        for taking in list(self._taking):
+            if taking.deadline > now:
+                break
+            taking.hurry()
+        if self._taking:
+            self._sweeping = self._clock.callLater(_SWEEP, self._sweep)
+
+    async def _inject(
+        self, sender: Address | None, recipients: Sequence[Address], content: IContent, hops: int, cause: str
+    ) -> str:
+        id = new_id()
+        facts = {
+            "sender": "" if sender is None else str(sender),
+            "recipients": [str(r) for r in recipients],
+            "cause": cause,
+        }
+        if hops > MAX_HOPS:
+            _log.warn("{id}: dropped: our own mail goes round in circles (cause {cause})", id=id, cause=cause)
+            self._trace.event(id, "dropped", reason="too many hops", hops=hops, **facts)
+            return id
+        tables = self._tables.current()
+        accepted: list[Accepted] = []
+        refused: list[tuple[Recipient, Reply]] = []
+        for address in recipients:
+            recipient = Recipient(address, original=str(address))
+            expansion = await later(tables.expand(address))
+            if expansion.refused is not None:
+                refused.append((recipient, expansion.refused.reply))
+            else:
+                accepted.append(Accepted(recipient, expansion))
+        ours = sender is not None and await later(tables.is_local(sender.domain))
+        envelope = Envelope(
+            id,
+            sender,
+            tuple(recipient.recipient for recipient in accepted),
+            size=content.size,
+            body="8BITMIME" if content.eight_bit else "7BIT",
+            smtputf8=not all(address.is_ascii for address in recipients),
+            received_at=self._clock.seconds(),
+            hops=hops,
+            sender_verified=ours,
+        )
+        self._trace.event(id, "injected", hops=hops, size=content.size, **facts)
+        transaction = Transaction(Session(id, "local"), envelope, tuple(accepted), tables, content)
+        (reply,) = await self._take(transaction, False, refused)
+        if reply.temporary:
+            raise TemporaryError(reply, "injected mail was not kept")
+        return id

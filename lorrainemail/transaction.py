@@ -1,0 +1,588 @@
+"""One transaction on its way from the final dot to its reply: plan, stage, publish.
+
+Owned and run by :mod:`lorrainemail.intake`, whose head tells the rules; here they are carried out. One object
+a transaction, used once. :meth:`Taking.run` may fail only by a fault of ours; :meth:`Taking.hurry` ends
+whatever it waits for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import attrs
+from prometheus_client import Counter
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from lorrainemail.addresses import Address
+from lorrainemail.delivery.arrival import VERDICT_FIELD, for_mailbox, header_of, message_id_of
+from lorrainemail.envelope import Recipient
+from lorrainemail.errors import INTERNAL_ERROR, MailError, PermanentError, Reply
+from lorrainemail.interfaces import (
+    Action,
+    IContent,
+    IPlacement,
+    IQueue,
+    IStore,
+    ITrace,
+    LocalMailbox,
+    Placed,
+    QueueItem,
+    QueueRecipient,
+    Transaction,
+    Verdict,
+)
+from lorrainemail.message import dsn
+from lorrainemail.message.received import delivered_to_field, received_field, return_path_field
+from lorrainemail.ops.content import Content
+from lorrainemail.ops.ids import new_id
+
+_log = Logger("lorrainemail.intake")
+_PLACED = Counter("lorrainemail_messages_placed", "Copies placed in mailboxes by intake")
+_QUEUED = Counter("lorrainemail_messages_queued", "Messages that intake put into the queue")
+
+#: Seconds after which what is unfinished is queued, and after which the answer is given whatever happens.
+#: A client waits ten minutes (RFC 5321 §4.5.3.2.6); one that gives up first would send it all again.
+PATIENCE: Final = 50.0
+BOUND: Final = 60.0
+#: Seconds until the queue first tries a mailbox again that failed at the final dot.
+LOCAL_RETRY: Final = 60.0
+#: Characters of reasons in the verdict field.
+MAX_VERDICT: Final = 400
+JUNK: Final = "Junk"
+
+NOT_IN_TIME: Final = Reply(451, "4.3.0", "Not finished in time, try again later")
+
+#: Where a final recipient stands.
+OPEN, KEPT, QUEUED, LATER, REFUSED = "open", "kept", "queued", "later", "refused"
+_UNFINISHED: Final = object()
+
+
+@attrs.define(slots=True)
+class Means:
+    """What a transaction is carried out with: intake's neighbours, and its injector for notices.
+
+    :ivar clock: wall-clock seconds.
+    :ivar hostname: our name, for Received and notices.
+    :ivar hide_submitter: leave a logged-in sender's address out of Received.
+    """
+
+    clock: IReactorTime
+    store: IStore
+    queue: IQueue
+    trace: ITrace
+    hostname: str
+    hide_submitter: bool
+    inject: Callable[[Address | None, Sequence[Address], IContent, int, str], Deferred[str]]
+
+
+@attrs.define(slots=True, eq=False)
+class _Target:
+    """One final recipient, once, whatever number of RCPTs lead to it.
+
+    :ivar mailbox: where it is ours; None for one elsewhere.
+    :ivar groups: the groups of the answer that it belongs to.
+    """
+
+    recipient: Recipient
+    mailbox: LocalMailbox | None
+    forwarded: bool
+    concealed: bool
+    folder: str
+    groups: list[int]
+    state: str = OPEN
+    reply: Reply | None = None
+    placement: IPlacement | None = None
+
+    def queue_recipient(self, now: float) -> QueueRecipient:
+        """How the queue holds it."""
+        if self.mailbox is None:
+            return QueueRecipient("remote", self.recipient, forwarded=self.forwarded)
+        account = self.mailbox.account.address
+        return QueueRecipient(
+            "local",
+            attrs.evolve(self.recipient, address=account),
+            folder=self.folder,
+            attempts=1,
+            next_try=now + LOCAL_RETRY,
+            last_reply=str(self.reply),
+        )
+
+
+class Taking:
+    """One transaction on its way from the final dot to its reply.
+
+    :param each: one reply for each accepted recipient, not one for all.
+    :param refused: for injected mail (else None): recipients that were refused at their expansion; the sender
+        sees no reply, so that every refusal needs a notice.
+    """
+
+    __slots__ = (
+        "_dead",
+        "_each",
+        "_means",
+        "_prefix",
+        "_refused",
+        "_targets",
+        "_transaction",
+        "_waiter",
+        "began",
+        "deadline",
+        "groups",
+        "id",
+    )
+
+    def __init__(
+        self,
+        means: Means,
+        transaction: Transaction,
+        each: bool = False,
+        refused: Sequence[tuple[Recipient, Reply]] | None = None,
+    ) -> None:
+        self.id = transaction.envelope.id
+        self.groups = len(transaction.accepted) if each else 1
+        self.began = means.clock.seconds()
+        self.deadline = self.began + PATIENCE
+        self._means = means
+        self._transaction = transaction
+        self._each = each
+        self._refused = refused
+        self._targets: list[_Target] = []
+        self._dead: dict[int, Reply] = {}
+        self._waiter: Deferred[None] | None = None
+        self._prefix = b""
+
+    async def run(self) -> list[Reply]:
+        """The whole way; one reply a group."""
+        transaction = self._transaction
+        header = header_of(transaction.content)
+        self._note_received(header)
+        self._targets = self._plan()
+        await self._ask_quota()
+        self._prefix = self._verdict_field() + received_field(
+            transaction.session,
+            transaction.envelope,
+            self._means.hostname,
+            self.began,
+            transaction.accepted[0].recipient.address if len(transaction.accepted) == 1 else None,
+            self._means.hide_submitter,
+        )
+        self._make_placements(for_mailbox(transaction.content, header))
+        if any(target.mailbox is None for target in self._targets):
+            await self._with_queue()
+        else:
+            await self._direct()
+        await self._queue_leftovers()
+        replies = [self._reply(group) for group in range(self.groups)]
+        await self._notify(replies)
+        self._note_end(replies)
+        return replies
+
+    def hurry(self) -> None:
+        """Time is up: whatever is waited for now counts as not finished."""
+        self.deadline = self.began + BOUND
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            waiter.callback(None)
+
+    # -- plan ------------------------------------------------------------------------------------
+
+    def _plan(self) -> list[_Target]:
+        """Each final recipient once."""
+        transaction = self._transaction
+        junk = _is_junk(transaction.verdicts)
+        targets: dict[tuple[str, str], _Target] = {}
+        for index, accepted in enumerate(transaction.accepted):
+            group = index if self._each else 0
+            to_junk = junk or (bool(accepted.verdicts) and _is_junk(accepted.verdicts))
+            for final in accepted.expansion.finals:
+                if isinstance(final, LocalMailbox):
+                    mailbox: LocalMailbox | None = final
+                    folder = JUNK if to_junk else final.folder
+                    key = (final.account.address.key, "/" + folder)
+                    forwarded = False
+                else:
+                    mailbox, folder, forwarded = None, "", final.forwarded
+                    key = (final.address.local, final.address.domain)
+                target = targets.get(key)
+                if target is not None:
+                    if group not in target.groups:
+                        target.groups.append(group)
+                    continue
+                recipient = accepted.recipient
+                if final.address is not recipient.address and final.address != recipient.address:
+                    recipient = attrs.evolve(
+                        recipient,
+                        address=final.address,
+                        original=recipient.original or str(recipient.address),
+                    )
+                targets[key] = _Target(recipient, mailbox, forwarded, bool(final.path), folder, [group])
+        planned = list(targets.values())
+        for recipient, reply in self._refused or ():
+            planned.append(_Target(recipient, None, False, False, "", [0], REFUSED, reply))
+        return planned
+
+    async def _ask_quota(self) -> None:
+        size = self._transaction.content.size
+        for target in self._targets:
+            if target.mailbox is None:
+                continue
+            try:
+                answer = self._means.store.may_accept(target.mailbox.account, size)
+                if isinstance(answer, Deferred):
+                    (result,) = await self._all([answer])
+                    if result is _UNFINISHED:
+                        target.state, target.reply = LATER, NOT_IN_TIME
+                        continue
+                    if isinstance(result, Failure):
+                        self._failed(target, result)
+                        continue
+                    answer = result
+            except MailError:
+                self._failed(target, Failure())  # type: ignore[no-untyped-call]
+                continue
+            if answer is not None:
+                target.state = REFUSED if answer.permanent else LATER
+                target.reply = answer
+
+    def _make_placements(self, content: IContent) -> None:
+        sender = self._transaction.envelope.sender
+        above = return_path_field(sender)
+        for target in self._targets:
+            if target.mailbox is not None and target.state is OPEN:
+                target.placement = self._means.store.placement(
+                    target.mailbox.account,
+                    target.folder,
+                    above + delivered_to_field(target.mailbox.address) + self._prefix,
+                    content,
+                    self.id,
+                )
+
+    def _verdict_field(self) -> bytes:
+        """What policy thought of a message that it let pass, for the reader's filters."""
+        told = [
+            f"{verdict.action.name.lower()} {verdict.check} ({verdict.reason})"
+            for verdict in self._transaction.verdicts
+            if verdict.action in (Action.TAG, Action.JUNK)
+        ]
+        if not told:
+            return b""
+        text = "".join(c if " " <= c <= "~" else "?" for c in "; ".join(told))[:MAX_VERDICT]
+        return f"{VERDICT_FIELD}: {text}\r\n".encode()
+
+    # -- stage and publish -----------------------------------------------------------------------
+
+    async def _direct(self) -> None:
+        """Mailboxes only: stage and publish in one."""
+        targets = [target for target in self._targets if target.placement is not None]
+        if not targets:
+            return
+        commits = [target.placement.commit() for target in targets if target.placement]
+        for target, commit, result in zip(targets, commits, await self._all(commits), strict=True):
+            self._apply(target, result)
+            if result is _UNFINISHED:
+                commit.addCallback(self._came_late, target)
+
+    def _came_late(self, result: object, target: _Target) -> None:
+        """A commit that could not be called back ended after the answer: it may be there twice now."""
+        if isinstance(result, Placed):
+            self._note_delivered(target, result)
+
+    async def _with_queue(self) -> None:
+        """Something must leave: queue item and mailboxes staged together, the queue item published first."""
+        queue = self._means.queue
+        full = queue.full()
+        if full is not None:
+            self._kill([target for target in self._targets if self._wants_queue(target)], full)
+        mailboxes = [t for t in self._targets if t.placement is not None and self._lives(t)]
+        waiting = [t for t in self._targets if self._wants_queue(t) and self._lives(t)]
+        item = self._queue_placement(waiting) if waiting else None
+        staged = [target.placement.stage() for target in mailboxes if target.placement]
+        if item is not None:
+            staged.append(item.stage())
+        results = await self._all(staged)
+        item_result = results.pop() if item is not None else None
+        for index, (target, result) in enumerate(zip(mailboxes, results, strict=True)):
+            if result is None:
+                continue
+            if result is _UNFINISHED and target.placement is not None:
+                staged[index].addCallback(_abort_late, target.placement)
+            self._apply(target, result)
+        more = [t for t in mailboxes if t.state is LATER and self._lives(t) and self._kept_with(t, waiting)]
+        if item is not None and more and item_result is None:
+            await self._all([item.abort()])
+            waiting = [*waiting, *more]
+            item = self._queue_placement(waiting)
+            stage = item.stage()
+            (item_result,) = await self._all([stage])
+            if item_result is _UNFINISHED:
+                stage.addCallback(_abort_late, item)
+        elif item is not None and item_result is _UNFINISHED:
+            staged[-1].addCallback(_abort_late, item)
+        if item is not None:
+            if item_result is None:
+                (item_result,) = await self._all([item.publish()])
+            else:
+                item_result = item_result or _UNFINISHED
+            if isinstance(item_result, Placed):
+                for target in waiting:
+                    target.state = QUEUED
+                _QUEUED.inc()
+            else:
+                self._kill(waiting, _reply_of(item_result, self.id))
+        ready = [t for t in mailboxes if t.state is OPEN]
+        living = [t for t in ready if self._lives(t)]
+        aborted = [t.placement.abort() for t in ready if t.placement is not None and not self._lives(t)]
+        published = [t.placement.publish() for t in living if t.placement is not None]
+        results = await self._all([*published, *aborted])
+        for target, result in zip(living, results[: len(living)], strict=True):
+            self._apply(target, result)
+
+    async def _queue_leftovers(self) -> None:
+        """Mailboxes that failed for a moment, in groups of which something else is kept."""
+        left = [t for t in self._targets if t.state is LATER and self._lives(t) and self._kept_with(t, ())]
+        if not left:
+            return
+        result: Any = self._means.queue.full()
+        if result is None:
+            (result,) = await self._all([self._queue_placement(left).commit()])
+        if isinstance(result, Placed):
+            for target in left:
+                target.state = QUEUED
+            _QUEUED.inc()
+        else:
+            # Better twice than never: others have it already, and this sender will come again.
+            reply = result if isinstance(result, Reply) else _reply_of(result, self.id)
+            self._kill(left, reply)
+
+    def _queue_placement(self, targets: Sequence[_Target]) -> IPlacement:
+        transaction = self._transaction
+        now = self._means.clock.seconds()
+        item = QueueItem(
+            transaction.envelope,
+            tuple(target.queue_recipient(now) for target in targets),
+            queued_at=now,
+            size=transaction.content.size + len(self._prefix),
+            door=transaction.session.door,
+            account=transaction.session.account,
+        )
+        return self._means.queue.placement(item, self._prefix, transaction.content)
+
+    # -- states ----------------------------------------------------------------------------------
+
+    def _wants_queue(self, target: _Target) -> bool:
+        """Whether only the queue can hold it from the start: it goes elsewhere, or failed in the plan beside
+        something that goes elsewhere."""
+        if target.state is OPEN:
+            return target.mailbox is None
+        return target.state is LATER and any(
+            other.mailbox is None and other.state is OPEN and not set(other.groups).isdisjoint(target.groups)
+            for other in self._targets
+        )
+
+    def _lives(self, target: _Target) -> bool:
+        """Whether any group of it can still be kept."""
+        return not self._dead or any(group not in self._dead for group in target.groups)
+
+    def _kept_with(self, target: _Target, others: Sequence[_Target]) -> bool:
+        """Whether something else of a living group of it is kept, or among ``others``."""
+        return any(
+            (other.state is KEPT or other.state is QUEUED or other in others)
+            and any(group in target.groups and group not in self._dead for group in other.groups)
+            for other in self._targets
+        )
+
+    def _kill(self, targets: Sequence[_Target], reply: Reply) -> None:
+        """These cannot be kept at all: their groups are answered 4xx."""
+        for target in targets:
+            target.state, target.reply = LATER, reply
+            for group in target.groups:
+                self._dead.setdefault(group, reply)
+
+    def _apply(self, target: _Target, result: object) -> None:
+        """A mailbox's answer."""
+        if isinstance(result, Placed):
+            target.state = KEPT
+            _PLACED.inc()
+            self._note_delivered(target, result)
+        elif isinstance(result, Failure):
+            self._failed(target, result)
+        else:
+            target.state, target.reply = LATER, NOT_IN_TIME
+            _log.warn(
+                "{id}: mailbox of {account} did not answer in time",
+                id=self.id,
+                account=str(target.recipient.address),
+            )
+
+    def _failed(self, target: _Target, failure: Failure) -> None:
+        target.state = REFUSED if isinstance(failure.value, PermanentError) else LATER
+        target.reply = _reply_of(failure, self.id)
+
+    def _reply(self, group: int) -> Reply:
+        """The answer of a group."""
+        if group in self._dead:
+            return self._dead[group]
+        refused: Reply | None = None
+        deferred: Reply | None = None
+        queued = False
+        kept = False
+        for target in self._targets:
+            if group not in target.groups:
+                continue
+            if target.state is KEPT:
+                kept = True
+            elif target.state is QUEUED:
+                queued = True
+            elif target.state is REFUSED:
+                refused = refused or target.reply
+            else:
+                deferred = deferred or target.reply
+        if queued:
+            return Reply(250, "2.0.0", f"Queued as {self.id}")
+        if kept:
+            return Reply(250, "2.0.0", f"Delivered as {self.id}")
+        return deferred or refused or INTERNAL_ERROR
+
+    # -- waiting ---------------------------------------------------------------------------------
+
+    async def _all(self, started: Sequence[Deferred[Any]]) -> list[Any]:
+        """The results (or Failures) of all, or ``_UNFINISHED`` for those that are too late."""
+        results: list[Any] = [_UNFINISHED] * len(started)
+        missing = len(started)
+
+        def record(result: Any, index: int) -> Any:
+            nonlocal missing
+            results[index] = result
+            missing -= 1
+            if not missing and self._waiter is waiter:
+                self._waiter = None
+                waiter.callback(None)
+            return None if isinstance(result, Failure) else result
+
+        waiter: Deferred[None] = Deferred()
+        self._waiter = waiter
+        for index, deferred in enumerate(started):
+            deferred.addBoth(record, index)
+        if missing:
+            await waiter
+        elif self._waiter is waiter:
+            self._waiter = None
+        return list(results)  # a late one must not change them any more
+
+    # -- notices and trace -----------------------------------------------------------------------
+
+    async def _notify(self, replies: list[Reply]) -> None:
+        """Tell the sender of recipients refused for good, where no reply can and it is no backscatter."""
+        transaction = self._transaction
+        fates = [
+            dsn.Fate(target.recipient, "failed", target.reply, concealed=target.concealed)
+            for target in self._targets
+            if target.state is REFUSED
+            and target.reply is not None
+            and (replies[target.groups[0]].positive or self._refused is not None)
+        ]
+        if not fates:
+            return
+        envelope = transaction.envelope
+        told = [f for f in fates if f.recipient.notify is None or "FAILURE" in f.recipient.notify]
+        proven = envelope.sender_verified or bool(transaction.session.account)
+        tell = bool(told) and proven and envelope.sender is not None
+        for fate in fates:
+            self._means.trace.event(
+                self.id,
+                "refused",
+                recipient=str(fate.recipient.address),
+                reply=str(fate.reply),
+                notice="sent" if tell and fate in told else "none" if proven else "none: sender unproven",
+            )
+        if not tell or envelope.sender is None:
+            return
+        wanted = dsn.octets_wanted(envelope, transaction.content.size)
+        notice = Content(
+            dsn.build(
+                self._means.hostname,
+                new_id(),
+                envelope,
+                told,
+                transaction.content.head(wanted),
+                transaction.content.size,
+                self._means.clock.seconds(),
+            )
+        )
+        (result,) = await self._all(
+            [self._means.inject(None, (envelope.sender,), notice, envelope.hops + 1, self.id)]
+        )
+        if not isinstance(result, str):
+            _log.error("{id}: the notice to its sender could not be kept", id=self.id)
+
+    def _note_received(self, header: bytes) -> None:
+        session, envelope = self._transaction.session, self._transaction.envelope
+        facts: dict[str, object] = {
+            "door": session.door,
+            "sender": _shown(envelope.sender),
+            "recipients": [r.original or str(r.address) for r in envelope.recipients],
+            "size": self._transaction.content.size,
+            "message_id": message_id_of(header),
+        }
+        if session.peer:
+            facts["peer"] = session.peer
+            facts["helo"] = session.helo
+        if session.account:
+            facts["account"] = session.account
+        if session.tls is not None:
+            facts["tls"] = f"{session.tls.version} {session.tls.cipher}"
+        if self._transaction.verdicts:
+            facts["verdicts"] = [f"{v.check}: {v.action.name} {v.reason}" for v in self._transaction.verdicts]
+        self._means.trace.event(self.id, "received", **facts)
+
+    def _note_delivered(self, target: _Target, placed: Placed) -> None:
+        self._means.trace.event(
+            self.id,
+            "delivered",
+            recipient=str(target.recipient.address),
+            account=placed.account,
+            folder=placed.folder,
+            where=placed.where,
+        )
+
+    def _note_end(self, replies: list[Reply]) -> None:
+        """What the mailboxes' own events do not say."""
+        queued = [str(t.recipient.address) for t in self._targets if t.state is QUEUED]
+        if queued:
+            self._means.trace.event(self.id, "queued", recipients=queued)
+        for reply in replies:
+            if not reply.positive:
+                kind = "refused" if reply.permanent else "deferred"
+                self._means.trace.event(self.id, kind, reply=str(reply))
+                _log.info("{id}: answered {reply}", id=self.id, reply=str(reply))
+
+
+def _abort_late(_: object, placement: IPlacement) -> Deferred[None]:
+    """A stage that ended after its time: nobody will publish it."""
+    return placement.abort()
+
+
+def _reply_of(result: object, id: str) -> Reply:
+    """What a failure means to the client."""
+    if not isinstance(result, Failure):
+        return NOT_IN_TIME
+    if isinstance(result.value, MailError):
+        if result.value.detail:
+            _log.warn(
+                "{id}: {reply} ({detail})", id=id, reply=str(result.value.reply), detail=result.value.detail
+            )
+        return result.value.reply
+    _log.failure("{id}: a placement failed", result, id=id)
+    return INTERNAL_ERROR
+
+
+def _is_junk(verdicts: Sequence[Verdict]) -> bool:
+    return any(verdict.action is Action.JUNK for verdict in verdicts)
+
+
+def _shown(sender: Address | None) -> str:
+    return "" if sender is None else str(sender)
