@@ -1,0 +1,588 @@
+"""The spool: messages that must leave for elsewhere or could not be placed at once, durable on disk.
+
+Owns ``queue/`` in the state directory (form: :mod:`~lorrainemail.queue.format`, order of changes:
+:mod:`~lorrainemail.queue.files`) and, in memory, one small :class:`Entry` an item; envelopes are read when an
+item's turn comes. Intake makes items through :meth:`Spool.placement`; the runner takes due ones and gives
+them back; the operator's commands look and change.
+
+Invariants:
+
+- An item exists from the rename of its ``.json`` until that is unlinked; every change is durable before the
+  Deferred of it fires. A change that the disk refuses stays in memory, is used from there, and is tried again
+  until it holds: what was delivered is not delivered twice because a disk was full.
+- Changes of one item are serialised and merged while one is being written.
+- Recipients keep their index for the life of the item.
+- Time inside is monotonic. ``next_try`` on disk is wall-clock, turned into a bounded wait at start; age is
+  the time for which we were up with the item. So no jump of the wall clock expires or stalls anything.
+
+Failures: placements fail with TemporaryError; everything else reports what the disk does in the log and
+carries on.
+"""
+
+from __future__ import annotations
+
+import errno
+import heapq
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Final
+
+import attrs
+from prometheus_client import Counter, Gauge
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from lorrainemail.errors import INTERNAL_ERROR, STORAGE_FULL, Reply, TemporaryError
+from lorrainemail.interfaces import (
+    FileWrite,
+    ICommitter,
+    IContent,
+    IPlacement,
+    IQueue,
+    ITrace,
+    Placed,
+    QueueItem,
+    QueueRecipient,
+)
+from lorrainemail.ops.files import SYSTEM, Files
+from lorrainemail.queue.files import Directory, Fault, MessageFile
+from lorrainemail.queue.format import ID, FormatError, Stored, encode
+from lorrainemail.queue.schedule import Schedule
+
+#: Items read at once at start; between two slices the reactor and other work get their turn.
+SLICE: Final = 500
+#: Envelopes kept parsed after their last use.
+RECENT: Final = 500
+#: Seconds until what the disk refused (a change, a read) is tried again.
+AGAIN: Final = 30.0
+
+_log = Logger("lorrainemail.queue.spool")
+_ITEMS = Gauge("lorrainemail_queue_items", "Messages in the queue")
+_QUEUED = Counter("lorrainemail_queued", "Messages put into the queue")
+_UNSAVED = Gauge("lorrainemail_queue_unsaved", "Queue items whose last change the disk refused so far")
+
+
+@attrs.define(slots=True, eq=False)
+class Entry:
+    """What is kept in memory of one item.
+
+    :ivar due: monotonic instant at which its next recipient is due; infinite where none waits idle.
+    :ivar born: monotonic instant at which its age was 0.
+    :ivar hurry: an operator asked for a try now: every waiting recipient is due.
+    :ivar version: how often it was changed; a read that a change overtook is not believed.
+    :ivar busy: indices of recipients that are in the runner's hands.
+    """
+
+    id: str
+    due: float
+    born: float
+    hurry: bool = False
+    version: int = 0
+    busy: frozenset[int] = frozenset()
+
+
+@attrs.define(slots=True, eq=False)
+class _Change:
+    """Changes of one item that wait while another is being written."""
+
+    recipients: dict[int, QueueRecipient]
+    waiters: list[Deferred[None]]
+
+
+@implementer(IQueue)
+class Spool(Service):
+    """The queue of a server.
+
+    :param reactor: for its timers.
+    :param directory: ``<state>/queue``.
+    :param committer: writes, syncs and threads.
+    :param trace: told of what is queued and dropped; None for no trace.
+    :param schedule: waits between tries and expiry; replaced by :meth:`reconfigure`.
+    :param capacity: items at once.
+    :param wall, monotonic: the clocks.
+    """
+
+    name = "queue"
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        directory: str,
+        committer: ICommitter,
+        trace: ITrace | None = None,
+        schedule: Schedule | None = None,
+        capacity: int = 200_000,
+        files: Files = SYSTEM,
+        wall: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.schedule = schedule or Schedule()
+        self.capacity = capacity
+        self.directory = Directory(directory, files)
+        self._reactor = reactor
+        self._committer = committer
+        self._trace = trace
+        self._monotonic = monotonic
+        self._epoch = wall() - monotonic()
+        self._entries: dict[str, Entry] = {}
+        self._heap: list[tuple[float, int, Entry]] = []
+        self._pushed = 0
+        self._unread = 0
+        self._staged: set[str] = set()
+        self._recent: OrderedDict[str, Stored] = OrderedDict()
+        self._unsaved: dict[str, Stored] = {}
+        self._changes: dict[str, _Change] = {}
+        self._removals: list[tuple[str, Deferred[OSError | None]]] = []
+        self._removing = False
+        self._listeners: list[Callable[[], None]] = []
+        self._loading: Deferred[None] | None = None
+        self._again: IDelayedCall | None = None
+
+    # -- service ---------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Make the directories; before the reactor runs, so that a fault is a start error (OSError)."""
+        self.directory.prepare()
+
+    def startService(self) -> None:
+        """Begin to load what an earlier process left; placements and deliveries go on beside it."""
+        super().startService()  # type: ignore[no-untyped-call]
+        self._loading = Deferred.fromCoroutine(self._load())
+        self._loading.addErrback(self._load_failed)
+
+    def stopService(self) -> None:
+        """Stop loading. Changes that are under way belong to the committer, which ends after us."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        if self._loading is not None:
+            self._loading.cancel()
+            self._loading = None
+        if self._again is not None and self._again.active():
+            self._again.cancel()
+        self._again = None
+
+    def reconfigure(self, schedule: Schedule, capacity: int) -> None:
+        """New settings; waits that are running keep their length."""
+        self.schedule = schedule
+        self.capacity = capacity
+
+    async def _load(self) -> None:
+        identities, faults = await self._committer.run(self.directory.scan)
+        self._say(faults)
+        self._unread = len(identities)
+        if identities:
+            _log.info("{count} messages wait in the queue", count=len(identities))
+        for start in range(0, len(identities), SLICE):
+            part = identities[start : start + SLICE]
+            found, faults = await self._committer.run(partial(self.directory.peek_all, part))
+            self._say(faults)
+            now = self._monotonic()
+            for identity, age, next_try in found:
+                if identity not in self._entries:
+                    self._enter(Entry(identity, now + self._wait_until(next_try), now - age))
+            self._unread = max(0, self._unread - len(part))
+            self._wake()
+
+    def _load_failed(self, failure: object) -> None:
+        self._unread = 0
+        if not (hasattr(failure, "check") and failure.check(CancelledError)):
+            _log.error("the queue could not be read: {failure}", failure=failure)
+
+    def _say(self, faults: Iterable[Fault]) -> None:
+        for fault in faults:
+            _log.error("Queue item {id}: {what}. {where}", id=fault.id, what=fault.what, where=fault.where)
+            self._event(fault.id, "damaged", what=fault.what, where=fault.where)
+
+    # -- IQueue ----------------------------------------------------------------------------------
+
+    def placement(self, item: QueueItem, prefix: bytes, content: IContent) -> IPlacement:
+        """A new item of ``prefix`` + ``content``."""
+        return _QueuePlacement(self, item, prefix, content)
+
+    def full(self) -> Reply | None:
+        """452 4.3.1 where nothing more may be queued."""
+        if self.count + len(self._staged) >= self.capacity or self._committer.writable(0) is not None:
+            return STORAGE_FULL
+        return None
+
+    # -- what the runner needs -------------------------------------------------------------------
+
+    @property
+    def count(self) -> int:
+        """Items in the queue, those not read yet included."""
+        return len(self._entries) + self._unread
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call back when something became due that was not there before."""
+        self._listeners.append(listener)
+
+    def now(self) -> float:
+        """Seconds since the epoch as the clock stood at start, not moved by its jumps."""
+        return self._epoch + self._monotonic()
+
+    def age(self, entry: Entry) -> float:
+        """Seconds for which a server was up with the item."""
+        return max(0.0, self._monotonic() - entry.born)
+
+    def take(self, limit: int) -> list[Entry]:
+        """Entries that are due, longest due first. Each is to be given back, see :meth:`give_back`."""
+        taken: list[Entry] = []
+        now = self._monotonic()
+        while self._heap and len(taken) < limit and self._heap[0][0] <= now:
+            due, _, entry = heapq.heappop(self._heap)
+            if entry.due == due and self._entries.get(entry.id) is entry:
+                entry.due = math.inf
+                taken.append(entry)
+        return taken
+
+    def next_due(self) -> float | None:
+        """Seconds until something is due; None where nothing waits."""
+        while self._heap:
+            due, _, entry = self._heap[0]
+            if entry.due == due and self._entries.get(entry.id) is entry:
+                return max(0.0, due - self._monotonic())
+            heapq.heappop(self._heap)
+        return None
+
+    def give_back(self, entry: Entry, stored: Stored | None, at_least: float = 0.0) -> None:
+        """Schedule an entry anew from its item: when the first of its idle, waiting recipients is due.
+
+        :param stored: None where the item could not be read: it is looked at again later.
+        :param at_least: seconds from now before which it is not due.
+        """
+        if self._entries.get(entry.id) is not entry:
+            return
+        if stored is None:
+            wait = AGAIN
+        else:
+            wait = min(
+                (
+                    self._wait_until(one.next_try)
+                    for index, one in enumerate(stored.item.recipients)
+                    if one.state == "waiting" and index not in entry.busy
+                ),
+                default=math.inf,
+            )
+        self._schedule(entry, self._monotonic() + max(wait, at_least))
+
+    def is_due(self, entry: Entry, recipient: QueueRecipient) -> bool:
+        """Whether a waiting recipient may be tried now."""
+        return recipient.state == "waiting" and (entry.hurry or self._wait_until(recipient.next_try) <= 1.0)
+
+    async def read(self, entry: Entry) -> Stored | None:
+        """The item; None where it is gone, or damaged (it is set aside then), or cannot be read now."""
+        known = self._unsaved.get(entry.id) or self._recent.get(entry.id)
+        if known is not None:
+            return known
+        version = entry.version
+        try:
+            stored = await self._committer.run(partial(self.directory.read, entry.id))
+            if entry.version != version:
+                return await self.read(entry)
+        except FileNotFoundError:
+            if self.alive(entry):
+                _log.warn("Queue item {id} was removed by somebody else", id=entry.id)
+                self._forget(entry)
+            return None
+        except FormatError as error:
+            aside = partial(self.directory.set_aside, entry.id, f"its envelope is damaged: {error}")
+            self._say([await self._committer.run(aside)])
+            self._forget(entry)
+            return None
+        except OSError as error:
+            _log.error("Queue item {id} cannot be read: {error}", id=entry.id, error=error)
+            return None
+        self._remember(stored)
+        return stored
+
+    def content(self, stored: Stored) -> MessageFile:
+        """The item's message; the caller closes it."""
+        path = self.directory.message(stored.item.envelope.id)
+        return MessageFile(path, stored.item.size, stored.eight_bit)
+
+    def alive(self, entry: Entry) -> bool:
+        """Whether the item still exists."""
+        return self._entries.get(entry.id) is entry
+
+    async def change(self, entry: Entry, recipients: Mapping[int, QueueRecipient]) -> None:
+        """Replace recipients by their index; durable when it returns (see the head for a refusing disk). An
+        item whose recipients are all done is removed."""
+        if not self.alive(entry):
+            return
+        pending = self._changes.get(entry.id)
+        if pending is not None:
+            pending.recipients.update(recipients)
+            waiter: Deferred[None] = Deferred()
+            pending.waiters.append(waiter)
+            await waiter
+            return
+        pending = self._changes[entry.id] = _Change(dict(recipients), [])
+        try:
+            more = True
+            while more and self.alive(entry):
+                todo, pending.recipients = pending.recipients, {}
+                waiters, pending.waiters = pending.waiters, []
+                try:
+                    await self._apply(entry, todo)
+                finally:
+                    for one in waiters:
+                        one.callback(None)
+                more = bool(pending.recipients)
+        finally:
+            del self._changes[entry.id]
+            for one in pending.waiters:
+                one.callback(None)
+
+    async def _apply(self, entry: Entry, todo: Mapping[int, QueueRecipient]) -> None:
+        stored = await self.read(entry)
+        if stored is None:
+            return
+        recipients = tuple(
+            # what an operator dropped meanwhile stays dropped
+            one if one.state == "done" else todo.get(index, one)
+            for index, one in enumerate(stored.item.recipients)
+        )
+        changed = attrs.evolve(stored, item=attrs.evolve(stored.item, recipients=recipients))
+        entry.version += 1
+        await self._save(entry, changed)
+
+    async def _save(self, entry: Entry, stored: Stored) -> None:
+        """Bring one item's state to the disk, or keep it in memory until that works."""
+        if all(one.state == "done" for one in stored.item.recipients):
+            error = await self._remove(entry.id)
+            if error is None:
+                self._forget(entry)
+        else:
+            stored = attrs.evolve(stored, age=self.age(entry))
+            write = FileWrite(
+                temporary=self.directory.temporary(f"{entry.id}.{self._next_number()}"),
+                final=self.directory.envelope(entry.id),
+                parts=(encode(stored),),
+                replace=True,
+            )
+            (error,) = await self._committer.commit([write])
+        if error is None:
+            self._unsaved.pop(entry.id, None)
+            if self.alive(entry):
+                self._remember(stored)
+        else:
+            _log.error("Queue item {id} could not be updated: {error}", id=entry.id, error=error)
+            self._unsaved[entry.id] = stored
+            if self._again is None:
+                self._again = self._reactor.callLater(AGAIN, self._save_again)
+        _UNSAVED.set(len(self._unsaved))
+
+    def _save_again(self) -> None:
+        self._again = None
+        for identity in list(self._unsaved):
+            entry = self._entries.get(identity)
+            if entry is not None:
+                Deferred.fromCoroutine(self.change(entry, {})).addErrback(
+                    lambda failure: _log.failure("saving a queue item", failure)
+                )
+
+    async def _remove(self, identity: str) -> OSError | None:
+        """Remove an item; removals that come while one is under way share the next sync."""
+        done: Deferred[OSError | None] = Deferred()
+        self._removals.append((identity, done))
+        if not self._removing:
+            self._removing = True
+            try:
+                while self._removals:
+                    batch, self._removals = self._removals, []
+                    work = partial(self.directory.remove, [one for one, _ in batch])
+                    error = None
+                    try:
+                        await self._committer.run(work)
+                    except OSError as caught:
+                        error = caught
+                    for _, waiting in batch:
+                        waiting.callback(error)
+            finally:
+                self._removing = False
+        return await done
+
+    # -- what the operator needs -----------------------------------------------------------------
+
+    def identities(self) -> list[str]:
+        """All items that are read, oldest first."""
+        return sorted(self._entries)
+
+    def find(self, identity: str) -> Entry | None:
+        """The entry of that id."""
+        return self._entries.get(identity)
+
+    def hurry(self, entry: Entry) -> None:
+        """Try every waiting recipient now."""
+        entry.hurry = True
+        self._schedule(entry, self._monotonic())
+        self._wake()
+
+    async def drop(self, entry: Entry) -> None:
+        """Remove an item without a word to its sender."""
+        stored = await self.read(entry)
+        if stored is not None:
+            done = {
+                index: attrs.evolve(one, state="done") for index, one in enumerate(stored.item.recipients)
+            }
+            await self.change(entry, done)
+            self._event(entry.id, "dropped")
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _wait_until(self, next_try: float) -> float:
+        """Seconds until a stored instant, never longer than the longest wait of the schedule."""
+        if next_try == math.inf:
+            return math.inf
+        return min(max(0.0, next_try - self.now()), self.schedule.longest)
+
+    def _enter(self, entry: Entry) -> None:
+        self._entries[entry.id] = entry
+        self._schedule(entry, entry.due)
+        _ITEMS.set(len(self._entries))
+
+    def _schedule(self, entry: Entry, due: float) -> None:
+        entry.due = due
+        if due != math.inf:
+            heapq.heappush(self._heap, (due, self._next_number(), entry))
+
+    def _next_number(self) -> int:
+        self._pushed += 1
+        return self._pushed
+
+    def _forget(self, entry: Entry) -> None:
+        if self._entries.get(entry.id) is entry:
+            del self._entries[entry.id]
+        self._recent.pop(entry.id, None)
+        self._unsaved.pop(entry.id, None)
+        _ITEMS.set(len(self._entries))
+
+    def _remember(self, stored: Stored) -> None:
+        identity = stored.item.envelope.id
+        self._recent[identity] = stored
+        self._recent.move_to_end(identity)
+        if len(self._recent) > RECENT:
+            self._recent.popitem(last=False)
+
+    def _wake(self) -> None:
+        for listener in self._listeners:
+            listener()
+
+    def _event(self, message: str, kind: str, **facts: object) -> None:
+        if self._trace is not None:
+            self._trace.event(message, kind, **facts)
+
+    def _placed(self, stored: Stored) -> None:
+        now = self._monotonic()
+        first = min(one.next_try for one in stored.item.recipients)
+        self._remember(stored)
+        self._enter(Entry(stored.item.envelope.id, now + self._wait_until(first), now))
+        _QUEUED.inc()
+        self._event(stored.item.envelope.id, "queued", recipients=len(stored.item.recipients))
+        self._wake()
+
+
+@implementer(IPlacement)
+class _QueuePlacement:
+    """One item on its way into the queue."""
+
+    __slots__ = ("_spool", "_stored", "_under_way", "_writes")
+
+    def __init__(self, spool: Spool, item: QueueItem, prefix: bytes, content: IContent) -> None:
+        identity = item.envelope.id
+        if not ID.match(identity) or not item.recipients:
+            raise ValueError(f"no queue item: {identity!r}")
+        size = len(prefix) + content.size
+        eight_bit = content.eight_bit or not prefix.isascii()
+        directory = spool.directory
+        self._spool = spool
+        self._stored = Stored(attrs.evolve(item, size=size), eight_bit)
+        self._under_way = False
+        self._writes = (
+            FileWrite(
+                temporary=directory.temporary(f"{identity}.msg"),
+                final=directory.message(identity),
+                parts=(prefix, content),
+            ),
+            FileWrite(
+                temporary=directory.temporary(f"{identity}.json"),
+                final=directory.envelope(identity),
+                parts=(encode(self._stored),),
+            ),
+        )
+
+    def stage(self) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._stage())
+
+    def publish(self) -> Deferred[Placed]:
+        return Deferred.fromCoroutine(self._publish(self._spool._committer.publish))
+
+    def commit(self) -> Deferred[Placed]:
+        refused = self._refused()
+        if refused is not None:
+            return Deferred.fromCoroutine(_raise(refused))
+        self._begin()
+        return Deferred.fromCoroutine(self._publish(self._spool._committer.commit))
+
+    def abort(self) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._abort())
+
+    def _refused(self) -> TemporaryError | None:
+        identity = self._stored.item.envelope.id
+        if identity in self._spool._staged or self._spool.find(identity) is not None:
+            return TemporaryError(INTERNAL_ERROR, f"{identity} is in the queue already")
+        reply = self._spool.full()
+        return None if reply is None else TemporaryError(reply, "the queue is full")
+
+    def _begin(self) -> None:
+        self._under_way = True
+        self._spool._staged.add(self._stored.item.envelope.id)
+
+    def _end(self) -> None:
+        if self._under_way:
+            self._under_way = False
+            self._spool._staged.discard(self._stored.item.envelope.id)
+
+    async def _stage(self) -> None:
+        refused = self._refused()
+        if refused is not None:
+            raise refused
+        self._begin()
+        errors = await self._spool._committer.stage(self._writes)
+        error = next((one for one in errors if one is not None), None)
+        if error is not None:
+            await self._abort()
+            raise _temporary(error)
+
+    async def _publish(
+        self, how: Callable[[tuple[FileWrite, FileWrite]], Deferred[list[OSError | None]]]
+    ) -> Placed:
+        errors = await how(self._writes)
+        error = next((one for one in errors if one is not None), None)
+        identity = self._stored.item.envelope.id
+        if error is not None:
+            names = [write.temporary for write in self._writes]
+            await self._spool._committer.run(partial(self._spool.directory.take_back, identity, names))
+            self._end()
+            raise _temporary(error)
+        self._end()
+        self._spool._placed(self._stored)
+        return Placed("", "queue", identity)
+
+    async def _abort(self) -> None:
+        self._end()
+        await self._spool._committer.discard(self._writes)
+
+
+async def _raise(error: TemporaryError) -> Placed:
+    raise error
+
+
+def _temporary(error: OSError) -> TemporaryError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return TemporaryError(STORAGE_FULL if full else INTERNAL_ERROR, f"the queue's disk: {error}")
