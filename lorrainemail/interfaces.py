@@ -260,11 +260,13 @@ class Expansion:
 
     :ivar local: the recipient's domain is ours (so no relay right is needed).
     :ivar finals: the final recipients, none twice; empty exactly when ``refused`` is set.
+    :ivar notes: branches of aliases of which nothing came (an unknown user, a loop), for explain and log.
     """
 
     local: bool
     finals: tuple[Final, ...] = ()
     refused: Refused | None = None
+    notes: tuple[Step, ...] = ()
 
 
 TlsRequirement = Literal["none", "opportunistic", "verified"] | str  # or "sha256:<fingerprint>"
