@@ -152,7 +152,8 @@ class ITableSource(Interface):
         """Whether a refresh would find something new. Cheap: called in the reactor thread every second."""
 
     def refresh(rules: Rules, confirmed: bool = False) -> TableSet:
-        """The tables now; of a table that broke, the old version. Never fails.
+        """The tables now; of a table that broke, the old version. The same object where nothing changed.
+        Never fails.
 
         :param confirmed: the operator says that what vanished was meant to go.
         """

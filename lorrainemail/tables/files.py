@@ -1,0 +1,149 @@
+"""The file backend: ``domains``, ``accounts``, ``aliases`` and ``credentials`` in the state directory.
+
+The Twisted plugin is :class:`FileBackend`; relay networks and routes stand in the configuration and need no
+file. Reading blocks; :meth:`FileSource.changed` is a ``stat`` a file. A file that broke keeps its old rows
+(:mod:`lorrainemail.tables.textfile`) and the others are not held up by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+from twisted.plugin import IPlugin
+from zope.interface import implementer
+
+from lorrainemail.config.values import Wrong, parse_domain
+from lorrainemail.errors import ConfigurationError, Problem
+from lorrainemail.interfaces import Account, ITableBackend, Origin
+from lorrainemail.tables.accounts import AccountRow, parse_accounts
+from lorrainemail.tables.aliases import parse_aliases
+from lorrainemail.tables.backend import AliasRow, DomainRow, IBackend, ITableSource, TableSet
+from lorrainemail.tables.memory import memory_set
+from lorrainemail.tables.rules import Rules
+from lorrainemail.tables.stamp import read_stamps
+from lorrainemail.tables.textfile import TableFile
+
+
+@attrs.frozen(slots=True)
+class SecretRow:
+    """One row of ``credentials``: for a next hop that asks for a login."""
+
+    name: str
+    user: str
+    secret: str = attrs.field(repr=False)
+    origin: Origin = attrs.field(factory=Origin)
+
+
+@implementer(IPlugin, ITableBackend, IBackend)
+class FileBackend:
+    """Opens the text files of a state directory."""
+
+    name = "files"
+
+    def open(self, state: str) -> FileSource:
+        return FileSource(state)
+
+
+@implementer(ITableSource)
+class FileSource:
+    """The four files of one state directory."""
+
+    def __init__(self, state: str) -> None:
+        self._state = state
+        self._domains = TableFile(state, "domains", parse_domains)
+        self._accounts = TableFile(state, "accounts", _accounts)
+        self._aliases: TableFile[AliasRow] = TableFile(state, "aliases", parse_aliases)
+        self._secrets = TableFile(state, "credentials", parse_secrets, secret=True)
+        self._current: tuple[Rules, TableSet] | None = None
+        self._files = (self._domains, self._accounts, self._aliases, self._secrets)
+
+    def load(self, rules: Rules) -> TableSet:
+        stamps = read_stamps(self._state)
+        problems: list[Problem] = []
+        for file in self._files:
+            try:
+                file.load(stamps.get(file.name))
+            except ConfigurationError as error:
+                problems.extend(error.problems)
+        if problems:
+            raise ConfigurationError(tuple(problems))
+        return self._set(rules)
+
+    def changed(self) -> bool:
+        return any(file.changed() for file in self._files)
+
+    def refresh(self, rules: Rules, confirmed: bool = False) -> TableSet:
+        stamps = read_stamps(self._state)
+        changed = [file.refresh(stamps.get(file.name), confirmed) for file in self._files]
+        if self._current is not None and self._current[0] is rules and not any(changed):
+            return self._current[1]
+        return self._set(rules)
+
+    def alarms(self) -> Sequence[Problem]:
+        return [problem for file in self._files for problem in file.problems]
+
+    def warnings(self) -> Sequence[Problem]:
+        return [problem for file in self._files for problem in file.warnings]
+
+    def _set(self, rules: Rules) -> TableSet:
+        tables = memory_set(
+            self._domains.rows,
+            [_kept(row, rules) for row in self._accounts.rows],
+            self._aliases.rows,
+            {row.name: (row.user, row.secret) for row in self._secrets.rows},
+        )
+        self._current = rules, tables
+        return tables
+
+
+def _kept(row: AccountRow, rules: Rules) -> Account:
+    """The account, with the format that the configuration gives where its row gives none."""
+    if row.format is None:
+        format_ = rules.format_of(row.account.address.domain)
+        if format_ != row.account.format:
+            return attrs.evolve(row.account, format=format_)
+    return row.account
+
+
+def _accounts(text: str, file: str) -> tuple[list[AccountRow], list[Problem], list[Problem]]:
+    return (*parse_accounts(text, file), [])
+
+
+def parse_domains(text: str, file: str) -> tuple[list[DomainRow], list[Problem], list[Problem]]:
+    """``domains``: one a line, ``#`` begins a comment."""
+    rows: dict[str, DomainRow] = {}
+    problems: list[Problem] = []
+    warnings: list[Problem] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        word = line.partition("#")[0].strip()
+        if not word:
+            continue
+        try:
+            name = parse_domain(word)
+        except Wrong as error:
+            problems.append(Problem(file, number, error.what, error.mend))
+            continue
+        if name in rows:
+            what = f"{word} stands on line {rows[name].origin.line} already"
+            warnings.append(Problem(file, number, what, "keep one of them"))
+        rows.setdefault(name, DomainRow(name, "local", Origin(file, number)))
+    return list(rows.values()), problems, warnings
+
+
+def parse_secrets(text: str, file: str) -> tuple[list[SecretRow], list[Problem], list[Problem]]:
+    """``credentials``: name, user and secret on a line; the secret is the rest of it."""
+    rows: dict[str, SecretRow] = {}
+    problems: list[Problem] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        words = line.strip().split(None, 2)
+        if not words or words[0].startswith("#"):
+            continue
+        if len(words) != 3:
+            problems.append(Problem(file, number, "this row lacks a part", "write: name user secret"))
+        elif words[0] in rows:
+            what = f'"{words[0]}" stands on line {rows[words[0]].origin.line} already'
+            problems.append(Problem(file, number, what, "keep one of them"))
+        else:
+            rows[words[0]] = SecretRow(words[0], words[1], words[2], Origin(file, number))
+    return list(rows.values()), problems, []
