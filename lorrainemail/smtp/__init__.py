@@ -1,0 +1,1 @@
+"""The SMTP doors: the MX door and the submission doors."""

@@ -1,0 +1,34 @@
+"""The built-in checks of the policy chain, as Twisted plugins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+from twisted.plugin import IPlugin
+from zope.interface import implementer
+
+from lorrainemail.interfaces import IPolicyCheck, IPolicyPlugin, PolicyResources
+from lorrainemail.policy.checks import Helo, Limits, Loops, SenderDomain
+
+
+@implementer(IPlugin, IPolicyPlugin)
+@attrs.frozen
+class BuiltIn:
+    """A check of ours; see :class:`~lorrainemail.interfaces.IPolicyPlugin`."""
+
+    name: str
+    _make: Callable[[PolicyResources], IPolicyCheck | None]
+    timeout: float = 30.0
+    fail_open: bool = True
+
+    def make(self, resources: PolicyResources) -> IPolicyCheck | None:
+        return self._make(resources)
+
+
+limits = BuiltIn("limits", lambda resources: Limits(resources.clock))
+helo = BuiltIn("helo", lambda resources: Helo(resources.hostname))
+sender_domain = BuiltIn(
+    "sender_domain", lambda resources: SenderDomain(resources.resolver) if resources.resolver else None
+)
+loops = BuiltIn("loops", lambda resources: Loops(resources.hops))

@@ -1,0 +1,174 @@
+"""The policy chain: ordered checks, each asked at its stages, each bounded in time.
+
+Owns the order, the time-outs, and what happens when a check itself fails. Callers: the SMTP doors at each
+verb and ``explain`` as a dry run; :mod:`lorrainemail.service` builds the chain with :func:`build_chain` from
+the names in the configuration. Checks are Twisted plugins in ``lorrainemail.plugins``.
+
+Invariants: the chain never fails and never raises; DEFER and REFUSE end it at once and stand last; a stage
+that no check looks at costs its caller one set lookup. A check that fails or takes too long passes
+(``fail_open``) or defers the mail, and is logged either way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import attrs
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.plugin import getPlugins
+from zope.interface import implementer
+
+import lorrainemail.plugins
+from lorrainemail.errors import ConfigurationError, MailError, Problem, Reply
+from lorrainemail.interfaces import (
+    Action,
+    Circumstances,
+    IPolicy,
+    IPolicyCheck,
+    IPolicyPlugin,
+    PolicyResources,
+    Stage,
+    Verdict,
+)
+
+log = Logger()
+
+#: What the client is told when a check that may not be skipped could not be made.
+CHECK_FAILED: Final = Reply(451, "4.7.0", "A check could not be made, try again later")
+#: What the client is told where a check defers or refuses without words of its own.
+DEFERRED: Final = Reply(451, "4.7.1", "Try again later")
+REFUSED: Final = Reply(550, "5.7.1", "Refused by policy")
+
+
+@attrs.frozen(slots=True)
+class Guarded:
+    """A check with its bounds.
+
+    :ivar timeout: seconds after which its answer is no longer waited for.
+    :ivar fail_open: whether the mail passes where the check fails.
+    """
+
+    check: IPolicyCheck
+    timeout: float
+    fail_open: bool
+
+
+def build_chain(
+    names: Sequence[str], resources: PolicyResources, plugins: Iterable[IPolicyPlugin] | None = None
+) -> PolicyChain:
+    """The chain of the named checks, in that order.
+
+    :param plugins: default: every Twisted plugin in ``lorrainemail.plugins``.
+    :raises ConfigurationError: where a name is no check's.
+    """
+    if plugins is None:
+        plugins = getPlugins(IPolicyPlugin, lorrainemail.plugins)
+    known = {plugin.name: plugin for plugin in plugins}
+    problems = []
+    checks = []
+    for name in names:
+        plugin = known.get(name)
+        if plugin is None:
+            words = ", ".join(sorted(known)) or "none"
+            problems.append(
+                Problem("", 0, f"[policy] checks: no check is called {name!r}", f"known: {words}")
+            )
+            continue
+        check = plugin.make(resources)
+        if check is not None:
+            checks.append(Guarded(check, plugin.timeout, plugin.fail_open))
+    if problems:
+        raise ConfigurationError(tuple(problems))
+    return PolicyChain(checks, resources.clock)
+
+
+@implementer(IPolicy)
+class PolicyChain:
+    """See :class:`~lorrainemail.interfaces.IPolicy`.
+
+    :param checks: in the order in which they are asked.
+    :param clock: for their time-outs.
+    """
+
+    def __init__(self, checks: Sequence[Guarded], clock: IReactorTime) -> None:
+        self._clock = clock
+        self._by_stage: dict[Stage, tuple[Guarded, ...]] = {}
+        for stage in ("connect", "helo", "mail", "rcpt", "data"):
+            asked = tuple(guarded for guarded in checks if stage in guarded.check.stages)
+            if asked:
+                self._by_stage[stage] = asked
+        self.stages: frozenset[Stage] = frozenset(self._by_stage)
+
+    def judge(self, circumstances: Circumstances) -> tuple[Verdict, ...] | Deferred[tuple[Verdict, ...]]:
+        asked = self._by_stage.get(circumstances.stage, ())
+        verdicts: list[Verdict] = []
+        for position, guarded in enumerate(asked):
+            try:
+                verdict = guarded.check.judge(circumstances)
+            except Exception as error:
+                verdict = self._failed(guarded, circumstances, error)
+            if isinstance(verdict, Deferred):
+                rest = self._continue(circumstances, verdicts, asked[position:], verdict)
+                return Deferred.fromCoroutine(rest)
+            if verdict is not None:
+                verdicts.append(_worded(verdict))
+                if verdict.action >= Action.DEFER:
+                    break
+        return tuple(verdicts)
+
+    async def _continue(
+        self,
+        circumstances: Circumstances,
+        verdicts: list[Verdict],
+        asked: tuple[Guarded, ...],
+        pending: Deferred[Verdict | None],
+    ) -> tuple[Verdict, ...]:
+        """The rest of a chain whose first check is already at work."""
+        answer: Verdict | None | Deferred[Verdict | None] = pending
+        for position, guarded in enumerate(asked):
+            try:
+                if position:
+                    answer = guarded.check.judge(circumstances)
+                if isinstance(answer, Deferred):
+                    answer = await answer.addTimeout(guarded.timeout, self._clock)
+            except Exception as error:
+                answer = self._failed(guarded, circumstances, error)
+            if answer is not None:
+                verdicts.append(_worded(answer))
+                if answer.action >= Action.DEFER:
+                    break
+        return tuple(verdicts)
+
+    @staticmethod
+    def _failed(guarded: Guarded, circumstances: Circumstances, error: Exception) -> Verdict:
+        name = guarded.check.name
+        session = circumstances.session.id
+        if isinstance(error, TimeoutError):
+            reason = f"the check gave no answer within {guarded.timeout:g} s"
+            log.warn(
+                "Policy check {name}: {reason} (session {session})", name=name, reason=reason, session=session
+            )
+        elif isinstance(error, MailError):
+            reason = "the check could not be made"
+            log.warn(
+                "Policy check {name}: {error} (session {session})",
+                name=name,
+                error=str(error),
+                session=session,
+            )
+        else:
+            reason = "the check failed"
+            log.failure("Policy check {name} failed (session {session})", name=name, session=session)
+        if guarded.fail_open:
+            return Verdict(Action.CONTINUE, name, f"{reason}; the mail passes")
+        return Verdict(Action.DEFER, name, reason, CHECK_FAILED)
+
+
+def _worded(verdict: Verdict) -> Verdict:
+    """A verdict that stops the mail always has a reply."""
+    if verdict.action < Action.DEFER or verdict.reply is not None:
+        return verdict
+    return attrs.evolve(verdict, reply=REFUSED if verdict.action == Action.REFUSE else DEFERRED)

@@ -1,0 +1,109 @@
+"""The octets between 354 and the final dot.
+
+Owns the end of DATA and transparency (RFC 5321 §4.5.2), the size limit and the line ends. The door feeds
+whatever it receives; nothing is ever taken line by line: the end ``CRLF . CRLF`` is searched across chunk
+edges, stuffed dots go by one replacement a chunk, bare CR and LF show as a difference of counts.
+
+Invariants: no input is long enough to need memory (over the limit it is counted and dropped; what might be
+the beginning of the end is four octets at most); only ``CRLF . CRLF`` ends a message, so that no other server
+can see an end where we see none or the reverse; NUL and 8-bit octets are kept. Fails at :meth:`finish`:
+552 5.3.4 too large, 550 5.6.0 bare CR or LF, 452 4.3.1 no room to spill.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from lorrainemail.errors import MailError, PermanentError, Reply
+from lorrainemail.ops.content import Content, ContentWriter, SpilledContent
+
+TOO_LARGE: Final = Reply(552, "5.3.4", "Message too large")
+BARE_LINE_END: Final = Reply(550, "5.6.0", "Bare CR or LF in the message; lines must end with CRLF")
+
+_END: Final = b"\r\n.\r\n"
+_LINE_END = re.compile(rb"\r\n|\r|\n")
+
+
+class MessageReader:
+    """Takes one message.
+
+    :param directory: where it is spilled when it is large.
+    :param limit: octets, dots unstuffed (RFC 1870 §5).
+    :param mend: make CRLF of bare CR and LF instead of refusing them.
+    """
+
+    __slots__ = ("_carry", "_failure", "_first", "_limit", "_mend", "_size", "_writer")
+
+    def __init__(self, directory: str, limit: int, mend: bool = False) -> None:
+        self._writer = ContentWriter(directory)
+        self._limit = limit
+        self._mend = mend
+        self._size = 0
+        self._failure: MailError | None = None
+        # The message begins at the start of a line: a CRLF that is not part of it stands before it.
+        self._carry = b"\r\n"
+        self._first = True
+
+    def feed(self, data: bytes) -> bytes | None:
+        """Take input. What follows the final dot, or None while it has not come."""
+        data = self._carry + data
+        end = data.find(_END)
+        if end >= 0:
+            self._take(data[: end + 2])
+            return data[end + 5 :]
+        # Hold back what may be the beginning of a stuffed dot or of the end.
+        if data.endswith(b"\r"):
+            held = 4 if data.endswith(b"\r\n.\r") else 1
+        elif data.endswith(b"\r\n"):
+            held = 2
+        elif data.endswith(b"\r\n."):
+            held = 3
+        else:
+            self._carry = b""
+            self._take(data)
+            return None
+        self._carry = data[-held:]
+        self._take(data[:-held])
+        return None
+
+    def _take(self, piece: bytes) -> None:
+        """A piece that ends neither inside CRLF nor inside CRLF and dot."""
+        if not piece or self._failure is not None:
+            return
+        line_ends = piece.count(b"\r\n")
+        bare = piece.count(b"\n") != line_ends or piece.count(b"\r") != line_ends
+        piece = piece.replace(b"\r\n.", b"\r\n")
+        if self._first:
+            self._first = False
+            piece = piece[2:]
+        if bare:
+            if not self._mend:
+                self._fail(PermanentError(BARE_LINE_END))
+                return
+            piece = _LINE_END.sub(b"\r\n", piece)
+        self._size += len(piece)
+        if self._size > self._limit:
+            self._fail(PermanentError(TOO_LARGE, f"over {self._limit} octets"))
+            return
+        try:
+            self._writer.write(piece)
+        except MailError as failure:
+            self._fail(failure)
+
+    def _fail(self, failure: MailError) -> None:
+        self._failure = failure
+        self._writer.abort()
+
+    def finish(self) -> Content | SpilledContent:
+        """The message, which belongs to the caller now.
+
+        :raises MailError: where it cannot be taken; the reply to the final dot.
+        """
+        if self._failure is not None:
+            raise self._failure
+        return self._writer.finish()
+
+    def abort(self) -> None:
+        """The client went away."""
+        self._writer.abort()

@@ -1,0 +1,211 @@
+"""What the sessions of one door share: its neighbours in the house, its limits, its fixed words, its clock.
+
+Made by :mod:`lorrainemail.service`, one for each door, and given to its
+:class:`~lorrainemail.smtp.factory.SmtpFactory`. ``settings``, ``policy`` and ``tls`` may be replaced while
+running: new sessions take the newest settings, an open one keeps its own; policy and tables are taken anew at
+each command that begins something.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from lorrainemail.errors import Reply
+from lorrainemail.interfaces import IAuthenticator, IIntake, IPolicy, ITableService, ITrace
+from lorrainemail.net.limits import ConnectionCounter
+from lorrainemail.smtp import replies
+from lorrainemail.smtp.acceptance import MayAccept
+from lorrainemail.smtp.settings import DoorSettings
+
+#: How often the sessions' time is looked at, in seconds.
+SWEEP: Final = 10.0
+
+
+class OpenSession(Protocol):
+    """What a door asks of its sessions."""
+
+    def out_of_time(self, now: float) -> bool:
+        """Whether it has waited for its client for too long."""
+
+    def give_up(self) -> None:
+        """End it: with a word first, without one when that did not help."""
+
+    def shut_down(self) -> None:
+        """End it as soon as no message is in our hands."""
+
+    def abort(self) -> None:
+        """End it now."""
+
+
+def _always_room(octets: int) -> Reply | None:
+    return None
+
+
+class Door:
+    """One door.
+
+    :param settings: what this door is.
+    :param clock: tells time and calls back.
+    :param tables: the table service; a transaction keeps the snapshot of its MAIL.
+    :param policy: the chain that is asked at each verb.
+    :param may_accept: ``store.may_accept``.
+    :param intake: takes complete messages.
+    :param trace: where refusals are noted.
+    :param tls: what ``startTLS`` takes (``IServerTls.context_factory``); None: STARTTLS is not offered. A
+        door that speaks TLS at once is wrapped by whoever listens.
+    :param authenticator: the one login; needed unless ``settings.login`` is "no".
+    :param room: a reply where no message of that size may be begun (disk reserve, queue full), else None.
+    :param wall_clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        settings: DoorSettings,
+        clock: IReactorTime,
+        tables: ITableService,
+        policy: IPolicy,
+        may_accept: MayAccept,
+        intake: IIntake,
+        trace: ITrace,
+        tls: Any = None,
+        authenticator: IAuthenticator | None = None,
+        room: Callable[[int], Reply | None] = _always_room,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.clock = clock
+        self.tables = tables
+        self.policy = policy
+        self.may_accept = may_accept
+        self.intake = intake
+        self.trace = trace
+        self.tls = tls
+        self.authenticator = authenticator
+        self.room = room
+        self.wall_clock = wall_clock
+        self.connections = ConnectionCounter(settings.connections, settings.connections_per_peer)
+        self._counted: set[OpenSession] = set()
+        self._turned_away: set[OpenSession] = set()
+        self._sweep: IDelayedCall | None = None
+        self._emptied: list[Deferred[None]] = []
+        self._extensions: dict[tuple[bool, bool], bytes] = {}
+        self.settings = settings
+
+    @property
+    def settings(self) -> DoorSettings:
+        """What new sessions take."""
+        return self._settings
+
+    @settings.setter
+    def settings(self, settings: DoorSettings) -> None:
+        self._settings = settings
+        self.connections.total = settings.connections
+        self.connections.per_peer = settings.connections_per_peer
+        self.greeting = Reply(220, "", f"{settings.hostname} ESMTP lorrainemail").wire()
+        self.hello = Reply(250, "", settings.hostname).wire()
+        mail = {"SIZE", "BODY"}
+        if settings.smtputf8:
+            mail.add("SMTPUTF8")
+        if settings.login != "no":
+            mail.add("AUTH")
+        if settings.dsn:
+            mail |= {"RET", "ENVID"}
+        self.mail_parameters = frozenset(mail)
+        self.rcpt_parameters = frozenset({"NOTIFY", "ORCPT"} if settings.dsn else ())
+        self._extensions.clear()
+
+    def extensions(self, secure: bool) -> bytes:
+        """The whole reply to EHLO.
+
+        :param secure: the session runs under TLS.
+        """
+        key = (secure, self.tls is not None)
+        wire = self._extensions.get(key)
+        if wire is None:
+            wire = self._extensions[key] = Reply(250, "", "\n".join(self._announced(*key))).wire()
+        return wire
+
+    def _announced(self, secure: bool, tls: bool) -> list[str]:
+        settings = self._settings
+        lines = [
+            settings.hostname,
+            "PIPELINING",
+            f"SIZE {settings.message_size}",
+            "8BITMIME",
+            "ENHANCEDSTATUSCODES",
+        ]
+        if settings.smtputf8:
+            lines.append("SMTPUTF8")
+        if settings.dsn:
+            lines.append("DSN")
+        if tls and not secure:
+            lines.append("STARTTLS")
+        if settings.login != "no" and (secure or settings.plaintext_login):
+            lines.append("AUTH PLAIN LOGIN")
+        return lines
+
+    # -- sessions ------------------------------------------------------------------------------------
+
+    def enter(self, session: OpenSession, peer: str) -> Reply | None:
+        """Count a session in, or answer why it cannot be."""
+        if self._emptied:
+            refusal: Reply | None = replies.SHUTTING_DOWN
+        else:
+            too_many = self.connections.enter(peer)
+            refusal = {None: None, "peer": replies.TOO_MANY_HERE, "total": replies.TOO_MANY_AT_ALL}[too_many]
+        (self._counted if refusal is None else self._turned_away).add(session)
+        if self._sweep is None:
+            self._sweep = self.clock.callLater(SWEEP, self._look)
+        return refusal
+
+    def leave(self, session: OpenSession, peer: str) -> None:
+        """A session's connection is gone."""
+        if session in self._counted:
+            self._counted.discard(session)
+            self.connections.leave(peer)
+        self._turned_away.discard(session)
+        if not self._counted and not self._turned_away:
+            emptied, self._emptied = self._emptied, []
+            for waiter in emptied:
+                waiter.callback(None)
+
+    def _look(self) -> None:
+        """End the sessions that are out of time. Goes on while there are any."""
+        self._sweep = None
+        now = self.clock.seconds()
+        sessions = self._all()
+        for session in sessions:
+            if session.out_of_time(now):
+                session.give_up()
+        if sessions:
+            self._sweep = self.clock.callLater(SWEEP, self._look)
+
+    def _all(self) -> list[OpenSession]:
+        return [*self._counted, *self._turned_away]
+
+    def shut_down(self) -> Deferred[None]:
+        """Close every session politely: those with a message in our hands once it is answered.
+
+        The Deferred fires when all are gone; cancelling it ends what is left at once.
+        """
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
+        sessions = self._all()
+        if not sessions:
+            return succeed(None)
+        done: Deferred[None] = Deferred(self._abort)
+        self._emptied.append(done)
+        for session in sessions:
+            session.shut_down()
+        return done
+
+    def _abort(self, done: Deferred[None]) -> None:
+        if done in self._emptied:
+            self._emptied.remove(done)
+        for session in self._all():
+            session.abort()

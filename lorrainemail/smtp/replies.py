@@ -1,0 +1,51 @@
+"""What the doors say, in one place; what is said often is on the wire form already.
+
+Codes: RFC 5321 §4.2; enhanced codes: RFC 3463, RFC 5248, RFC 4954 §6.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from lorrainemail.errors import Reply
+
+OK: Final = Reply(250, "2.0.0", "OK").wire()
+SENDER_OK: Final = Reply(250, "2.1.0", "Sender OK").wire()
+RECIPIENT_OK: Final = Reply(250, "2.1.5", "Recipient OK").wire()
+GO_AHEAD: Final = Reply(354, "", "End with a dot on a line of its own").wire()
+BYE: Final = Reply(221, "2.0.0", "Bye").wire()
+# RFC 5321 §3.5.3: neither confirmed nor denied.
+VRFY: Final = Reply(252, "2.5.2", "Cannot verify, but will take a message and try to deliver it").wire()
+HELP: Final = Reply(
+    214, "2.0.0", "Commands: EHLO HELO MAIL RCPT DATA RSET NOOP VRFY HELP QUIT\nSee RFC 5321"
+).wire()
+START_TLS: Final = Reply(220, "2.0.0", "Ready to start TLS").wire()
+LOGGED_IN: Final = Reply(235, "2.7.0", "Authentication successful").wire()
+
+UNKNOWN_COMMAND: Final = Reply(500, "5.5.2", "Command not recognized")
+LINE_TOO_LONG: Final = Reply(500, "5.5.2", "Line too long")
+LINE_END: Final = Reply(500, "5.5.2", "Lines must end with CRLF")
+NO_ARGUMENT: Final = Reply(501, "5.5.4", "No argument is expected")
+MISSING_ARGUMENT: Final = Reply(501, "5.5.4", "An argument is expected")
+NOT_IMPLEMENTED: Final = Reply(502, "5.5.1", "Command not implemented")
+GREET_FIRST: Final = Reply(503, "5.5.1", "Send EHLO first")
+NESTED_MAIL: Final = Reply(503, "5.5.1", "A transaction is open already; send RSET first")
+MAIL_FIRST: Final = Reply(503, "5.5.1", "Send MAIL first")
+ALREADY_TLS: Final = Reply(503, "5.5.1", "TLS is active already")
+ALREADY_LOGGED_IN: Final = Reply(503, "5.5.1", "Authenticated already")
+NOT_DURING_MAIL: Final = Reply(503, "5.5.1", "Not during a mail transaction")
+NO_RECIPIENTS: Final = Reply(554, "5.5.1", "No valid recipients")
+TOO_MANY_RECIPIENTS: Final = Reply(452, "4.5.3", "Too many recipients; send the message again for the others")
+LOGIN_FIRST: Final = Reply(530, "5.7.0", "Authentication required")
+TLS_FIRST: Final = Reply(530, "5.7.0", "Must issue a STARTTLS command first")
+# RFC 4954 §6.
+LOGIN_NEEDS_TLS: Final = Reply(538, "5.7.11", "Encryption required for authentication")
+SIZE_OVER: Final = Reply(552, "5.3.4", "Message size exceeds the limit")
+
+TOO_MANY_ERRORS: Final = Reply(421, "4.7.0", "Too many errors, closing connection")
+TOO_MANY_LOGINS: Final = Reply(421, "4.7.0", "Too many failed logins, closing connection")
+NOT_SMTP: Final = Reply(421, "4.7.0", "This is no web server, closing connection")
+TIMED_OUT: Final = Reply(421, "4.4.2", "Timeout, closing connection")
+SHUTTING_DOWN: Final = Reply(421, "4.3.2", "Service shutting down, try again later")
+TOO_MANY_HERE: Final = Reply(421, "4.7.0", "Too many connections from your network, try again later")
+TOO_MANY_AT_ALL: Final = Reply(421, "4.7.0", "Too many connections, try again later")
