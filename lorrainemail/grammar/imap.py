@@ -1,0 +1,450 @@
+"""IMAP commands (RFC 3501 §9 and the extensions that we speak): octets of one command in, values out.
+
+:func:`parse_command` turns what :mod:`lorrainemail.grammar.imap_input` gathered into a :class:`Command`.
+Pure; fails with :class:`BadCommand`, which carries the tag where there was one, so that the door can answer a
+tagged BAD and go on. Printers for responses stand at the end.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import attrs
+
+from lorrainemail.grammar.imap_fetch import fetch_items
+from lorrainemail.grammar.imap_names import Pattern, decode_name
+from lorrainemail.grammar.imap_scan import Scanner, SyntaxFault
+from lorrainemail.grammar.imap_search import search_program
+from lorrainemail.grammar.imap_sets import SequenceSet
+from lorrainemail.message.dates import parse_date_time
+
+#: Octets of a tag; a longer one is a syntax error.
+MAX_TAG: Final = 100
+#: Patterns of one LIST (RFC 5258).
+MAX_PATTERNS: Final = 50
+#: Pairs of one ID (RFC 2971 §3.3).
+MAX_ID_PAIRS: Final = 30
+
+
+class BadCommand(Exception):
+    """A command that is not IMAP: its tag (b"" where there was none) and the words for the BAD."""
+
+    def __init__(self, tag: bytes, text: str) -> None:
+        super().__init__(text)
+        self.tag = tag
+        self.text = text
+
+
+@attrs.frozen(slots=True)
+class Command:
+    """One command. ``name`` in upper case without "UID "; ``arguments`` as the production's parser made
+    them."""
+
+    tag: bytes
+    name: str
+    uid: bool
+    arguments: tuple[Any, ...]
+
+
+@attrs.frozen(slots=True)
+class StoreArguments:
+    """STORE: "add", "remove" or "set"."""
+
+    messages: SequenceSet
+    operation: str
+    silent: bool
+    flags: tuple[str, ...]
+
+
+@attrs.frozen(slots=True)
+class ListArguments:
+    """LIST, plain or extended (RFC 5258), and LSUB."""
+
+    reference: str
+    patterns: tuple[Pattern, ...]
+    select: frozenset[str] = frozenset()
+    give: frozenset[str] = frozenset()
+    status: tuple[str, ...] = ()
+    extended: bool = False
+    empty: bool = False
+
+
+@attrs.frozen(slots=True)
+class AppendArguments:
+    """APPEND up to its literal; the message itself follows as octets."""
+
+    tag: bytes
+    mailbox: str
+    flags: tuple[str, ...]
+    date: int | None
+
+
+STATUS_ITEMS: Final = frozenset({"MESSAGES", "RECENT", "UIDNEXT", "UIDVALIDITY", "UNSEEN", "SIZE", "DELETED"})
+_SELECT_OPTIONS: Final = frozenset({"SUBSCRIBED", "REMOTE", "RECURSIVEMATCH", "SPECIAL-USE"})
+_RETURN_OPTIONS: Final = frozenset({"SUBSCRIBED", "CHILDREN", "SPECIAL-USE"})
+
+_QUOTED_DATE = re.compile(rb'"([^"]{26})"')
+
+
+def _nothing(scanner: Scanner) -> tuple[Any, ...]:
+    return ()
+
+
+def _login(scanner: Scanner) -> tuple[Any, ...]:
+    scanner.space()
+    user = scanner.astring()
+    scanner.space()
+    return user, scanner.astring()
+
+
+def _authenticate(scanner: Scanner) -> tuple[Any, ...]:
+    scanner.space()
+    mechanism = scanner.keyword()
+    initial: bytes | None = None
+    if scanner.skip(b" "):  # RFC 4959
+        initial = scanner.data[scanner.position :]
+        scanner.position = len(scanner.data)
+    return mechanism, initial
+
+
+def _mailbox(scanner: Scanner) -> tuple[Any, ...]:
+    scanner.space()
+    return (scanner.mailbox(),)
+
+
+def _rename(scanner: Scanner) -> tuple[Any, ...]:
+    scanner.space()
+    old = scanner.mailbox()
+    scanner.space()
+    return old, scanner.mailbox()
+
+
+def _create(scanner: Scanner) -> tuple[Any, ...]:
+    scanner.space()
+    name = scanner.mailbox()
+    uses: tuple[str, ...] = ()
+    if scanner.skip(b" ("):  # RFC 6154 §3
+        if scanner.keyword() != b"USE":
+            raise SyntaxFault("unknown CREATE parameter")
+        scanner.space()
+        uses = scanner.flag_list()
+        scanner.expect(b")")
+    return name, uses
+
+
+def _status_items(scanner: Scanner) -> tuple[str, ...]:
+    scanner.expect(b"(")
+    items = [scanner.keyword().decode("ascii")]
+    while not scanner.skip(b")"):
+        scanner.space()
+        items.append(scanner.keyword().decode("ascii"))
+    if not STATUS_ITEMS.issuperset(items):
+        raise SyntaxFault("unknown STATUS item")
+    return tuple(dict.fromkeys(items))
+
+
+def _status(scanner: Scanner) -> tuple[Any, ...]:
+    scanner.space()
+    name = scanner.mailbox()
+    scanner.space()
+    return name, _status_items(scanner)
+
+
+def _pattern(reference: str, wire: bytes) -> Pattern:
+    try:
+        return Pattern(decode_name(reference.encode("ascii") + wire))
+    except ValueError as error:
+        raise SyntaxFault(str(error)) from None
+
+
+def _reference(scanner: Scanner) -> str:
+    octets = scanner.astring()
+    if not octets.isascii():
+        raise SyntaxFault("malformed reference name")
+    return octets.decode("ascii")
+
+
+def _lsub(scanner: Scanner) -> tuple[Any, ...]:
+    scanner.space()
+    reference = _reference(scanner)
+    scanner.space()
+    wire = scanner.list_mailbox()
+    return (ListArguments(reference, (_pattern(reference, wire),), empty=not wire),)
+
+
+def _words(scanner: Scanner, known: frozenset[str]) -> frozenset[str]:
+    """A parenthesised list of option words after its "(", which may be empty."""
+    words: set[str] = set()
+    while not scanner.skip(b")"):
+        if words:
+            scanner.space()
+        word = scanner.keyword().decode("ascii")
+        if word not in known:
+            raise SyntaxFault("unknown LIST option")
+        words.add(word)
+    return frozenset(words)
+
+
+def _list(scanner: Scanner) -> tuple[Any, ...]:
+    scanner.space()
+    select: frozenset[str] = frozenset()
+    give: frozenset[str] = frozenset()
+    status: tuple[str, ...] = ()
+    extended = False
+    if scanner.skip(b"("):
+        select = _words(scanner, _SELECT_OPTIONS)
+        scanner.space()
+        extended = True
+        if "RECURSIVEMATCH" in select and not select & {"SUBSCRIBED", "SPECIAL-USE"}:
+            raise SyntaxFault("RECURSIVEMATCH needs something to match")  # RFC 5258 §3
+    reference = _reference(scanner)
+    scanner.space()
+    wires: list[bytes] = []
+    if scanner.skip(b"("):
+        extended = True
+        wires.append(scanner.list_mailbox())
+        while not scanner.skip(b")"):
+            scanner.space()
+            wires.append(scanner.list_mailbox())
+            if len(wires) > MAX_PATTERNS:
+                raise SyntaxFault("too many patterns")
+    else:
+        wires.append(scanner.list_mailbox())
+    if scanner.skip(b" "):
+        if scanner.keyword() != b"RETURN":
+            raise SyntaxFault("unknown LIST argument")
+        scanner.space()
+        scanner.expect(b"(")
+        extended = True
+        words: set[str] = set()
+        while not scanner.skip(b")"):
+            if words:
+                scanner.space()
+            word = scanner.keyword().decode("ascii")
+            words.add(word)
+            if word == "STATUS":  # RFC 5819
+                scanner.space()
+                status = _status_items(scanner)
+            elif word not in _RETURN_OPTIONS:
+                raise SyntaxFault("unknown LIST option")
+        give = frozenset(words)
+    patterns = tuple(_pattern(reference, wire) for wire in wires)
+    return (ListArguments(reference, patterns, select, give, status, extended, not any(wires)),)
+
+
+def _fetch(scanner: Scanner) -> tuple[Any, ...]:
+    scanner.space()
+    messages = scanner.sequence_set()
+    scanner.space()
+    return messages, fetch_items(scanner)
+
+
+def _store(scanner: Scanner) -> tuple[Any, ...]:
+    scanner.space()
+    messages = scanner.sequence_set()
+    scanner.space()
+    sign = "set"
+    if scanner.skip(b"+"):
+        sign = "add"
+    elif scanner.skip(b"-"):
+        sign = "remove"
+    word = scanner.keyword()
+    if word not in (b"FLAGS", b"FLAGS.SILENT"):
+        raise SyntaxFault("unknown STORE item")
+    scanner.space()
+    if scanner.at(b"("):
+        flags = scanner.flag_list()
+    else:
+        found = [scanner.flag()]
+        while scanner.skip(b" "):
+            found.append(scanner.flag())
+        flags = tuple(found)
+    return (StoreArguments(messages, sign, word == b"FLAGS.SILENT", flags),)
+
+
+def _copy(scanner: Scanner) -> tuple[Any, ...]:
+    scanner.space()
+    messages = scanner.sequence_set()
+    scanner.space()
+    return messages, scanner.mailbox()
+
+
+def _search(scanner: Scanner) -> tuple[Any, ...]:
+    scanner.space()
+    return (search_program(scanner),)
+
+
+def _uid_expunge(scanner: Scanner) -> tuple[Any, ...]:
+    scanner.space()
+    return (scanner.sequence_set(),)
+
+
+def _enable(scanner: Scanner) -> tuple[Any, ...]:
+    words: list[str] = []
+    while scanner.skip(b" "):
+        words.append(scanner.keyword().decode("ascii"))
+    if not words:
+        raise SyntaxFault("ENABLE needs a capability")
+    return (tuple(words),)
+
+
+def _id(scanner: Scanner) -> tuple[Any, ...]:
+    """RFC 2971 §3.1."""
+    scanner.space()
+    pairs: list[tuple[bytes, bytes | None]] = []
+    if not scanner.skip(b"("):
+        if scanner.nstring() is not None:
+            raise SyntaxFault("malformed ID")
+        return (tuple(pairs),)
+    while not scanner.skip(b")"):
+        if pairs:
+            scanner.space()
+        name = scanner.string()
+        scanner.space()
+        pairs.append((name, scanner.nstring()))
+        if len(pairs) > MAX_ID_PAIRS:
+            raise SyntaxFault("too many ID fields")
+    return (tuple(pairs),)
+
+
+_PARSERS: Final[dict[bytes, Callable[[Scanner], tuple[Any, ...]]]] = {
+    b"CAPABILITY": _nothing,
+    b"NOOP": _nothing,
+    b"LOGOUT": _nothing,
+    b"STARTTLS": _nothing,
+    b"AUTHENTICATE": _authenticate,
+    b"LOGIN": _login,
+    b"ENABLE": _enable,
+    b"ID": _id,
+    b"NAMESPACE": _nothing,
+    b"SELECT": _mailbox,
+    b"EXAMINE": _mailbox,
+    b"CREATE": _create,
+    b"DELETE": _mailbox,
+    b"RENAME": _rename,
+    b"SUBSCRIBE": _mailbox,
+    b"UNSUBSCRIBE": _mailbox,
+    b"LIST": _list,
+    b"LSUB": _lsub,
+    b"STATUS": _status,
+    b"IDLE": _nothing,
+    b"CHECK": _nothing,
+    b"CLOSE": _nothing,
+    b"UNSELECT": _nothing,
+    b"EXPUNGE": _nothing,
+    b"SEARCH": _search,
+    b"FETCH": _fetch,
+    b"STORE": _store,
+    b"COPY": _copy,
+    b"MOVE": _copy,
+}
+_UID_PARSERS: Final[dict[bytes, Callable[[Scanner], tuple[Any, ...]]]] = {
+    b"SEARCH": _search,
+    b"FETCH": _fetch,
+    b"STORE": _store,
+    b"COPY": _copy,
+    b"MOVE": _copy,
+    b"EXPUNGE": _uid_expunge,
+}
+
+
+def parse_command(data: bytes) -> Command:
+    """One command without its final line end.
+
+    :raises BadCommand: saying what is wrong.
+    :raises lorrainemail.grammar.imap_search.UnknownCharset: from a SEARCH; use :func:`tag_of` for the tag.
+    """
+    scanner = Scanner(data)
+    tag = b""
+    try:
+        tag = scanner.tag()
+        if len(tag) > MAX_TAG:
+            tag = b""
+            raise SyntaxFault("tag too long")
+        scanner.space()
+        name = scanner.keyword()
+        uid = False
+        parsers = _PARSERS
+        if name == b"UID":
+            scanner.space()
+            name = scanner.keyword()
+            uid = True
+            parsers = _UID_PARSERS
+        parser = parsers.get(name)
+        if parser is None:
+            if name == b"APPEND" and not uid:
+                raise SyntaxFault("APPEND needs a mailbox, then a literal")
+            raise SyntaxFault("unknown command")
+        arguments = parser(scanner)
+        scanner.end()
+    except SyntaxFault as fault:
+        raise BadCommand(tag, str(fault)) from None
+    return Command(tag, name.decode("ascii"), uid, arguments)
+
+
+def tag_of(data: bytes) -> bytes:
+    """The tag of a command that may be no command, b"" where there is none."""
+    try:
+        tag = Scanner(data[: MAX_TAG + 1]).tag()
+    except SyntaxFault:
+        return b""
+    return tag if len(tag) <= MAX_TAG and data[len(tag) : len(tag) + 1] == b" " else b""
+
+
+def parse_append(data: bytes) -> AppendArguments | None:
+    """What stands before a literal, if that literal is the message of an APPEND; else None.
+
+    :param data: the command up to the literal's "{".
+    :raises BadCommand: where it is an APPEND whose arguments are wrong.
+    """
+    scanner = Scanner(data)
+    try:
+        tag = scanner.tag()
+        scanner.space()
+        if scanner.keyword() != b"APPEND" or len(tag) > MAX_TAG:
+            return None
+    except SyntaxFault:
+        return None
+    try:
+        scanner.space()
+        if scanner.at_end():
+            return None  # the mailbox is a literal
+        mailbox = scanner.mailbox()
+        scanner.space()
+        flags: tuple[str, ...] = ()
+        date: int | None = None
+        if scanner.at(b"("):
+            flags = scanner.flag_list()
+            scanner.space()
+        if scanner.at(b'"'):
+            match = _QUOTED_DATE.match(data, scanner.position)
+            date = parse_date_time(match.group(1)) if match is not None else None
+            if match is None or date is None:
+                raise SyntaxFault("malformed date-time")
+            scanner.position = match.end()
+            scanner.space()
+        scanner.end()
+    except SyntaxFault as fault:
+        raise BadCommand(tag, str(fault)) from None
+    return AppendArguments(tag, mailbox, flags, date)
+
+
+# -- printers ----------------------------------------------------------------------------------------
+
+
+def flag_list(flags: Iterable[str], recent: bool = False) -> bytes:
+    """Flags in parentheses, in a stable order."""
+    words = sorted(flags)
+    if recent:
+        words.append("\\Recent")
+    return b"(%b)" % " ".join(words).encode("ascii")
+
+
+_UNPRINTABLE = re.compile(rb"[^ -~]")
+
+
+def human(text: str) -> bytes:
+    """Words for a response line: printable ASCII, bounded (RFC 3501 §9 ``text``)."""
+    return _UNPRINTABLE.sub(b"?", text.encode("ascii", "replace"))[:200]
