@@ -56,7 +56,7 @@ from lorrainemail.queue.format import ID, FormatError, Stored, encode
 from lorrainemail.queue.schedule import Schedule
 
 #: Items read at once at start; between two slices the reactor and other work get their turn.
-SLICE: Final = 500
+SLICE: Final = 200
 #: Envelopes kept parsed after their last use.
 RECENT: Final = 500
 #: Seconds until what the disk refused (a change, a read) is tried again.
