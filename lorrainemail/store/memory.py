@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Final, Literal
+from typing import Literal
 
 import attrs
 from twisted.internet.defer import Deferred, fail, succeed
@@ -32,6 +32,7 @@ from lorrainemail.interfaces import (
     Placed,
     StoreResult,
 )
+from lorrainemail.message.summary import summarize
 from lorrainemail.store.failures import (
     OVER_QUOTA,
     already_exists,
@@ -41,16 +42,8 @@ from lorrainemail.store.failures import (
     over_quota,
 )
 from lorrainemail.store.flags import DELETED, SEEN, Keywords
+from lorrainemail.store.folders import SPECIAL_FOLDERS
 from lorrainemail.store.paths import canonical_name
-
-#: The folders that every home has, with their special use (RFC 6154).
-SPECIAL_FOLDERS: Final = (
-    ("Archive", "\\Archive"),
-    ("Drafts", "\\Drafts"),
-    ("Junk", "\\Junk"),
-    ("Sent", "\\Sent"),
-    ("Trash", "\\Trash"),
-)
 
 
 @implementer(IContent)
@@ -145,7 +138,8 @@ class MemoryMailbox:
         stored = self._stored[uid]
         envelope = structure = b""
         if wire:
-            envelope, structure = self._home.store.summarize(stored.data)
+            summary = summarize(stored.data)
+            envelope, structure = summary.envelope, summary.structure
         return MessageFacts(
             uid=uid,
             modseq=stored.modseq,
@@ -387,7 +381,6 @@ class MemoryHome:
             self._folders[mailbox.name] = mailbox
             if name in self._uses:
                 self._uses[mailbox.name] = self._uses.pop(name)
-            mailbox.vanish()
         return succeed(None)
 
     def subscribe(self, name: str, subscribed: bool) -> Deferred[None]:
@@ -467,17 +460,11 @@ class MemoryPlacement:
 class MemoryStore:
     """All mail in memory.
 
-    :param summarize: makes ENVELOPE and BODYSTRUCTURE of a message.
     :ivar broken: a failure that every placement meets, None for none.
     """
 
-    def __init__(
-        self,
-        clock: IReactorTime,
-        summarize: Callable[[bytes], tuple[bytes, bytes]] = lambda data: (b"", b""),
-    ) -> None:
+    def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        self.summarize = summarize
         self._homes: dict[str, MemoryHome] = {}
         self._watchers: list[Callable[[str, str, str], None]] = []
         self.broken: MailError | None = None
@@ -510,6 +497,7 @@ class MemoryStore:
         home = self._homes.get(account.address.key)
         if home is None:
             home = self._homes[account.address.key] = MemoryHome(self, account)
+        home.account = account
         return home
 
     def watch(self, listener: Callable[[str, str, str], None]) -> None:

@@ -1,0 +1,313 @@
+"""What sessions do to messages: flags, expunge, copy, move, taking new ones in.
+
+Works on a :class:`lorrainemail.store.tree.Tree` in its strand's jobs, long ones in slices (they are
+generators). The file comes first, the index after it: a crash between the two is healed by the next scan.
+Deletions and copies are synced before they are answered; flags are not, as in other Maildir programs.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable, Generator, Sequence
+from typing import Final, Literal
+
+import attrs
+
+from lorrainemail.interfaces import StoreResult
+from lorrainemail.store import maildir
+from lorrainemail.store.flags import IN_NAME
+from lorrainemail.store.index import Folder, Row
+from lorrainemail.store.sync import forget
+from lorrainemail.store.tree import Change, Tree
+
+#: Messages of one slice.
+SLICE: Final = 200
+#: How often a rename follows a file that other programs rename meanwhile.
+CHASES: Final = 4
+
+Operation = Literal["add", "remove", "set"]
+Retag = Callable[[int], int]
+
+
+def change_flags(
+    tree: Tree,
+    number: int,
+    uids: Sequence[int],
+    operation: Operation,
+    flags: Sequence[str],
+    unchanged_since: int | None,
+) -> Generator[None, None, StoreResult]:
+    """Change flags in file names and index."""
+    if operation == "remove":
+        bits = tree.known(number).keywords.bits_of(flags, create=False)
+    else:
+        bits = flag_bits(tree, number, flags)
+    changed: list[int] = []
+    modified: list[int] = []
+    for start in range(0, len(uids), SLICE):
+        folder = tree.known(number)
+        _change_slice(
+            tree,
+            folder,
+            uids[start : start + SLICE],
+            _retag(operation, bits),
+            unchanged_since,
+            changed,
+            modified,
+        )
+        if start + SLICE < len(uids):
+            yield
+    return StoreResult(tuple(changed), tuple(modified))
+
+
+def flag_bits(tree: Tree, number: int, flags: Sequence[str]) -> int:
+    """The bits of flags that a new message is to have; new keywords are kept."""
+    folder = tree.known(number)
+    before = len(folder.keywords.names)
+    bits = folder.keywords.bits_of(flags)
+    if len(folder.keywords.names) != before:
+        tree.keywords_changed(folder)
+    return bits
+
+
+def _retag(operation: Operation, bits: int) -> Retag:
+    if operation == "add":
+        return lambda old: old | bits
+    if operation == "remove":
+        return lambda old: old & ~bits
+    return lambda old: bits
+
+
+def _change_slice(
+    tree: Tree,
+    folder: Folder,
+    uids: Sequence[int],
+    retag: Retag,
+    unchanged_since: int | None,
+    changed: list[int],
+    modified: list[int],
+) -> None:
+    updates: list[tuple[int, int, int, str]] = []
+    mine: list[int] = []
+    for uid in uids:
+        row = tree.index.row(folder, uid)
+        if row is None:
+            continue
+        if unchanged_since is not None and row.modseq > unchanged_since:
+            modified.append(uid)
+            continue
+        after = rename_for(tree, folder, row, retag)
+        if after is not None and after.flags != row.flags:
+            updates.append((uid, after.flags, after.place, after.info))
+            mine.append(uid)
+        elif after is not None and (after.place, after.info) != (row.place, row.info):
+            tree.index.move_file(folder, uid, after.place, after.info)
+    if updates:
+        modseq = tree.index.next_modseq(folder)
+        tree.index.change(folder, updates, modseq)
+        tree.note(Change(folder.id, "flags", tuple(mine), modseq, tuple(u[1] for u in updates)))
+        changed += mine
+
+
+def rename_for(tree: Tree, folder: Folder, row: Row, retag: Retag) -> Row | None:
+    """Give the message's file the name that its new flags ask for, in cur/; None where it is gone.
+
+    Where another program renamed it meanwhile, its flags are read again and ours are applied to those.
+    """
+    directory = tree.path(folder)
+    for _ in range(CHASES):
+        bits = retag(row.flags)
+        if bits == row.flags and row.place == 0:
+            return row  # nothing to say: it may stay in new/
+        info = maildir.make_info(bits & IN_NAME, row.info)
+        if row.place == 1 and info == row.info:
+            return attrs.evolve(row, flags=bits)
+        try:
+            tree.files.rename(f"{directory}/{row.file}", f"{directory}/cur/{row.base}{info}")
+            return attrs.evolve(row, flags=bits, place=1, info=info)
+        except FileNotFoundError:
+            found = maildir.find(directory, row.base)
+            if found is None:
+                tree.forget([folder])
+                return None
+            theirs = tree.file_bits(folder, found.info) | row.flags & ~IN_NAME
+            row = attrs.evolve(row, flags=theirs, place=found.place, info=found.info)
+    return None
+
+
+def take_in(tree: Tree, number: int, uids: Sequence[int]) -> Generator[None, None, None]:
+    """A session has seen them: from new/ to cur/, and no longer recent."""
+    folder = tree.known(number)
+    if uids and max(uids) > folder.recent:
+        folder.recent = max(uids)
+        folder.dirty = True
+    for start in range(0, len(uids), SLICE):
+        folder = tree.known(number)
+        directory = tree.path(folder)
+        for uid in uids[start : start + SLICE]:
+            row = tree.index.row(folder, uid)
+            if row is None or row.place == 1:
+                continue
+            info = maildir.make_info(row.flags & IN_NAME)
+            try:
+                tree.files.rename(f"{directory}/{row.file}", f"{directory}/cur/{row.base}{info}")
+            except FileNotFoundError:
+                continue  # another program was quicker; the next scan sees what it did
+            tree.index.move_file(folder, uid, 1, info)
+        if start + SLICE < len(uids):
+            yield
+
+
+def expunge(tree: Tree, number: int, uids: Sequence[int]) -> Generator[None, None, tuple[int, ...]]:
+    """Remove messages for good; each slice is synced before it is announced."""
+    removed: list[int] = []
+    for start in range(0, len(uids), SLICE):
+        folder = tree.known(number)
+        rows = [
+            row for uid in uids[start : start + SLICE] if (row := tree.index.row(folder, uid)) is not None
+        ]
+        mine: list[int] = []
+        try:
+            for row in rows:
+                _unlink(tree, folder, row)
+                mine.append(row.uid)
+        finally:
+            # Also where one of them failed: what is unlinked is gone.
+            _sync_places(tree, folder, rows)
+            forget(tree, folder, mine)
+            removed += mine
+        tree.index.prune(folder)
+        if start + SLICE < len(uids):
+            yield
+    return tuple(removed)
+
+
+def _unlink(tree: Tree, folder: Folder, row: Row) -> None:
+    """Remove the message's file, wherever other programs renamed it to."""
+    directory = tree.path(folder)
+    for _ in range(CHASES):
+        try:
+            tree.files.unlink(f"{directory}/{row.file}")
+            return
+        except FileNotFoundError:
+            found = maildir.find(directory, row.base)
+            if found is None:
+                return
+            row = attrs.evolve(row, place=found.place, info=found.info)
+    raise OSError(errno.EBUSY, "the file is renamed again and again", row.base)
+
+
+def _sync_places(tree: Tree, folder: Folder, rows: Sequence[Row]) -> None:
+    directory = tree.path(folder)
+    for place in {row.place for row in rows}:
+        tree.files.fsync_directory(directory + ("/cur" if place else "/new"))
+
+
+def copy(
+    tree: Tree, number: int, uids: Sequence[int], target: int, move: bool
+) -> Generator[None, None, list[tuple[int, int]]]:
+    """Copy (or move) all or none of the messages that are still there.
+
+    A move links, syncs, and only then unlinks: at any moment the message is in one of the two at least.
+    """
+    source = tree.known(number)
+    into = tree.known(target)
+    rows: list[Row] = []
+    made: list[Row] = []
+    try:
+        for start in range(0, len(uids), SLICE):
+            source, into = tree.known(number), tree.known(target)
+            for uid in uids[start : start + SLICE]:
+                row = tree.index.row(source, uid)
+                if row is not None:
+                    made.append(_link(tree, source, into, row))
+                    rows.append(row)
+            if start + SLICE < len(uids):
+                yield
+        if not made:
+            return []
+        tree.files.fsync_directory(tree.path(into) + "/cur")
+    except BaseException:  # also when the batch is lost under us
+        for row in made:
+            try:
+                tree.files.unlink(f"{tree.path(into)}/{row.file}")
+            except FileNotFoundError:
+                pass
+        raise
+    pairs: list[tuple[int, int]] = []
+    for start in range(0, len(made), SLICE):
+        source, into = tree.known(number), tree.known(target)
+        part = made[start : start + SLICE]
+        first = tree.allocate(into, len(part))
+        modseq = tree.index.next_modseq(into)
+        numbered = [attrs.evolve(row, uid=first + index, modseq=modseq) for index, row in enumerate(part)]
+        tree.add(into, numbered)
+        step = [(old.uid, new.uid) for old, new in zip(rows[start : start + SLICE], numbered, strict=True)]
+        tree.index.copy_wire((source.key(old), into.key(new)) for old, new in step)
+        tree.count(sum(max(row.size, 0) for row in part), len(part))
+        pairs += step
+        if start + SLICE < len(made):
+            yield
+    if move:
+        yield
+        yield from expunge(tree, number, [row.uid for row in rows])
+    return pairs
+
+
+def _link(tree: Tree, source: Folder, into: Folder, row: Row) -> Row:
+    """A second name for the message's file in the other folder; its row there, without UID."""
+    words = source.keywords.names_of(row.flags)
+    before = len(into.keywords.names)
+    bits = into.keywords.bits_of(words)
+    if len(into.keywords.names) != before:
+        tree.keywords_changed(into)
+    base = tree.names.stem() + "".join(
+        f",{key}={value}" for key, value in maildir.fields(row.base).items() if key != "E"
+    )
+    if into is not source:  # two of one folder have two ids: POP3's unique ids are these
+        base += f",E={row.message_id}"
+    info = maildir.make_info(bits & IN_NAME)
+    final = f"{tree.path(into)}/cur/{base}{info}"
+    for attempt in range(CHASES):
+        path, row = tree.locate(source, row)
+        try:
+            _link_or_copy(tree, path, final)
+            break
+        except FileNotFoundError:
+            if attempt == CHASES - 1 or not os.path.isdir(os.path.dirname(final)):
+                raise
+    return attrs.evolve(
+        row,
+        base=base,
+        place=1,
+        info=info,
+        flags=bits,
+        save_date=tree.now(),
+        message_id=maildir.message_id(base),
+    )
+
+
+def _link_or_copy(tree: Tree, path: str, final: str) -> None:
+    """A hard link; a copy where the file system or the file's link count does not allow one."""
+    try:
+        tree.files.link(path, final)
+        return
+    except OSError as error:
+        if error.errno not in (errno.EMLINK, errno.EPERM, errno.ENOTSUP, errno.EXDEV):
+            raise
+    temporary = os.path.join(os.path.dirname(os.path.dirname(final)), "tmp", os.path.basename(final))
+    descriptor = tree.files.open(temporary)
+    try:
+        with open(path, "rb") as original:
+            while chunk := original.read(1 << 20):
+                tree.files.write(descriptor, (chunk,))
+        tree.files.fsync(descriptor)
+    except BaseException:
+        tree.files.close(descriptor)
+        tree.files.unlink(temporary)
+        raise
+    tree.files.close(descriptor)
+    shutil.copystat(path, temporary)
+    tree.files.rename_new(temporary, final)

@@ -1,0 +1,304 @@
+"""An account's home in the reactor thread: its strand, its open mailboxes, what waits for the index.
+
+:class:`LiveHome` is shared by everybody who has to do with the account and lives while somebody does;
+:class:`MailHome` is what a session holds (:class:`IMailHome`), the same home with the account as its tables
+snapshot shows it. Deliveries are told to the index in groups: at once while somebody watches the folder,
+otherwise after a moment or before the next job of the home, whichever comes first.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from lorrainemail.errors import MailError
+from lorrainemail.interfaces import Account, FolderFacts, FolderStatus, ICommitter, IMailbox, IMailHome
+from lorrainemail.ops.files import make_directories
+from lorrainemail.store import folders, sync
+from lorrainemail.store.failures import from_os, nonexistent
+from lorrainemail.store.mailbox import Mailbox
+from lorrainemail.store.paths import canonical_name, folder_directory, folder_name
+from lorrainemail.store.strands import Strand
+from lorrainemail.store.tree import Arrived, Change, Opened, Tree
+from lorrainemail.store.watching import Inotify
+
+if TYPE_CHECKING:
+    from lorrainemail.store.mailstore import MailStore
+
+T = TypeVar("T")
+
+#: Messages of one home that wait for the index.
+MAX_WAITING: Final = 64
+#: Folders of one home that are known to take mail.
+MAX_READY: Final = 64
+
+_log = Logger("lorrainemail.store")
+
+
+class LiveHome:
+    """One account's home."""
+
+    def __init__(self, store: MailStore, account: Account, tree: Tree) -> None:
+        self._store = store
+        self.account = account
+        self.key = account.address.key
+        self.tree = tree
+        self.strand = Strand(store.strands, tree, self._apply)
+        self._mailboxes: dict[int, Mailbox] = {}
+        self._ready: dict[str, str] = {}  # folder as asked for -> directory
+        self._waiting: list[Arrived] = []
+        self._usage: tuple[int, int] | None = None
+
+    # -- what mailboxes and placements use of the store --------------------------------------------
+
+    @property
+    def committer(self) -> ICommitter:
+        """Makes files durable."""
+        return self._store.committer
+
+    @property
+    def clock(self) -> IReactorTime:
+        """The injected clock."""
+        return self._store.clock
+
+    @property
+    def inotify(self) -> Inotify | None:
+        """Notices of other programs, None where there are none."""
+        return self._store.inotify
+
+    @property
+    def idle(self) -> bool:
+        """Whether it can be let go of."""
+        return not self._mailboxes and not self._waiting and self.strand.idle
+
+    def tell(self, event: str, folder: str) -> None:
+        """One store event."""
+        self._store.tell(event, self.key, folder)
+
+    def run(self, work: Callable[[], T]) -> Deferred[T]:
+        """A job on the home, after the index knows every delivery."""
+        self.flush()
+        return self.strand.run(work)
+
+    def slices(self, work: Callable[[], Generator[None, None, T]]) -> Deferred[T]:
+        """The same for long work."""
+        self.flush()
+        return self.strand.slices(work)
+
+    def settled(self) -> Deferred[None]:
+        """When everything asked so far is done."""
+        self.flush()
+        if self.strand.idle:
+            return succeed(None)
+        return self.strand.run(_nothing)
+
+    # -- deliveries --------------------------------------------------------------------------------
+
+    def ready_directory(self, folder: str) -> str | None:
+        """The directory of a folder that takes mail; None where that must be found out."""
+        return self._ready.get(folder)
+
+    async def make_ready(self, folder: str, anew: bool = False) -> str:
+        """The same, looked for on disk; a missing folder becomes INBOX, a missing home is made."""
+        if anew:
+            self._ready.clear()
+        known = self._ready.get(folder)
+        if known is not None:
+            return known
+        wanted = ""
+        if folder:
+            try:
+                wanted = folder_directory(canonical_name(folder))
+            except MailError:
+                wanted = ""
+        try:
+            directory = await self.committer.run(lambda: self._make(wanted))
+        except OSError as error:
+            raise from_os(error, "mailbox directories") from error
+        if directory == wanted and len(self._ready) < MAX_READY:
+            self._ready[folder] = directory  # not where it fell back: the folder may come
+        return directory
+
+    def _make(self, directory: str) -> str:
+        """In a thread."""
+        if directory and os.path.isdir(f"{self.tree.maildir}/{directory}/cur"):
+            make_directories(self.tree.files, self._store.root, f"{self.tree.maildir}/{directory}/tmp")
+            make_directories(self.tree.files, self._store.root, f"{self.tree.maildir}/{directory}/new")
+            return directory
+        for sub in ("tmp", "new", "cur"):
+            make_directories(self.tree.files, self._store.root, f"{self.tree.maildir}/{sub}")
+        return ""
+
+    def delivered(self, directory: str, base: str, size: int, data: bytes | None) -> str:
+        """A message is in new/: the index shall know, and the folder's name is answered."""
+        now = self.tree.now()
+        if data is not None and not self._store.keep(len(data)):
+            data = None
+        self._waiting.append(Arrived(directory, base, 0, "", 0, size, now, now, data))
+        if self._usage is not None:
+            self._usage = (self._usage[0] + size, self._usage[1] + 1)
+        if len(self._waiting) >= MAX_WAITING or self._is_watched(directory):
+            self.flush()
+        else:
+            self._store.flush_soon(self)
+        name = folder_name(directory) or "INBOX"
+        self.tell("delivered", name)
+        return name
+
+    def _is_watched(self, directory: str) -> bool:
+        return any(mailbox.directory == directory and mailbox.watched for mailbox in self._mailboxes.values())
+
+    def flush(self) -> None:
+        """Let the index know what was delivered."""
+        if not self._waiting:
+            return
+        waiting, self._waiting = self._waiting, []
+        octets = sum(len(one.data) for one in waiting if one.data is not None)
+
+        def done(result: object) -> None:
+            self._store.let_go(octets)
+            if not isinstance(result, list):
+                # The files are safe; the next look at the folder gives them their UIDs.
+                _log.warn("index of {account}: {failure}", account=self.key, failure=result)
+
+        self.strand.run(lambda: self.tree.arrived(waiting)).addBoth(done)
+
+    # -- quota -------------------------------------------------------------------------------------
+
+    @property
+    def limited(self) -> bool:
+        """Whether the account has a quota."""
+        return bool(self.account.quota or self.account.quota_messages)
+
+    @property
+    def usage(self) -> tuple[int, int] | None:
+        """(octets, messages), None where not counted yet."""
+        return self._usage
+
+    async def known_usage(self) -> tuple[int, int]:
+        """The same, counted where it must be. Without a quota nobody counts."""
+        if not self.limited:
+            return (0, 0)
+        if self._usage is None:
+            self._usage = await self.run(self.tree.counted)
+        return self._usage
+
+    def over_quota(self, octets: int, usage: tuple[int, int], messages: int = 1) -> bool:
+        """Whether so much more is too much."""
+        quota, count = self.account.quota, self.account.quota_messages
+        return bool((quota and usage[0] + octets > quota) or (count and usage[1] + messages > count))
+
+    # -- mailboxes ---------------------------------------------------------------------------------
+
+    async def open(self, name: str) -> IMailbox:
+        """Open a folder, newly looked at."""
+        name = canonical_name(name)
+        for mailbox in self._mailboxes.values():
+            if mailbox.name == name and not mailbox.vanished:
+                break
+        else:
+            opened = await self.slices(lambda: self._opened(name))
+            mailbox = self._mailboxes.get(opened.folder) or Mailbox(self, folder_directory(name), opened)
+            self._mailboxes[opened.folder] = mailbox
+            self._store.used(mailbox)
+            mailbox.users += 1
+            return mailbox
+        self._store.used(mailbox)
+        mailbox.users += 1
+        try:
+            await mailbox.refresh()
+            if mailbox.vanished:
+                raise nonexistent(name)
+        except BaseException:
+            mailbox.close()
+            raise
+        return mailbox
+
+    def _opened(self, name: str) -> Generator[None, None, Opened]:
+        """In the strand."""
+        folders.furnish(self.tree)
+        folder = self.tree.present(name)
+        yield from sync.refresh(self.tree, folder.id)
+        return self.tree.opened(name)
+
+    def rests(self, mailbox: Mailbox) -> None:
+        """Nobody has it open any more."""
+        if mailbox.vanished:
+            self.drop(mailbox)
+        else:
+            self._store.rests(mailbox)
+
+    def drop(self, mailbox: Mailbox) -> None:
+        """Let its memory go."""
+        if self._mailboxes.get(mailbox.number) is mailbox:
+            del self._mailboxes[mailbox.number]
+
+    def mirror(self, mailbox: Mailbox) -> None:
+        """Write the folder's UIDs where other programs look for them."""
+        if not mailbox.vanished:
+            self.run(lambda: sync.mirror(self.tree, mailbox.number)).addErrback(
+                lambda failure: _log.info("no uidlist for {account}: {why}", account=self.key, why=failure)
+            )
+
+    def _apply(self, changes: list[Any]) -> None:
+        """What a job changed, in order."""
+        for change in changes:
+            assert isinstance(change, Change)
+            if change.kind == "usage":
+                self._usage = (change.uids[0], change.uids[1])
+            elif change.kind == "gone":
+                self._gone(change)
+            else:
+                mailbox = self._mailboxes.get(change.folder)
+                if mailbox is not None:
+                    mailbox.apply(change)
+
+    def _gone(self, change: Change) -> None:
+        """A folder went; folder 0 says that all of them begin anew."""
+        self._ready.clear()
+        lost = [m for m in self._mailboxes.values() if change.folder in (0, m.number)]
+        for mailbox in lost:
+            del self._mailboxes[mailbox.number]
+            mailbox.apply(change)
+
+
+def _nothing() -> None:
+    return None
+
+
+@implementer(IMailHome)
+class MailHome:
+    """All folders of one account."""
+
+    __slots__ = ("_live", "account")
+
+    def __init__(self, live: LiveHome, account: Account) -> None:
+        self._live = live
+        self.account = account
+
+    def folders(self) -> Deferred[list[FolderFacts]]:
+        return self._live.run(lambda: folders.listing(self._live.tree))
+
+    def open(self, name: str) -> Deferred[IMailbox]:
+        return Deferred.fromCoroutine(self._live.open(name))
+
+    def status(self, name: str) -> Deferred[FolderStatus]:
+        return self._live.slices(lambda: folders.status(self._live.tree, name))
+
+    def create(self, name: str, special_use: Sequence[str] = ()) -> Deferred[None]:
+        return self._live.run(lambda: folders.create(self._live.tree, name, special_use))
+
+    def delete(self, name: str) -> Deferred[None]:
+        return self._live.run(lambda: folders.delete(self._live.tree, name))
+
+    def rename(self, old: str, new: str) -> Deferred[None]:
+        return self._live.slices(lambda: folders.rename(self._live.tree, old, new))
+
+    def subscribe(self, name: str, subscribed: bool) -> Deferred[None]:
+        return self._live.run(lambda: folders.subscribe(self._live.tree, name, subscribed))

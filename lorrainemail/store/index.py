@@ -1,0 +1,563 @@
+"""The index of one home: an SQLite file that knows UIDs, MODSEQs, keywords and the facts of every message.
+
+It is a cache of what the files say, and the truth about UIDs and MODSEQs. All of a home's folders share one
+file, ``index.sqlite`` in WAL mode. Callers: the jobs of the home's strand, one thread at a time.
+
+Durability of UIDs (RFC 3501 §2.3.1.1, RFC 7162 §3.1). Commits are not synced. Instead a folder owns a block
+of UIDs and of MODSEQs that a synced commit has reserved; numbers are given out of it. An index that was last
+written by another run of the server continues behind the reserved block, unless that run ended cleanly and
+gave the rest of the block back. So no number that a client may have seen is used twice, and a delivery costs
+no sync of its own.
+
+Failures: ``sqlite3.Error``. A file that is no usable index is moved aside to ``index.sqlite.bad`` and a new
+one is made; the folders' UIDVALIDITY then rises, unless UIDs are found elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final
+
+import attrs
+from twisted.logger import Logger
+
+from lorrainemail.store.flags import Keywords
+
+SCHEMA_VERSION: Final = 1
+#: UIDs and MODSEQs that one synced commit reserves.
+UID_BLOCK: Final = 256
+MODSEQ_BLOCK: Final = 65536
+#: RFC 3501 §2.3.1.1: 32 bits, not 0.
+MAX_UID: Final = 2**32 - 1
+#: Rows of ``expunged`` kept a folder (RFC 7162 §3.2.7 lets a server forget).
+MAX_EXPUNGED: Final = 20_000
+
+_log = Logger("lorrainemail.store")
+
+_SCHEMA: Final = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE folders (
+    id INTEGER PRIMARY KEY,
+    directory TEXT NOT NULL UNIQUE,      -- "" is INBOX
+    mailbox_id TEXT NOT NULL,            -- RFC 8474
+    uid_validity INTEGER NOT NULL,
+    uid_next INTEGER NOT NULL,
+    uid_reserved INTEGER NOT NULL,       -- no UID up to this is ever given again
+    modseq INTEGER NOT NULL,             -- HIGHESTMODSEQ
+    modseq_reserved INTEGER NOT NULL,
+    recent INTEGER NOT NULL DEFAULT 0,   -- UIDs up to this were \\Recent to somebody
+    keywords TEXT NOT NULL DEFAULT '',   -- words, in the order of their bits
+    special_use TEXT NOT NULL DEFAULT '',
+    new_seen INTEGER NOT NULL DEFAULT 0, -- mtime (ns) of new/ and cur/ at the last complete scan, 0 unknown
+    cur_seen INTEGER NOT NULL DEFAULT 0,
+    mirrored INTEGER NOT NULL DEFAULT 0  -- the next UID that dovecot-uidlist promises, 0 where there is none
+);
+-- id is folder << 32 | uid
+CREATE TABLE messages (
+    id INTEGER PRIMARY KEY,
+    folder INTEGER NOT NULL,
+    base TEXT NOT NULL,                  -- the locator: a Maildir base name
+    place INTEGER NOT NULL,              -- 0 new/, 1 cur/
+    info TEXT NOT NULL,                  -- the rest of the file's name
+    modseq INTEGER NOT NULL,
+    flags INTEGER NOT NULL,
+    size INTEGER NOT NULL,               -- octets with CRLF; -1 until the message was looked at
+    internal_date INTEGER NOT NULL,      -- -1 until then
+    save_date INTEGER NOT NULL,
+    message_id TEXT NOT NULL             -- EMAILID, RFC 8474
+);
+CREATE UNIQUE INDEX messages_base ON messages (folder, base);
+CREATE TABLE wire (
+    id INTEGER PRIMARY KEY,
+    envelope BLOB NOT NULL,
+    structure BLOB NOT NULL,
+    header_octets INTEGER NOT NULL,
+    sent INTEGER,
+    base_subject TEXT NOT NULL,
+    header_id BLOB NOT NULL,             -- Message-ID
+    in_reply_to BLOB NOT NULL,
+    refs BLOB NOT NULL                   -- References, joined by spaces
+);
+CREATE TABLE expunged (id INTEGER PRIMARY KEY, folder INTEGER NOT NULL, modseq INTEGER NOT NULL);
+CREATE INDEX expunged_modseq ON expunged (folder, modseq);
+"""
+
+_FOLDER_COLUMNS: Final = (
+    "id, directory, mailbox_id, uid_validity, uid_next, uid_reserved, modseq, modseq_reserved, recent, "
+    "keywords, special_use, new_seen, cur_seen, mirrored"
+)
+
+
+def _keywords(text: str) -> Keywords:
+    return Keywords(text.split())
+
+
+@attrs.define(slots=True)
+class Folder:
+    """One folder's row; changed in place and written back by :meth:`Index.save_folders`."""
+
+    id: int
+    directory: str
+    mailbox_id: str
+    uid_validity: int
+    uid_next: int
+    uid_reserved: int
+    modseq: int
+    modseq_reserved: int
+    recent: int
+    keywords: Keywords = attrs.field(converter=_keywords)
+    special_use: str
+    new_seen: int
+    cur_seen: int
+    mirrored: int
+    dirty: bool = False
+
+    def key(self, uid: int) -> int:
+        """A message's row id."""
+        return self.id << 32 | uid
+
+
+@attrs.frozen(slots=True)
+class Row:
+    """One message as the jobs see it."""
+
+    uid: int
+    base: str
+    place: int
+    info: str
+    modseq: int
+    flags: int
+    size: int
+    internal_date: int
+    save_date: int
+    message_id: str
+
+    @property
+    def file(self) -> str:
+        """Its path below the folder's directory."""
+        return ("cur/" if self.place else "new/") + self.base + self.info
+
+
+_ROW: Final = "id & 4294967295, base, place, info, modseq, flags, size, internal_date, save_date, message_id"
+
+_FACTS: Final = (
+    "SELECT m.id & 4294967295, base, place, info, modseq, flags, size, internal_date, save_date, message_id, "
+    "envelope, structure FROM messages m LEFT JOIN wire w ON w.id = m.id WHERE m.id "
+)
+
+
+class Index:
+    """An open index.
+
+    :param path: of ``index.sqlite``.
+    :param run: what tells this run of the server from every other one.
+    """
+
+    def __init__(self, path: str, run: str) -> None:
+        self._path = path
+        self._run = run
+        self._must_sync = False
+        self._folders: dict[str, Folder] | None = None
+        self._by_id: dict[int, Folder] = {}
+        self.created = False
+        try:
+            self._db = self._connect()
+        except sqlite3.DatabaseError as error:
+            if not unusable(error):
+                raise
+            self.set_aside(str(error))
+            self._db = self._connect()
+
+    def _connect(self) -> sqlite3.Connection:
+        new = not os.path.exists(self._path)
+        if new:
+            # Made by us, so that the mode is ours whatever the umask.
+            os.close(os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        try:
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=NORMAL")
+            db.execute("PRAGMA journal_size_limit=4194304")
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT")
+                self.created = True
+                db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                _sync(self._path)
+                _sync(os.path.dirname(self._path))
+            elif version != SCHEMA_VERSION:
+                raise sqlite3.DatabaseError(f"index of schema {version}: not a database of ours")
+            self._take_over(db)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _take_over(self, db: sqlite3.Connection) -> None:
+        """Continue behind the reserved blocks where another run wrote last."""
+        row = db.execute("SELECT value FROM meta WHERE key = 'run'").fetchone()
+        if row is not None and row[0] == self._run:
+            return
+        db.execute("BEGIN IMMEDIATE")
+        db.execute("UPDATE folders SET uid_next = max(uid_next, uid_reserved + 1), modseq = modseq_reserved")
+        db.execute("INSERT OR REPLACE INTO meta VALUES ('run', ?)", (self._run,))
+        db.execute("COMMIT")
+
+    def set_aside(self, why: str) -> None:
+        """Move an unusable index away."""
+        _log.error("The index {path} cannot be used and is made anew: {why}", path=self._path, why=why)
+        for suffix in ("-wal", "-shm"):
+            try:
+                os.unlink(self._path + suffix)
+            except FileNotFoundError:
+                pass
+        try:
+            os.replace(self._path, self._path + ".bad")
+        except FileNotFoundError:
+            pass
+
+    # -- transactions ------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Begin a batch."""
+        self._db.execute("BEGIN")
+
+    def savepoint(self) -> None:
+        """Mark the beginning of a job."""
+        self._db.execute("SAVEPOINT job")
+
+    def release(self) -> None:
+        """The job is done."""
+        self.save_folders()
+        self._db.execute("RELEASE job")
+
+    def undo(self) -> None:
+        """The job failed: as if it had not been."""
+        self._folders = None
+        self._db.execute("ROLLBACK TO job")
+        self._db.execute("RELEASE job")
+
+    def commit(self) -> None:
+        """End the batch; synced where numbers were reserved in it."""
+        self._db.execute("COMMIT")
+        if self._must_sync:
+            _sync(self._path + "-wal")
+            self._must_sync = False
+
+    def rollback(self) -> None:
+        """Lose the batch."""
+        self._folders = None
+        self._must_sync = False
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+
+    def sync_at_commit(self) -> None:
+        """What this batch writes must be on stable storage before anybody hears of it."""
+        self._must_sync = True
+
+    def give_back(self) -> None:
+        """A clean end: the rest of the reserved blocks is free again. Outside of a batch."""
+        self._folders = None
+        self._db.execute("BEGIN IMMEDIATE")
+        self._db.execute("UPDATE folders SET uid_reserved = uid_next - 1, modseq_reserved = modseq")
+        self._db.execute("COMMIT")
+        _sync(self._path + "-wal")
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._db.close()
+
+    # -- folders -----------------------------------------------------------------------------------
+
+    def folders(self) -> dict[str, Folder]:
+        """All known folders by directory."""
+        if self._folders is None:
+            rows = self._db.execute(f"SELECT {_FOLDER_COLUMNS} FROM folders")
+            self._folders = {row[1]: Folder(*row) for row in rows}
+        return self._folders
+
+    def folder(self, number: int) -> Folder | None:
+        """A folder by its id."""
+        folder = self._by_id.get(number)
+        if folder is None or self._folders is None:
+            self._by_id = {row.id: row for row in self.folders().values()}
+            folder = self._by_id.get(number)
+        return folder
+
+    def add_folder(
+        self, directory: str, now: int, uid_validity: int = 0, uid_next: int = 1, keywords: Iterable[str] = ()
+    ) -> Folder:
+        """A new folder. Its UIDVALIDITY is above all that this index ever gave, unless one is handed in."""
+        last = self._meta("uid_validity", 0)
+        if not uid_validity:
+            uid_validity = min(max(now, last + 1), MAX_UID)
+        self._set_meta("uid_validity", max(last, uid_validity))
+        words = " ".join(keywords)
+        cursor = self._db.execute(
+            "INSERT INTO folders (directory, mailbox_id, uid_validity, uid_next, uid_reserved, modseq, "
+            "modseq_reserved, keywords) VALUES (?, ?, ?, ?, ?, 1, 1, ?)",
+            (directory, secrets.token_hex(8), uid_validity, uid_next, uid_next - 1, words),
+        )
+        self._must_sync = True
+        known = self.folders()
+        row = self._db.execute(
+            f"SELECT {_FOLDER_COLUMNS} FROM folders WHERE id = ?", (cursor.lastrowid,)
+        ).fetchone()
+        folder = known[directory] = Folder(*row)
+        return folder
+
+    def remove_folder(self, folder: Folder) -> None:
+        """The folder went, with all that was in it. Its UIDVALIDITY never comes again."""
+        self.forget_messages(folder)
+        self._db.execute("DELETE FROM folders WHERE id = ?", (folder.id,))
+        self.folders().pop(folder.directory, None)
+        self._by_id.pop(folder.id, None)
+
+    def forget_messages(self, folder: Folder) -> None:
+        """Remove all rows of the folder's messages."""
+        low, high = folder.key(0), folder.key(MAX_UID)
+        for table in ("messages", "wire", "expunged"):
+            self._db.execute(f"DELETE FROM {table} WHERE id BETWEEN ? AND ?", (low, high))
+
+    def rename_folder(self, folder: Folder, directory: str) -> None:
+        """The folder has another directory now."""
+        known = self.folders()
+        del known[folder.directory]
+        folder.directory = directory
+        folder.dirty = True
+        known[directory] = folder
+
+    def save_folders(self) -> None:
+        """Write changed rows back."""
+        for folder in (self._folders or {}).values():
+            if folder.dirty:
+                self._db.execute(
+                    "UPDATE folders SET directory=?, uid_validity=?, uid_next=?, uid_reserved=?, modseq=?, "
+                    "modseq_reserved=?, recent=?, keywords=?, special_use=?, new_seen=?, cur_seen=?, "
+                    "mirrored=? WHERE id=?",
+                    (
+                        folder.directory,
+                        folder.uid_validity,
+                        folder.uid_next,
+                        folder.uid_reserved,
+                        folder.modseq,
+                        folder.modseq_reserved,
+                        folder.recent,
+                        " ".join(folder.keywords.names),
+                        folder.special_use,
+                        folder.new_seen,
+                        folder.cur_seen,
+                        folder.mirrored,
+                        folder.id,
+                    ),
+                )
+                folder.dirty = False
+
+    def allocate(self, folder: Folder, count: int) -> int:
+        """The first of so many new UIDs, safe to show after the batch's commit."""
+        first = folder.uid_next
+        last = first + count - 1
+        if last > MAX_UID:
+            raise sqlite3.DataError("no UID is left in this folder")
+        if last > folder.uid_reserved:
+            folder.uid_reserved = min(last + UID_BLOCK, MAX_UID)
+            self._must_sync = True
+        folder.uid_next = last + 1
+        folder.dirty = True
+        return first
+
+    def next_modseq(self, folder: Folder) -> int:
+        """A new MODSEQ, safe to show after the batch's commit."""
+        folder.modseq += 1
+        if folder.modseq > folder.modseq_reserved:
+            folder.modseq_reserved = folder.modseq + MODSEQ_BLOCK
+            self._must_sync = True
+        folder.dirty = True
+        return folder.modseq
+
+    # -- messages ----------------------------------------------------------------------------------
+
+    def add(self, folder: Folder, rows: Sequence[Row]) -> None:
+        """New messages, their UIDs allocated."""
+        self._db.executemany(
+            "INSERT INTO messages VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+            [
+                (
+                    folder.id << 32 | row.uid,
+                    folder.id,
+                    row.base,
+                    row.place,
+                    row.info,
+                    row.modseq,
+                    row.flags,
+                    row.size,
+                    row.internal_date,
+                    row.save_date,
+                    row.message_id,
+                )
+                for row in rows
+            ],
+        )
+
+    def add_wire(self, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Rows of ``wire``, in the order of its columns."""
+        self._db.executemany("INSERT OR REPLACE INTO wire VALUES (?,?,?,?,?,?,?,?,?)", rows)
+
+    def copy_wire(self, pairs: Iterable[tuple[int, int]]) -> None:
+        """Wire rows under further ids: (from, to)."""
+        self._db.executemany(
+            "INSERT OR REPLACE INTO wire SELECT ?2, envelope, structure, header_octets, sent, base_subject, "
+            "header_id, in_reply_to, refs FROM wire WHERE id = ?1",
+            pairs,
+        )
+
+    def complete(self, folder: Folder, uid: int, size: int, internal_date: int) -> None:
+        """The message was looked at."""
+        self._db.execute(
+            "UPDATE messages SET size = ?, internal_date = ? WHERE id = ?",
+            (size, internal_date, folder.key(uid)),
+        )
+
+    def has(self, folder: Folder, base: str) -> bool:
+        """Whether a message of that base name has its UID."""
+        found = self._db.execute("SELECT 1 FROM messages WHERE folder = ? AND base = ?", (folder.id, base))
+        return found.fetchone() is not None
+
+    def by_base(self, folder: Folder, base: str) -> Row | None:
+        """A message by its base name."""
+        found = self._db.execute(
+            f"SELECT {_ROW} FROM messages WHERE folder = ? AND base = ?", (folder.id, base)
+        ).fetchone()
+        return None if found is None else Row(*found)
+
+    def row(self, folder: Folder, uid: int) -> Row | None:
+        """A message by its UID."""
+        found = self._db.execute(f"SELECT {_ROW} FROM messages WHERE id = ?", (folder.key(uid),)).fetchone()
+        return None if found is None else Row(*found)
+
+    def rows(self, folder: Folder) -> Iterator[Row]:
+        """All messages of a folder by UID."""
+        for found in self._db.execute(
+            f"SELECT {_ROW} FROM messages WHERE id BETWEEN ? AND ? ORDER BY id",
+            (folder.key(0), folder.key(MAX_UID)),
+        ):
+            yield Row(*found)
+
+    def names(self, folder: Folder) -> dict[str, tuple[int, int, str]]:
+        """base name → (uid, place, info) of all messages."""
+        return {
+            base: (uid, place, info)
+            for uid, base, place, info in self._db.execute(
+                "SELECT id & 4294967295, base, place, info FROM messages WHERE id BETWEEN ? AND ?",
+                (folder.key(0), folder.key(MAX_UID)),
+            )
+        }
+
+    def view(self, folder: Folder) -> list[tuple[int, int, int]]:
+        """(uid, modseq, flags) of all messages by UID."""
+        return self._db.execute(
+            "SELECT id & 4294967295, modseq, flags FROM messages WHERE id BETWEEN ? AND ? ORDER BY id",
+            (folder.key(0), folder.key(MAX_UID)),
+        ).fetchall()
+
+    def facts(self, folder: Folder, uids: Sequence[int]) -> dict[int, tuple[Row, bytes | None, bytes | None]]:
+        """Rows with ENVELOPE and BODYSTRUCTURE (None where not known yet) by UID."""
+        if not uids:
+            return {}
+        low, high = min(uids), max(uids)
+        if high - low < 4 * len(uids) + 16:
+            found = self._db.execute(
+                _FACTS + "BETWEEN ? AND ?", (folder.key(low), folder.key(high))
+            ).fetchall()
+        else:
+            found = []
+            for uid in uids:
+                found += self._db.execute(_FACTS + "= ?", (folder.key(uid),)).fetchall()
+        return {row[0]: (Row(*row[:10]), row[10], row[11]) for row in found}
+
+    def wire_of(self, folder: Folder, uid: int) -> tuple[bytes, bytes] | None:
+        """ENVELOPE and BODYSTRUCTURE."""
+        found: tuple[bytes, bytes] | None = self._db.execute(
+            "SELECT envelope, structure FROM wire WHERE id = ?", (folder.key(uid),)
+        ).fetchone()
+        return found
+
+    def move_file(self, folder: Folder, uid: int, place: int, info: str) -> None:
+        """The message's file has another name now."""
+        self._db.execute(
+            "UPDATE messages SET place = ?, info = ? WHERE id = ?", (place, info, folder.key(uid))
+        )
+
+    def change(self, folder: Folder, changes: Iterable[tuple[int, int, int, str]], modseq: int) -> None:
+        """(uid, flags, place, info): new flags, and the file name that says so."""
+        high = folder.id << 32
+        self._db.executemany(
+            "UPDATE messages SET modseq = ?, flags = ?, place = ?, info = ? WHERE id = ?",
+            [(modseq, flags, place, info, high | uid) for uid, flags, place, info in changes],
+        )
+
+    def expunge(self, folder: Folder, uids: Sequence[int], modseq: int) -> None:
+        """The messages are gone for good."""
+        keys = [(folder.key(uid),) for uid in uids]
+        self._db.executemany("DELETE FROM messages WHERE id = ?", keys)
+        self._db.executemany("DELETE FROM wire WHERE id = ?", keys)
+        self._db.executemany(
+            "INSERT OR REPLACE INTO expunged VALUES (?, ?, ?)", [(key, folder.id, modseq) for (key,) in keys]
+        )
+
+    def counts(self, folder: Folder) -> tuple[int, int, int, int, int, int]:
+        """(messages, unseen, deleted, recent, octets, how many of unknown size)."""
+        found = self._db.execute(
+            "SELECT count(*), total(flags & 1 = 0), total(flags & 8 != 0), total(id > ?), "
+            "total(max(size, 0)), total(size < 0) FROM messages WHERE id BETWEEN ? AND ?",
+            (folder.key(folder.recent), folder.key(0), folder.key(MAX_UID)),
+        ).fetchone()
+        messages, unseen, deleted, recent, octets, unknown = (int(value) for value in found)
+        return messages, unseen, deleted, recent, octets, unknown
+
+    def usage(self) -> tuple[int, int]:
+        """(octets, messages) of the home, for quota."""
+        octets, messages = self._db.execute("SELECT total(max(size, 0)), count(*) FROM messages").fetchone()
+        return int(octets), int(messages)
+
+    def unknown(self, folder: Folder, limit: int) -> list[int]:
+        """UIDs of messages that nobody has looked at yet."""
+        found = self._db.execute(
+            "SELECT id & 4294967295 FROM messages WHERE id BETWEEN ? AND ? AND size < 0 LIMIT ?",
+            (folder.key(0), folder.key(MAX_UID), limit),
+        )
+        return [uid for (uid,) in found]
+
+    def prune(self, folder: Folder) -> None:
+        """Forget the oldest expunged UIDs above the bound."""
+        self._db.execute(
+            "DELETE FROM expunged WHERE folder = ?1 AND modseq <= (SELECT modseq FROM expunged "
+            "WHERE folder = ?1 ORDER BY modseq DESC LIMIT 1 OFFSET ?2)",
+            (folder.id, MAX_EXPUNGED),
+        )
+
+    def _meta(self, key: str, default: int) -> int:
+        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return default if row is None else int(row[0])
+
+    def _set_meta(self, key: str, value: int) -> None:
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+
+def unusable(error: BaseException) -> bool:
+    """Whether the error says that the file is no sound index (and not, say, that the disk is full)."""
+    if not isinstance(error, sqlite3.DatabaseError):
+        return False
+    words = str(error)
+    return "malformed" in words or "not a database" in words or "no such table" in words
+
+
+def _sync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

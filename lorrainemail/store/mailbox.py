@@ -1,0 +1,425 @@
+"""An open folder: what all sessions that have it open share, in the reactor thread.
+
+Owns the newest view (UIDs, MODSEQs and flags in flat arrays, some 20 octets a message) and its watchers. All
+changes come one way: a job of the home's strand commits, its changes are applied here in order, the watchers
+are told, and then the caller gets his answer. Made by :class:`lorrainemail.store.home.LiveHome` alone; kept
+for a while after the last :meth:`Mailbox.close`.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Generator, Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
+
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from lorrainemail.interfaces import (
+    FileWrite,
+    IContent,
+    IMailbox,
+    IMessage,
+    MailboxChange,
+    MessageFacts,
+    StoreResult,
+)
+from lorrainemail.store import changes, maildir, sync
+from lorrainemail.store.failures import cannot, from_os, gone, nonexistent, over_quota
+from lorrainemail.store.flags import IN_NAME, Keywords
+from lorrainemail.store.placement import measure
+from lorrainemail.store.reading import LargeFile, LargeMessage, SmallMessage
+from lorrainemail.store.tree import Arrived, Change, Opened
+
+if TYPE_CHECKING:
+    from lorrainemail.store.home import LiveHome
+
+#: Seconds for which names told by inotify are gathered.
+GATHER: Final = 0.02
+#: Names gathered at most; with more the folder is scanned.
+MAX_NAMES: Final = 500
+
+T = TypeVar("T")
+
+_log = Logger("lorrainemail.store")
+
+
+@implementer(IMailbox)
+class Mailbox:
+    """One folder of one account."""
+
+    __slots__ = (
+        "_bits",
+        "_claimed",
+        "_dirty",
+        "_ends",
+        "_home",
+        "_keywords",
+        "_modseqs",
+        "_names",
+        "_notice",
+        "_snapshot",
+        "_uids",
+        "_watchers",
+        "directory",
+        "highest_modseq",
+        "mailbox_id",
+        "name",
+        "number",
+        "uid_next",
+        "uid_validity",
+        "users",
+        "vanished",
+    )
+
+    def __init__(self, home: LiveHome, directory: str, opened: Opened) -> None:
+        self._home = home
+        self.directory = directory
+        self.number = opened.folder
+        self.name = opened.name
+        self.mailbox_id = opened.mailbox_id
+        self.uid_validity = opened.uid_validity
+        self.uid_next = opened.uid_next
+        self.highest_modseq = opened.modseq
+        self.users = 0
+        self.vanished = False
+        self._claimed = opened.recent
+        self._keywords = Keywords(opened.keywords)
+        self._uids = array("I", [entry[0] for entry in opened.view])
+        self._modseqs = array("Q", [entry[1] for entry in opened.view])
+        self._bits = array("Q", [entry[2] for entry in opened.view])
+        self._snapshot: array[int] | None = None
+        self._watchers: list[Callable[[MailboxChange], None]] = []
+        self._ends: list[Callable[[], None]] = []
+        self._dirty = True
+        self._names: set[str] | None = set()
+        self._notice: IDelayedCall | None = None
+
+    # -- the view ----------------------------------------------------------------------------------
+
+    def uids(self) -> Sequence[int]:
+        if self._snapshot is None:
+            self._snapshot = self._uids[:]
+        return self._snapshot
+
+    def flags(self, uid: int) -> frozenset[str] | None:
+        at = self._at(uid)
+        return None if at < 0 else self._keywords.names_of(self._bits[at])
+
+    def modseq(self, uid: int) -> int:
+        at = self._at(uid)
+        if at < 0:
+            raise KeyError(uid)
+        return self._modseqs[at]
+
+    def __len__(self) -> int:
+        return len(self._uids)
+
+    def claim_recent(self, uids: Sequence[int]) -> frozenset[int]:
+        recent = [uid for uid in uids if uid > self._claimed and self._at(uid) >= 0]
+        if recent:
+            self._claimed = max(recent)
+            self._background(lambda: changes.take_in(self._home.tree, self.number, sorted(recent)))
+        return frozenset(recent)
+
+    def _at(self, uid: int) -> int:
+        """Where a UID is in the arrays, -1 where it is not."""
+        at = bisect_left(self._uids, uid)
+        return at if at < len(self._uids) and self._uids[at] == uid else -1
+
+    # -- changes from the strand -------------------------------------------------------------------
+
+    def apply(self, change: Change) -> None:
+        """Bring the view up to date and tell the watchers."""
+        kind = change.kind
+        if kind == "added":
+            self._apply_added(change)
+        elif kind == "flags":
+            for uid, bits in zip(change.uids, change.bits, strict=True):
+                at = self._at(uid)
+                if at >= 0:
+                    self._bits[at] = bits
+                    self._modseqs[at] = change.modseq
+        elif kind == "expunged":
+            self._apply_expunged(change.uids)
+        elif kind == "keywords":
+            self._keywords = Keywords(change.words)
+            return
+        elif kind == "renamed":
+            self.name, self.directory = change.words
+            self._rewatch()
+            return
+        elif kind == "gone":
+            self.vanished = True
+            self._unwatch()
+        self.highest_modseq = max(self.highest_modseq, change.modseq)
+        if kind in ("added", "flags", "expunged", "gone"):
+            notice = MailboxChange(kind, change.uids, change.modseq)
+            for watcher in tuple(self._watchers):
+                try:
+                    watcher(notice)
+                except Exception:
+                    _log.failure("a session could not take a notice of its mailbox")
+
+    def _apply_added(self, change: Change) -> None:
+        self._snapshot = None
+        for uid, bits in zip(change.uids, change.bits, strict=True):
+            at = len(self._uids)
+            if at and self._uids[-1] >= uid:
+                at = bisect_left(self._uids, uid)
+            self._uids.insert(at, uid)
+            self._modseqs.insert(at, change.modseq)
+            self._bits.insert(at, bits)
+            self.uid_next = max(self.uid_next, uid + 1)
+
+    def _apply_expunged(self, uids: Sequence[int]) -> None:
+        self._snapshot = None
+        if len(uids) <= 8:
+            for uid in uids:
+                at = self._at(uid)
+                if at >= 0:
+                    for column in (self._uids, self._modseqs, self._bits):
+                        del column[at]
+            return
+        removed = frozenset(uids)
+        keep = [at for at, uid in enumerate(self._uids) if uid not in removed]
+        self._modseqs = array("Q", [self._modseqs[at] for at in keep])
+        self._bits = array("Q", [self._bits[at] for at in keep])
+        self._uids = array("I", [self._uids[at] for at in keep])
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    def facts(self, uids: Sequence[int], wire: bool = False) -> Deferred[list[MessageFacts]]:
+        wanted = tuple(uids)
+        return self._run(lambda: self._home.tree.facts(self.number, wanted, wire))
+
+    def message(self, uid: int) -> Deferred[IMessage]:
+        if self._at(uid) < 0:
+            return fail(gone())
+
+        async def open_it() -> IMessage:
+            return self._as_message(await self._run(lambda: self._home.tree.open_message(self.number, uid)))
+
+        return Deferred.fromCoroutine(open_it())
+
+    def _as_message(self, found: bytes | LargeFile) -> IMessage:
+        if isinstance(found, bytes):
+            return SmallMessage(found)
+        return LargeMessage(found, self._home.strand.run)
+
+    # -- changing ----------------------------------------------------------------------------------
+
+    def change_flags(
+        self,
+        uids: Sequence[int],
+        operation: Literal["add", "remove", "set"],
+        flags: Iterable[str],
+        unchanged_since: int | None = None,
+    ) -> Deferred[StoreResult]:
+        wanted, words = _once(uids), tuple(flags)
+
+        def told(result: StoreResult) -> StoreResult:
+            if result.changed:
+                self._home.tell("flagged", self.name)
+            return result
+
+        return self._slices(
+            lambda: changes.change_flags(
+                self._home.tree, self.number, wanted, operation, words, unchanged_since
+            )
+        ).addCallback(told)
+
+    def expunge(self, uids: Sequence[int]) -> Deferred[tuple[int, ...]]:
+        wanted = _once(uids)
+
+        def told(removed: tuple[int, ...]) -> tuple[int, ...]:
+            if removed:
+                self._home.tell("expunged", self.name)
+            return removed
+
+        return self._slices(lambda: changes.expunge(self._home.tree, self.number, wanted)).addCallback(told)
+
+    def append(self, content: IContent, flags: Iterable[str], internal_date: int | None) -> Deferred[int]:
+        return Deferred.fromCoroutine(self._append(content, tuple(flags), internal_date))
+
+    async def _append(self, content: IContent, flags: tuple[str, ...], internal_date: int | None) -> int:
+        home = self._home
+        if self.vanished:
+            raise nonexistent(self.name)
+        if home.over_quota(content.size, await home.known_usage()):
+            raise over_quota()
+        bits = await self._run(lambda: changes.flag_bits(home.tree, self.number, flags))
+        measured = await measure(home.committer, (content,))
+        stem = home.tree.names.stem()
+        base = home.tree.names.with_sizes(stem, measured.disk, measured.wire, measured.raw)
+        info = maildir.make_info(bits & IN_NAME)
+        path = home.tree.folder_path(self.directory)
+        write = FileWrite(
+            f"{path}/tmp/{stem}", f"{path}/cur/{base}{info}", (content,), line_feed=not measured.raw
+        )
+        (error,) = await home.committer.commit([write])
+        if error is not None:
+            raise from_os(error, "append")
+        now = home.tree.now()
+        arrived = Arrived(
+            self.directory,
+            base,
+            1,
+            info,
+            bits,
+            measured.wire,
+            now if internal_date is None else max(internal_date, 0),
+            now,
+            content.in_memory(),
+            internal_date is not None,
+        )
+        (uid,) = await self._run(lambda: home.tree.arrived([arrived]))
+        if not uid:
+            raise nonexistent(self.name)
+        home.tell("copied", self.name)
+        return uid
+
+    def copy_to(self, uids: Sequence[int], target: IMailbox) -> Deferred[list[tuple[int, int]]]:
+        return self._copy(uids, target, False)
+
+    def move_to(self, uids: Sequence[int], target: IMailbox) -> Deferred[list[tuple[int, int]]]:
+        return self._copy(uids, target, True)
+
+    def _copy(self, uids: Sequence[int], target: IMailbox, move: bool) -> Deferred[list[tuple[int, int]]]:
+        if not isinstance(target, Mailbox) or target._home is not self._home:
+            return fail(cannot("messages are copied within one account"))
+        wanted, into = _once(uids), target
+
+        async def copy() -> list[tuple[int, int]]:
+            if not move and self._home.limited:
+                octets = sum(fact.size for fact in await self.facts(wanted))
+                if self._home.over_quota(octets, await self._home.known_usage(), len(wanted)):
+                    raise over_quota()
+            pairs = await self._slices(
+                lambda: changes.copy(self._home.tree, self.number, wanted, into.number, move)
+            )
+            if pairs:
+                self._home.tell("copied", into.name)
+                if move:
+                    self._home.tell("expunged", self.name)
+            return pairs
+
+        return Deferred.fromCoroutine(copy())
+
+    def refresh(self) -> Deferred[None]:
+        if self.vanished:
+            return fail(nonexistent(self.name))
+        if self._ends and not self._dirty and self._notice is None:
+            return self._home.settled()  # inotify would have told
+        self._dirty = False
+        return self._slices(lambda: sync.refresh(self._home.tree, self.number))
+
+    # -- watching ----------------------------------------------------------------------------------
+
+    @property
+    def watched(self) -> bool:
+        """Whether anybody waits for news."""
+        return bool(self._watchers)
+
+    def watch(self, listener: Callable[[MailboxChange], None]) -> Callable[[], None]:
+        self._watchers.append(listener)
+        if len(self._watchers) == 1:
+            self._rewatch()
+
+        def end() -> None:
+            if listener in self._watchers:
+                self._watchers.remove(listener)
+                if not self._watchers:
+                    self._unwatch()
+
+        return end
+
+    def _rewatch(self) -> None:
+        """Watch the directories, and look once: something may have happened before."""
+        self._unwatch()
+        inotify = self._home.inotify
+        if inotify is None or not self._watchers or self.vanished:
+            return
+        path = self._home.tree.folder_path(self.directory)
+        for sub in ("new", "cur"):
+            end = inotify.add(f"{path}/{sub}", partial(self._noticed, sub))
+            if end is None:
+                self._unwatch()
+                return
+            self._ends.append(end)
+        self._dirty = True
+        self._background(lambda: sync.refresh(self._home.tree, self.number))
+
+    def _unwatch(self) -> None:
+        for end in self._ends:
+            end()
+        self._ends.clear()
+        self._dirty = True
+        if self._notice is not None:
+            self._notice.cancel()
+            self._notice = None
+
+    def _noticed(self, sub: str, name: str | None) -> None:
+        """Inotify told of a name; None is a scan."""
+        if name is None or (self._names is not None and len(self._names) >= MAX_NAMES):
+            self._names = None
+        elif self._names is not None:
+            self._names.add(f"{sub}/{name}")
+        if self._notice is None:
+            self._notice = self._home.clock.callLater(GATHER, self._look)
+
+    def _look(self) -> None:
+        self._notice = None
+        names, self._names = self._names, set()
+        if names is None:
+            self._background(lambda: sync.refresh(self._home.tree, self.number, True))
+            return
+
+        def looked(scan_needed: bool) -> None:
+            if scan_needed:
+                self._background(lambda: sync.refresh(self._home.tree, self.number, True))
+
+        self._home.run(lambda: sync.look_at_names(self._home.tree, self.number, sorted(names))).addCallbacks(
+            looked, self._ignore
+        )
+
+    def close(self) -> None:
+        self.users -= 1
+        if self.users <= 0:
+            self._home.rests(self)
+
+    def drop(self) -> None:
+        """Let go of it; the next opening makes another."""
+        self._home.drop(self)
+
+    def mirror(self) -> None:
+        """Write its UIDs for other programs."""
+        self._home.mirror(self)
+
+    def _run(self, work: Callable[[], T]) -> Deferred[T]:
+        if self.vanished:
+            return fail(nonexistent(self.name))
+        return self._home.run(work)
+
+    def _slices(self, work: Callable[[], Generator[None, None, T]]) -> Deferred[T]:
+        if self.vanished:
+            return fail(nonexistent(self.name))
+        return self._home.slices(work)
+
+    def _background(self, work: Callable[[], Generator[None, None, None]]) -> None:
+        if not self.vanished:
+            self._home.slices(work).addErrback(self._ignore)
+
+    @staticmethod
+    def _ignore(failure: object) -> None:
+        """Nobody asked; the next one who does will hear of it himself."""
+        _log.debug("background work on a mailbox: {failure}", failure=failure)
+
+
+def _once(uids: Sequence[int]) -> tuple[int, ...]:
+    """The UIDs in their order, none twice."""
+    return tuple(dict.fromkeys(uids))

@@ -1,0 +1,214 @@
+"""All local mail: the store as the rest of the house knows it (:class:`IStore`), and as a service.
+
+Owns what is shared by all homes: the threads, the clock, the committer, the notices of other programs, how
+much waits for the index, and which mailboxes stay in memory after their last reader. A home is found by the
+account's address alone. Composed by :mod:`lorrainemail.service`; stops after every door has.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, Final
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorFDSet, IReactorTime
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from lorrainemail.errors import Reply
+from lorrainemail.interfaces import Account, ICommitter, IContent, IMailHome, IPlacement, IStore
+from lorrainemail.ops.files import SYSTEM, Files
+from lorrainemail.store.failures import OVER_QUOTA
+from lorrainemail.store.home import LiveHome, MailHome
+from lorrainemail.store.mailbox import Mailbox
+from lorrainemail.store.names import UniqueNames
+from lorrainemail.store.paths import home_path
+from lorrainemail.store.placement import MaildirPlacement
+from lorrainemail.store.strands import Strands
+from lorrainemail.store.tree import Tree
+from lorrainemail.store.watching import Inotify
+
+#: Seconds that a delivery may wait for the index while nobody looks.
+FLUSH_DELAY: Final = 0.25
+#: Octets of messages that wait in memory for their summaries; what is more is read from its file.
+MAX_KEPT: Final = 16 << 20
+#: Homes in memory that nobody uses.
+MAX_HOMES: Final = 4096
+#: Mailboxes kept for their next opening, and their messages together.
+MAX_RESTING: Final = 256
+MAX_RESTING_MESSAGES: Final = 1_000_000
+#: Seconds after which a mailbox that nobody opened again has its UIDs written for other programs.
+MIRROR_DELAY: Final = 30.0
+
+_log = Logger("lorrainemail.store")
+
+
+@implementer(IStore)
+class MailStore(Service):
+    """All local mail.
+
+    :param reactor: clock, and door back from the threads (``callFromThread``); with descriptors
+        (``addReader``) other programs' changes are noticed at once.
+    :param root: the mail directory, made at start.
+    :param committer: makes files durable.
+    :param hostname: our name, in file names.
+    """
+
+    name = "store"
+
+    def __init__(
+        self,
+        reactor: Any,
+        root: str,
+        committer: ICommitter,
+        hostname: str,
+        files: Files = SYSTEM,
+    ) -> None:
+        self.root = os.path.abspath(root)
+        self.committer = committer
+        self.clock: IReactorTime = reactor
+        self.strands = Strands(reactor)
+        self.inotify: Inotify | None = None
+        self._reactor = reactor
+        self._files = files
+        self._names = UniqueNames(hostname)
+        self._run = secrets.token_hex(16)
+        self._homes: OrderedDict[str, LiveHome] = OrderedDict()
+        self._watchers: list[Callable[[str, str, str], None]] = []
+        self._unflushed: set[LiveHome] = set()
+        self._flush_call: IDelayedCall | None = None
+        self._kept = 0
+        self._resting: OrderedDict[Mailbox, IDelayedCall | None] = OrderedDict()
+        self._resting_messages = 0
+
+    # -- service -----------------------------------------------------------------------------------
+
+    def startService(self) -> None:
+        """Make the mail directory, start the threads."""
+        super().startService()  # type: ignore[no-untyped-call]
+        os.makedirs(self.root, mode=0o700, exist_ok=True)
+        self._files.fsync_directory(os.path.dirname(self.root))
+        if IReactorFDSet.providedBy(self._reactor):
+            self.inotify = Inotify(self._reactor)
+        self.strands.start()
+
+    def stopService(self) -> Deferred[None]:
+        """Bring the index up to date, close every home, end the threads."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        if self._flush_call is not None:
+            self._flush_call.cancel()
+            self._flush_call = None
+        self._flush()
+        for call in self._resting.values():
+            if call is not None:
+                call.cancel()
+        self._resting.clear()
+        if self.inotify is not None:
+            self.inotify.close()
+            self.inotify = None
+        return self.strands.stop()
+
+    # -- IStore ------------------------------------------------------------------------------------
+
+    def placement(
+        self, account: Account, folder: str, prefix: bytes, content: IContent, id: str
+    ) -> IPlacement:
+        return MaildirPlacement(self._live(account), folder, prefix, content, id)
+
+    def may_accept(self, account: Account, octets: int) -> Reply | None | Deferred[Reply | None]:
+        if not account.quota and not account.quota_messages:
+            return None
+        live = self._live(account)
+        if live.usage is not None:
+            return OVER_QUOTA if live.over_quota(octets, live.usage) else None
+
+        async def ask() -> Reply | None:
+            return OVER_QUOTA if live.over_quota(octets, await live.known_usage()) else None
+
+        return Deferred.fromCoroutine(ask())
+
+    def home(self, account: Account) -> IMailHome:
+        return MailHome(self._live(account), account)
+
+    def watch(self, listener: Callable[[str, str, str], None]) -> None:
+        self._watchers.append(listener)
+
+    # -- for homes ---------------------------------------------------------------------------------
+
+    def tell(self, event: str, account: str, folder: str) -> None:
+        """Send one store event out."""
+        for listener in tuple(self._watchers):
+            try:
+                listener(event, account, folder)
+            except Exception:
+                _log.failure("somebody could not take a notice of the store")
+
+    def keep(self, octets: int) -> bool:
+        """Whether so much more may wait in memory."""
+        if self._kept + octets > MAX_KEPT:
+            return False
+        self._kept += octets
+        return True
+
+    def let_go(self, octets: int) -> None:
+        """It waits no more."""
+        self._kept -= octets
+
+    def flush_soon(self, home: LiveHome) -> None:
+        """The home has deliveries that the index does not know."""
+        self._unflushed.add(home)
+        if self._flush_call is None:
+            self._flush_call = self.clock.callLater(FLUSH_DELAY, self._flush)
+
+    def _flush(self) -> None:
+        self._flush_call = None
+        homes, self._unflushed = self._unflushed, set()
+        for home in homes:
+            home.flush()
+
+    def used(self, mailbox: Mailbox) -> None:
+        """Somebody opens it (again)."""
+        if mailbox in self._resting:
+            call = self._resting.pop(mailbox)
+            if call is not None:
+                call.cancel()
+
+    def rests(self, mailbox: Mailbox) -> None:
+        """Its last reader went: keep it for a while, within bounds."""
+        self._resting[mailbox] = self.clock.callLater(MIRROR_DELAY, self._mirror, mailbox)
+        messages = sum(len(resting) for resting in self._resting)
+        while self._resting and (len(self._resting) > MAX_RESTING or messages > MAX_RESTING_MESSAGES):
+            old, call = self._resting.popitem(last=False)
+            messages -= len(old)
+            if call is not None:
+                call.cancel()
+            old.drop()
+
+    def _mirror(self, mailbox: Mailbox) -> None:
+        self._resting[mailbox] = None
+        mailbox.mirror()
+
+    def _live(self, account: Account) -> LiveHome:
+        """The account's home, made at first use."""
+        key = account.address.key
+        live = self._homes.get(key)
+        if live is None:
+            path = f"{self.root}/{home_path(account.address)}"
+            tree = Tree(self.root, path, self._run, self._files, self._names, self.clock.seconds)
+            live = self._homes[key] = LiveHome(self, account, tree)
+            if len(self._homes) > MAX_HOMES:
+                self._let_homes_go()
+        elif live.account is not account:
+            live.account = account
+        return live
+
+    def _let_homes_go(self) -> None:
+        """Drop some homes that nobody uses, oldest first."""
+        for key, live in list(self._homes.items())[: MAX_HOMES // 8]:
+            if live.idle and live not in self._unflushed:
+                del self._homes[key]
+                self.strands.forget(live.strand)

@@ -1,0 +1,248 @@
+"""What other programs did to a folder: adoption at first sight, complete scans, single names.
+
+Works on a :class:`lorrainemail.store.tree.Tree` in its strand's jobs. The rules: a file without a UID gets
+one, in order of arrival; a file's flags win over the index's; and a UID is expunged only when its base name
+was absent from two complete scans of new/ and cur/, with no change of the two directories during the second
+(a directory being read while files move in it may show a file under neither name).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Generator, Iterable, Sequence
+from typing import Final
+
+from twisted.logger import Logger
+
+from lorrainemail.store import maildir
+from lorrainemail.store.dovecot import (
+    KEYWORDS,
+    MAX_UIDLIST,
+    UIDLIST,
+    UidList,
+    parse_keywords,
+    parse_uidlist,
+    print_uidlist,
+)
+from lorrainemail.store.flags import IN_NAME, MAX_KEYWORD, MAX_KEYWORDS
+from lorrainemail.store.index import MAX_UID, Folder, Row
+from lorrainemail.store.tree import Change, Tree
+
+#: Messages that one slice gives UIDs to.
+SLICE: Final = 2000
+#: Attempts at a scan during which nothing moves; then the question waits for the next look.
+STABLE_SCANS: Final = 3
+#: The kernel's clock for mtimes is coarse; a change within one tick of the last one would not show.
+_TICK_NS: Final = 25_000_000
+#: Octets of dovecot-keywords that are read.
+_MAX_KEYWORDS_FILE: Final = 64 * 1024
+
+_log = Logger("lorrainemail.store")
+
+
+def adopt(tree: Tree, directory: str) -> Folder:
+    """The row of a folder that has none yet, with the UIDs and keywords that Dovecot or an earlier index of
+    ours left beside the mail. Its messages get their rows here too."""
+    path = tree.folder_path(directory)
+    words = [
+        word
+        for word in parse_keywords(_read(f"{path}/{KEYWORDS}", _MAX_KEYWORDS_FILE))[:MAX_KEYWORDS]
+        if len(word) <= MAX_KEYWORD
+    ]
+    listed = parse_uidlist(_read(f"{path}/{UIDLIST}", MAX_UIDLIST))
+    seen = maildir.scan(path)
+    if listed is None or listed.uid_next > MAX_UID - len(seen.files):
+        folder = tree.index.add_folder(directory, tree.now(), keywords=words)
+        listed = UidList(folder.uid_validity, 1, {})
+    else:
+        folder = tree.index.add_folder(directory, tree.now(), listed.uid_validity, listed.uid_next, words)
+        # HIGHESTMODSEQ never falls, and how far the lost index had come is not known.
+        folder.modseq = folder.modseq_reserved = tree.now() * 1000
+        folder.dirty = True
+    old = [base for base in seen.files if base in listed.uids]
+    if old:
+        old.sort(key=listed.uids.__getitem__)
+        modseq = tree.index.next_modseq(folder)
+        uids = [listed.uids[base] for base in old]
+        _add(tree, folder, old, uids, seen, modseq)
+        folder.recent = uids[-1]
+        folder.dirty = True
+    new = sorted((base for base in seen.files if base not in listed.uids), key=maildir.arrival)
+    if new:
+        first = tree.allocate(folder, len(new))
+        modseq = tree.index.next_modseq(folder)
+        _add(tree, folder, new, range(first, first + len(new)), seen, modseq)
+    _note_scan(folder, seen)
+    return folder
+
+
+def refresh(tree: Tree, number: int, force: bool = False) -> Generator[None, None, None]:
+    """Bring the index up to date with the folder's directories; nothing is read where they did not change."""
+    folder = tree.known(number)
+    path = tree.path(folder)
+    try:
+        if not force and folder.new_seen and (folder.new_seen, folder.cur_seen) == maildir.mtimes(path):
+            return
+        seen = maildir.scan(path)
+    except (FileNotFoundError, NotADirectoryError):
+        tree.lost(folder)
+        return
+    names = tree.index.names(folder)
+    missing = names.keys() - seen.files.keys()
+    if missing:
+        again = _scan_undisturbed(path)
+        if again is None:
+            seen = maildir.Scan(seen.files, 0, 0, False)  # the question stays open
+            missing = set()
+        else:
+            missing -= again.files.keys()
+            seen = again
+    new = sorted(seen.files.keys() - names.keys(), key=maildir.arrival)
+    moved = [
+        base
+        for base, found in seen.files.items()
+        if base in names and names[base][1:] != (found.place, found.info)
+    ]
+    _take_names(tree, folder, moved, seen)
+    gone = sorted(names[base][0] for base in missing)
+    for start in range(0, len(gone), SLICE):
+        folder = tree.known(number)
+        forget(tree, folder, gone[start : start + SLICE])
+        yield
+    for start in range(0, len(new), SLICE):
+        folder = tree.known(number)
+        part = new[start : start + SLICE]
+        first = tree.allocate(folder, len(part))
+        modseq = tree.index.next_modseq(folder)
+        _add(tree, folder, part, range(first, first + len(part)), seen, modseq)
+        yield
+    folder = tree.known(number)
+    _note_scan(folder, seen)
+
+
+def look_at_names(tree: Tree, number: int, names: Iterable[str]) -> bool:
+    """Names that inotify told of: take in what is there. Answers whether a complete scan is needed."""
+    folder = tree.known(number)
+    path = tree.path(folder)
+    scan_needed = False
+    for name in names:
+        base, info = maildir.split(name.partition("/")[2])
+        place = int(name.startswith("cur/"))
+        if not base or base.startswith(".") or len(base) > maildir.MAX_BASE:
+            continue
+        row = tree.index.by_base(folder, base)
+        there = os.path.lexists(f"{path}/{name}")
+        if row is None:
+            if there:
+                found = maildir.Scan({base: maildir.Found(place, info)}, 0, 0, False)
+                uid = tree.allocate(folder, 1)
+                _add(tree, folder, [base], [uid], found, tree.index.next_modseq(folder))
+        elif there:
+            if (row.place, row.info) != (place, info):
+                tree.seen_elsewhere(folder, row, maildir.Found(place, info))
+        elif (row.place, row.info) == (place, info):
+            scan_needed = True
+    return scan_needed
+
+
+def forget(tree: Tree, folder: Folder, uids: Sequence[int]) -> None:
+    """The messages are gone."""
+    if not uids:
+        return
+    found = tree.index.facts(folder, uids)
+    modseq = tree.index.next_modseq(folder)
+    tree.index.expunge(folder, uids, modseq)
+    tree.count(-sum(max(row.size, 0) for row, _, _ in found.values()), -len(found))
+    tree.note(Change(folder.id, "expunged", tuple(uids), modseq))
+
+
+def mirror(tree: Tree, number: int) -> None:
+    """Write dovecot-uidlist, for other programs and for an index made anew."""
+    folder = tree.known(number)
+    if folder.mirrored:
+        return
+    following = folder.uid_reserved + 1
+    pairs = ((row.uid, row.base) for row in tree.index.rows(folder))
+    data = print_uidlist(folder.uid_validity, following, folder.mailbox_id.ljust(32, "0"), pairs)
+    tree.replace_file(f"{tree.path(folder)}/{UIDLIST}", data, sync=True)
+    folder.mirrored = following
+    folder.dirty = True
+
+
+def _scan_undisturbed(path: str) -> maildir.Scan | None:
+    """A complete scan during which the directories did not change, None where they will not rest."""
+    for _ in range(STABLE_SCANS):
+        age = time.time_ns() - max(maildir.mtimes(path))
+        if 0 <= age < _TICK_NS:
+            time.sleep((_TICK_NS - age) / 1e9)
+        seen = maildir.scan(path)
+        if seen.stable:
+            return seen
+    return None
+
+
+def _add(
+    tree: Tree, folder: Folder, bases: Sequence[str], uids: Sequence[int], seen: maildir.Scan, modseq: int
+) -> None:
+    now = tree.now()
+    rows = []
+    for uid, base in zip(uids, bases, strict=True):
+        found = seen.files[base]
+        size = maildir.wire_size(base)
+        rows.append(
+            Row(
+                uid,
+                base,
+                found.place,
+                found.info,
+                modseq,
+                tree.file_bits(folder, found.info),
+                size,
+                -1,
+                now,
+                maildir.message_id(base),
+            )
+        )
+        tree.count(max(size, 0), 1)
+    tree.add(folder, rows)
+
+
+def _take_names(tree: Tree, folder: Folder, bases: Iterable[str], seen: maildir.Scan) -> None:
+    """Files that have other names now: their flags win."""
+    changed: list[tuple[int, int, int, str]] = []
+    for base in bases:
+        row = tree.index.by_base(folder, base)
+        if row is None:
+            continue
+        found = seen.files[base]
+        bits = tree.file_bits(folder, found.info) | row.flags & ~IN_NAME
+        if bits == row.flags:
+            tree.index.move_file(folder, row.uid, found.place, found.info)
+        else:
+            changed.append((row.uid, bits, found.place, found.info))
+    if changed:
+        changed.sort()
+        modseq = tree.index.next_modseq(folder)
+        tree.index.change(folder, changed, modseq)
+        tree.note(
+            Change(folder.id, "flags", tuple(c[0] for c in changed), modseq, tuple(c[1] for c in changed))
+        )
+
+
+def _note_scan(folder: Folder, seen: maildir.Scan) -> None:
+    """Remember what was seen, where the directories' times can be believed."""
+    believed = seen.stable and time.time_ns() - max(seen.new_mtime, seen.cur_mtime) > maildir.SETTLED_NS
+    folder.new_seen = seen.new_mtime if believed else 0
+    folder.cur_seen = seen.cur_mtime if believed else 0
+    folder.dirty = True
+
+
+def _read(path: str, limit: int) -> str:
+    """A small file of another program; "" where there is none."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return ""
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read(limit).decode("utf-8", "surrogateescape")

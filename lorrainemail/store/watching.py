@@ -1,0 +1,117 @@
+"""Inotify for open mailboxes: what other programs do in new/ and cur/ is told by name.
+
+Twisted's own INotify ends as a whole when one watched directory is deleted, so this is a small reader of ours
+on the reactor given. Used by :mod:`lorrainemail.store.home` while somebody watches a mailbox. Where the
+system has no inotify or no watch is left, :meth:`Inotify.add` answers None and the mailbox relies on being
+asked.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from collections.abc import Callable
+from typing import Final
+
+from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+_MOVED_FROM: Final = 0x40
+_MOVED_TO: Final = 0x80
+_CREATE: Final = 0x100
+_DELETE: Final = 0x200
+_OVERFLOW: Final = 0x4000
+_IGNORED: Final = 0x8000
+_ONLYDIR: Final = 0x01000000
+_DONT_FOLLOW: Final = 0x02000000
+_MASK: Final = _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE | _ONLYDIR | _DONT_FOLLOW
+#: Octets of events that one turn of the reactor takes.
+_READ: Final = 16384
+_EVENT: Final = struct.Struct("iIII")
+
+_log = Logger("lorrainemail.store")
+
+#: Called with a file's name, or None where names were lost (or the directory itself went).
+Listener = Callable[[str | None], None]
+
+
+@implementer(IReadDescriptor)
+class Inotify:
+    """One inotify descriptor for the whole store."""
+
+    def __init__(self, reactor: IReactorFDSet) -> None:
+        self._reactor = reactor
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._fd = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._listeners: dict[int, list[Listener]] = {}
+        if self._fd >= 0:
+            reactor.addReader(self)
+
+    def add(self, path: str, listener: Listener) -> Callable[[], None] | None:
+        """Be told of names in the directory; returns the call that ends it, None where it cannot be."""
+        if self._fd < 0:
+            return None
+        number = self._libc.inotify_add_watch(self._fd, os.fsencode(path), _MASK)
+        if number < 0:
+            return None
+        self._listeners.setdefault(number, []).append(listener)
+
+        def end() -> None:
+            listeners = self._listeners.get(number)
+            if listeners is None or listener not in listeners:
+                return
+            listeners.remove(listener)
+            if not listeners:
+                del self._listeners[number]
+                if self._fd >= 0:
+                    self._libc.inotify_rm_watch(self._fd, number)
+
+        return end
+
+    def close(self) -> None:
+        """No more notices."""
+        if self._fd >= 0:
+            self._reactor.removeReader(self)
+            os.close(self._fd)
+            self._fd = -1
+        self._listeners.clear()
+
+    def fileno(self) -> int:
+        return int(self._fd)
+
+    def logPrefix(self) -> str:
+        return "inotify"
+
+    def doRead(self) -> None:
+        try:
+            data = os.read(self._fd, _READ)
+        except OSError:
+            return
+        position = 0
+        while position + _EVENT.size <= len(data):
+            number, mask, _cookie, length = _EVENT.unpack_from(data, position)
+            position += _EVENT.size
+            name = data[position : position + length].rstrip(b"\0")
+            position += length
+            if mask & _OVERFLOW:
+                for listeners in tuple(self._listeners.values()):
+                    self._tell(listeners, None)
+            elif mask & _IGNORED:
+                self._tell(self._listeners.pop(number, []), None)
+            else:
+                self._tell(self._listeners.get(number, []), os.fsdecode(name))
+
+    def connectionLost(self, reason: Failure) -> None:
+        _log.warn("inotify ended: {reason}", reason=reason)
+        self.close()
+
+    @staticmethod
+    def _tell(listeners: list[Listener], name: str | None) -> None:
+        for listener in tuple(listeners):
+            try:
+                listener(name)
+            except Exception:
+                _log.failure("a mailbox could not take a notice of inotify")
