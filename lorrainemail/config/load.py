@@ -500,6 +500,10 @@ def _across(file: str, lines: Mapping[KeyPath, int], data: Mapping[str, Any]) ->
         have, lack = ("certificate", "key") if tls.get("certificate") else ("key", "certificate")
         mend = f'add {lack} = "..." to [tls]'
         yield Problem(file, _line(lines, ("tls", have)), f"tls.{have} is given without tls.{lack}", mend)
+    queue = data.get("queue")
+    if isinstance(queue, dict) and queue.get("retry") == []:
+        line = _line(lines, ("queue", "retry"))
+        yield Problem(file, line, "queue.retry: the list is empty", 'name one wait at least: ["5m"]')
     seen: dict[str, str] = {}
     listen = data.get("listen")
     for door, endpoints in listen.items() if isinstance(listen, dict) else ():

@@ -3,7 +3,7 @@
 Pure but for the lookups, which may be asynchronous; the snapshot calls it once at RCPT, and nobody expands
 again later. Loops are found, everything is bounded. One address is looked up in this order: a relay row for
 exactly that address (it goes elsewhere), the alias ``user@domain``, the alias ``user``, the account; then the
-same without its subaddress, whose detail names a folder; then ``@domain``; then, for the postmaster alone, the
+same without its subaddress, whose detail names a folder; then ``@domain``; then, for the postmaster, the
 first account. The local part is never read as a route: ``user%host``, ``host!user`` and ``"a@b"`` are just
 names, of nobody as a rule.
 
@@ -35,7 +35,8 @@ from lorrainemail.interfaces import (
     Final as FinalRecipient,
 )
 from lorrainemail.tables.backend import AliasRow, TableSet
-from lorrainemail.tables.rules import DomainRow, Rules
+from lorrainemail.tables.route import best, patterns_of, rejection
+from lorrainemail.tables.rules import DomainRow, RouteRow, Rules
 
 #: An alias that leads to an alias that leads to ...
 MAX_DEPTH: Final = 20
@@ -102,20 +103,19 @@ class _Expander:
         if not address.domain:
             start = await self._bare(address)
         row = await domain_row(self._tables, self._rules, start.address.domain)
-        if row is None and start.address.domain:
-            return Expansion(False, (RemoteMailbox(address),))
+        outside = row is None and bool(start.address.domain)
         self._todo.append(start)
         visits = 0
         while self._todo:
             visits += 1
             if visits > MAX_VISITS or len(self._finals) > MAX_FINALS:
                 step = Step(f"{address} comes to more than {MAX_FINALS} recipients")
-                return Expansion(True, refused=Refused(BAD_TABLES, (step,)))
+                return Expansion(not outside, refused=Refused(BAD_TABLES, (step,)))
             await self._visit(self._todo.popleft())
         if self._finals:
-            return Expansion(True, tuple(self._finals.values()), notes=tuple(self._notes))
+            return Expansion(not outside, tuple(self._finals.values()), notes=tuple(self._notes))
         refused = Refused(self._reply or UNKNOWN_USER, self._refused_path)
-        return Expansion(True, refused=refused, notes=tuple(self._notes))
+        return Expansion(not outside, refused=refused, notes=tuple(self._notes))
 
     async def _bare(self, address: Address) -> _Visit:
         """``RCPT TO:<postmaster>`` (RFC 5321 §4.1.1.3): the first local domain's."""
@@ -144,7 +144,7 @@ class _Expander:
         row = await domain_row(self._tables, self._rules, address.domain)
         if row is None:
             if address.domain:
-                self._final(("", key), RemoteMailbox(address, visit.path, visit.forwarded))
+                await self._remote(visit)
             else:
                 self._refuse(BAD_TABLES, visit.path, Step(f"there is no local domain for {address}"))
             return
@@ -157,7 +157,7 @@ class _Expander:
                 # The relay that we trust would see a route in it and relay for a stranger through us.
                 self._refuse(NO_ROUTES, visit.path, Step(f"{address} looks like a source route"))
             else:
-                self._final(("", key), RemoteMailbox(address, visit.path, visit.forwarded))
+                await self._remote(visit)
             return
         if key in self._seen and key not in visit.chain and not visit.plain:
             return  # reached another way already
@@ -167,6 +167,21 @@ class _Expander:
         if not await self._by_name(visit):
             self._refuse(UNKNOWN_USER, visit.path, Step(f"{address} is nobody here"))
 
+    async def _remote(self, visit: _Visit) -> None:
+        """An address outside, unless a relay row refuses it."""
+        address = visit.address
+        patterns = patterns_of(address)
+        rows = await later(self._tables.routes.rows("relay", patterns))
+        found = best({**rows, **self._rules.relay} if rows else self._rules.relay, patterns)
+        if found is not None and found.row.reject:
+            self._rejected(visit, found)
+        else:
+            self._final(("", address.key), RemoteMailbox(address, visit.path, visit.forwarded))
+
+    def _rejected(self, visit: _Visit, found: RouteRow) -> None:
+        step = Step(f'relay."{found.pattern}" refuses {visit.address}', found.origin)
+        self._refuse(rejection(found), visit.path, step)
+
     async def _elsewhere(self, visit: _Visit) -> bool:
         """A relay row for exactly this address overrides the local domain."""
         address = visit.address
@@ -174,10 +189,10 @@ class _Expander:
         found = self._rules.relay.get(address.key) or rows.get(address.key)
         if found is None:
             return False
-        step = Step(f'relay."{found.pattern}" sends this one address elsewhere', found.origin)
         if found.row.reject:
-            self._refuse(Reply(550, "5.7.1", found.row.reject), visit.path, step)
+            self._rejected(visit, found)
         else:
+            step = Step(f'relay."{found.pattern}" sends this one address elsewhere', found.origin)
             remote = RemoteMailbox(address, (*visit.path, step), visit.forwarded)
             self._final(("", address.key), remote)
         return True

@@ -52,7 +52,7 @@ def route(
     """Decide.
 
     :param by_recipient: rows of ``[relay]``, at least those among ``patterns_of(recipient)``.
-    :param by_sender: likewise of ``[relay_by_sender]``; tried first.
+    :param by_sender: likewise of ``[relay_by_sender]``; tried first, but where a recipient's row refuses.
     :param local: the recipient's domain is delivered here: then only a row for exactly that address counts.
     """
     reasons: list[str] = []
@@ -60,17 +60,23 @@ def route(
         reasons.append(f"{recipient.domain} is a local domain: only a row for the whole address counts")
         found = by_recipient.get(recipient.key)
     else:
+        refusing = best(by_recipient, patterns_of(recipient))
         found = best(by_sender, patterns_of(sender))
-        if found is not None:
+        if found is not None and not (refusing and refusing.row.reject):
             who = str(sender) if sender is not None else NULL_SENDER
             reasons.append(f'relay_by_sender."{found.pattern}" ({found.origin}) matches the sender {who}')
             return _by_row(found, recipient, reasons)
-        found = best(by_recipient, patterns_of(recipient))
+        found = refusing
     if found is None:
         reasons.append("no relay row matches: the DNS (MX) decides")
         return Route("mx", recipient.domain, reasons=tuple(reasons))
     reasons.append(f'relay."{found.pattern}" ({found.origin}) is the most specific row for {recipient}')
     return _by_row(found, recipient, reasons)
+
+
+def rejection(found: RouteRow) -> Reply:
+    """What a row with ``reject`` answers."""
+    return Reply(550, "5.7.1", found.row.reject)
 
 
 def _by_row(found: RouteRow, recipient: Address, reasons: Sequence[str]) -> Route:
@@ -79,7 +85,7 @@ def _by_row(found: RouteRow, recipient: Address, reasons: Sequence[str]) -> Rout
         return Route(
             "reject",
             recipient.domain,
-            reply=Reply(550, "5.7.1", row.reject),
+            reply=rejection(found),
             pattern=found.pattern,
             origin=found.origin,
             reasons=tuple(reasons),

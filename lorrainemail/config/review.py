@@ -1,0 +1,133 @@
+"""What is allowed in a configuration but unwise: for ``check``, which names it with its line.
+
+Pure but for looking at the modes of the files that are named. :class:`Finding` is shared with
+:mod:`lorrainemail.tables.review`.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from typing import Final, Literal
+
+import attrs
+
+from lorrainemail.config.model import DOORS, Settings
+from lorrainemail.config.values import bound_to_loopback
+from lorrainemail.errors import Problem
+from lorrainemail.interfaces import Origin
+
+#: RFC 5321 §4.5.3.1.8 and §4.5.3.1.7.
+LEAST_RECIPIENTS: Final = 100
+LEAST_MESSAGE: Final = 64 * 1024
+#: Doors at which somebody logs in, in the clear first.
+_LOGIN_DOORS: Final = ("submission", "pop3", "imap")
+#: Files of the state directory that hold secrets; ``credentials`` is refused by the tables themselves.
+_SECRET_FILES: Final = ("accounts", "first-account")
+
+Kind = Literal["broken", "dangerous", "shadowed", "useless"]
+
+
+@attrs.frozen(slots=True)
+class Finding:
+    """Something that works otherwise than it reads.
+
+    :ivar kind: "broken" (cannot work), "dangerous", "shadowed" (another row comes first), "useless".
+    """
+
+    kind: Kind
+    problem: Problem
+
+
+def finding(kind: Kind, origin: Origin, what: str, mend: str) -> Finding:
+    return Finding(kind, Problem(origin.file, origin.line, what, mend))
+
+
+def review_settings(settings: Settings) -> Iterator[Finding]:
+    """Everything unwise outside the tables."""
+    yield from _doors(settings)
+    yield from _names(settings)
+    yield from _tls_files(settings)
+    yield from _modes(settings)
+    if settings.limits.recipients < LEAST_RECIPIENTS:
+        what = f"fewer recipients in one message than the standard's {LEAST_RECIPIENTS}"
+        yield finding(
+            "dangerous", settings.origin("limits", "recipients"), what, "others will split or bounce"
+        )
+    if settings.limits.message_size < LEAST_MESSAGE:
+        origin = settings.origin("limits", "message_size")
+        yield finding("dangerous", origin, "messages of 64 KiB must be taken by the standard", "raise it")
+
+
+def _doors(settings: Settings) -> Iterator[Finding]:
+    open_doors = {door: getattr(settings.listen, door) for door in DOORS}
+    where = settings.origin("listen")
+    if not any(open_doors.values()):
+        mend = "name doors in [listen], for example smtp = ['tcp:25:interface=\\:\\:']"
+        yield finding("broken", where, "no door is open: the server would do nothing", mend)
+    elif not open_doors["smtp"]:
+        yield finding(
+            "useless", where, "the smtp door is closed: no other server can send mail here", "or so meant"
+        )
+    if settings.auth.plaintext == "loopback":
+        for door in _LOGIN_DOORS:
+            for index, endpoint in enumerate(open_doors[door]):
+                if not bound_to_loopback(endpoint):
+                    what = f'logins without TLS are not allowed on "{endpoint}", which others reach too'
+                    mend = (
+                        'plaintext = "loopback" holds only for listeners with interface=127.0.0.1 or \\:\\:1'
+                    )
+                    yield finding("useless", settings.origin("listen", door, index), what, mend)
+
+
+def _names(settings: Settings) -> Iterator[Finding]:
+    origin = settings.origin("hostname")
+    if settings.file and ("hostname",) not in settings.lines:
+        what = f'hostname is not set; the machine calls itself "{settings.hostname}"'
+        yield finding("dangerous", Origin(settings.file), what, 'write hostname = "mail.your-domain"')
+    elif "." not in settings.hostname:
+        what = f'hostname "{settings.hostname}" has no dot: other servers refuse such greetings'
+        yield finding("dangerous", origin, what, 'write a full name, as "mail.bricoleur.com"')
+    if settings.hostname in settings.local_domains and len(settings.local_domains) > 1:
+        return
+    if not settings.local_domains and not os.path.exists(os.path.join(settings.state, "domains")):
+        yield finding(
+            "useless", origin, "there is no local domain: all mail from outside is refused", "name one"
+        )
+
+
+def _tls_files(settings: Settings) -> Iterator[Finding]:
+    for name in ("certificate", "key", "trust"):
+        path = getattr(settings.tls, name)
+        if path and not os.access(path, os.R_OK):
+            yield finding(
+                "broken", settings.origin("tls", name), f"{path} cannot be read", "mend the path or its mode"
+            )
+    for index, path in enumerate(settings.dns.zones):
+        if not os.access(path, os.R_OK):
+            origin = settings.origin("dns", "zones", index)
+            yield finding("broken", origin, f"{path} cannot be read", "mend the path or its mode")
+
+
+def _modes(settings: Settings) -> Iterator[Finding]:
+    secrets = [os.path.join(settings.state, name) for name in _SECRET_FILES]
+    if settings.tls.key:
+        secrets.append(settings.tls.key)
+    for path in secrets:
+        mode = _mode(path)
+        if mode & 0o004:
+            what = "holds secrets and can be read by everybody on this machine"
+            yield finding("dangerous", Origin(path), what, f"chmod 600 {path}")
+        elif mode & 0o022:
+            yield finding("dangerous", Origin(path), "can be written by others", f"chmod 600 {path}")
+    if _mode(settings.state) & 0o022:
+        what = "the state directory can be written by others than its owner"
+        yield finding("dangerous", Origin(settings.state), what, f"chmod 700 {settings.state}")
+
+
+def _mode(path: str) -> int:
+    try:
+        return stat.S_IMODE(os.stat(path).st_mode)
+    except OSError:
+        return 0
