@@ -176,7 +176,7 @@ class Taking:
         else:
             await self._direct()
         await self._queue_leftovers()
-        replies = [self._reply(group) for group in range(self.groups)]
+        replies = self._replies()
         await self._notify(replies)
         self._note_end(replies)
         return replies
@@ -294,11 +294,21 @@ class Taking:
     async def _with_queue(self) -> None:
         """Something must leave: queue item and mailboxes staged together, the queue item published first."""
         queue = self._means.queue
+        leaving = {
+            group for t in self._targets if t.mailbox is None and t.state is OPEN for group in t.groups
+        }
+        # What failed in the plan beside something that leaves goes along.
+        waiting = [
+            target
+            for target in self._targets
+            if (target.mailbox is None and target.state is OPEN)
+            or (target.state is LATER and not leaving.isdisjoint(target.groups))
+        ]
         full = queue.full()
         if full is not None:
-            self._kill([target for target in self._targets if self._wants_queue(target)], full)
+            self._kill(waiting, full)
+            waiting = []
         mailboxes = [t for t in self._targets if t.placement is not None and self._lives(t)]
-        waiting = [t for t in self._targets if self._wants_queue(t) and self._lives(t)]
         item = self._queue_placement(waiting) if waiting else None
         staged = [target.placement.stage() for target in mailboxes if target.placement]
         if item is not None:
@@ -311,7 +321,7 @@ class Taking:
             if result is _UNFINISHED and target.placement is not None:
                 staged[index].addCallback(_abort_late, target.placement)
             self._apply(target, result)
-        more = [t for t in mailboxes if t.state is LATER and self._lives(t) and self._kept_with(t, waiting)]
+        more = self._to_be_queued(waiting)
         if item is not None and more and item_result is None:
             await self._all([item.abort()])
             waiting = [*waiting, *more]
@@ -343,7 +353,7 @@ class Taking:
 
     async def _queue_leftovers(self) -> None:
         """Mailboxes that failed for a moment, in groups of which something else is kept."""
-        left = [t for t in self._targets if t.state is LATER and self._lives(t) and self._kept_with(t, ())]
+        left = self._to_be_queued(())
         if not left:
             return
         result: Any = self._means.queue.full()
@@ -373,27 +383,34 @@ class Taking:
 
     # -- states ----------------------------------------------------------------------------------
 
-    def _wants_queue(self, target: _Target) -> bool:
-        """Whether only the queue can hold it from the start: it goes elsewhere, or failed in the plan beside
-        something that goes elsewhere."""
-        if target.state is OPEN:
-            return target.mailbox is None
-        return target.state is LATER and any(
-            other.mailbox is None and other.state is OPEN and not set(other.groups).isdisjoint(target.groups)
-            for other in self._targets
-        )
-
     def _lives(self, target: _Target) -> bool:
         """Whether any group of it can still be kept."""
         return not self._dead or any(group not in self._dead for group in target.groups)
 
-    def _kept_with(self, target: _Target, others: Sequence[_Target]) -> bool:
-        """Whether something else of a living group of it is kept, or among ``others``."""
-        return any(
-            (other.state is KEPT or other.state is QUEUED or other in others)
-            and any(group in target.groups and group not in self._dead for group in other.groups)
-            for other in self._targets
-        )
+    def _to_be_queued(self, others: Sequence[_Target]) -> list[_Target]:
+        """Those that failed for a moment and share a living group with something that is kept, or is among
+        ``others``, or will be queued for the same reason."""
+        besides = set(others)
+        kept = {
+            group
+            for target in self._targets
+            if target.state is KEPT or target.state is QUEUED or target in besides
+            for group in target.groups
+        }
+        found: list[_Target] = []
+        while True:
+            more = [
+                target
+                for target in self._targets
+                if target.state is LATER
+                and target not in besides
+                and any(group in kept and group not in self._dead for group in target.groups)
+            ]
+            if not more:
+                return found
+            found += more
+            besides.update(more)
+            kept.update(group for target in more for group in target.groups)
 
     def _kill(self, targets: Sequence[_Target], reply: Reply) -> None:
         """These cannot be kept at all: their groups are answered 4xx."""
@@ -422,30 +439,27 @@ class Taking:
         target.state = REFUSED if isinstance(failure.value, PermanentError) else LATER
         target.reply = _reply_of(failure, self.id)
 
-    def _reply(self, group: int) -> Reply:
+    def _replies(self) -> list[Reply]:
+        members: list[list[_Target]] = [[] for _ in range(self.groups)]
+        for target in self._targets:
+            for group in target.groups:
+                members[group].append(target)
+        return [self._reply(group, targets) for group, targets in enumerate(members)]
+
+    def _reply(self, group: int, targets: Sequence[_Target]) -> Reply:
         """The answer of a group."""
         if group in self._dead:
             return self._dead[group]
-        refused: Reply | None = None
-        deferred: Reply | None = None
-        queued = False
-        kept = False
-        for target in self._targets:
-            if group not in target.groups:
-                continue
-            if target.state is KEPT:
-                kept = True
-            elif target.state is QUEUED:
-                queued = True
-            elif target.state is REFUSED:
-                refused = refused or target.reply
-            else:
-                deferred = deferred or target.reply
-        if queued:
+        states = {target.state for target in targets}
+        if QUEUED in states:
             return Reply(250, "2.0.0", f"Queued as {self.id}")
-        if kept:
+        if KEPT in states:
             return Reply(250, "2.0.0", f"Delivered as {self.id}")
-        return deferred or refused or INTERNAL_ERROR
+        for state in (LATER, REFUSED):
+            for target in targets:
+                if target.state is state and target.reply is not None:
+                    return target.reply
+        return INTERNAL_ERROR
 
     # -- waiting ---------------------------------------------------------------------------------
 
@@ -483,7 +497,7 @@ class Taking:
             for target in self._targets
             if target.state is REFUSED
             and target.reply is not None
-            and (replies[target.groups[0]].positive or self._refused is not None)
+            and (self._refused is not None or any(replies[group].positive for group in target.groups))
         ]
         if not fates:
             return
