@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
 from typing import Final
 
 import attrs
@@ -121,13 +122,23 @@ def scan(directory: str) -> Scan:
     before = mtimes(directory)
     files: dict[str, Found] = {}
     for place, sub in enumerate(("/new", "/cur")):
-        for name in os.listdir(directory + sub):
-            if name[0] == "." or "\n" in name:
-                continue
-            base, info = split(name)
-            if base and len(base) <= MAX_BASE:
-                files[base] = Found(place, info)
+        with os.scandir(directory + sub) as entries:
+            for entry in entries:
+                name = entry.name
+                if name[0] == "." or "\n" in name or not entry.is_file(follow_symlinks=False):
+                    continue
+                base, info = split(name)
+                if base and len(base) <= MAX_BASE:
+                    files[base] = Found(place, info)
     return Scan(files, before[0], before[1], mtimes(directory) == before)
+
+
+def is_message(path: str) -> bool:
+    """Whether a plain file is there."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return False
 
 
 def find(directory: str, base: str) -> Found | None:

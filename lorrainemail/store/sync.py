@@ -132,7 +132,7 @@ def look_at_names(tree: Tree, number: int, names: Iterable[str]) -> bool:
         if not base or base.startswith(".") or len(base) > maildir.MAX_BASE:
             continue
         row = tree.index.by_base(folder, base)
-        there = os.path.lexists(f"{path}/{name}")
+        there = maildir.is_message(f"{path}/{name}")
         if row is None:
             if there:
                 found = maildir.Scan({base: maildir.Found(place, info)}, 0, 0, False)

@@ -387,7 +387,7 @@ class Tree:
         """
         directory = self.path(folder)
         path = f"{directory}/{row.file}"
-        if os.path.lexists(path):
+        if maildir.is_message(path):
             return path, row
         found = maildir.find(directory, row.base)
         if found is None:

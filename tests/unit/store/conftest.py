@@ -1,11 +1,12 @@
 """Both stores, the one in memory and the one on disk, under the same tests."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 
 from lorrainemail.addresses import parse_address
 from lorrainemail.interfaces import Account, IStore
@@ -22,19 +23,19 @@ def bob() -> Account:
 
 
 @pytest.fixture
-def open_store(tmp_path: Any) -> Iterator[Callable[[], MailStore]]:
-    """Makes stores on the same disk; one at a time."""
+def open_store(tmp_path: Any) -> Iterator[Callable[..., Awaitable[MailStore]]]:
+    """Starts a store on the same disk, after ending the one before (or, unclean, beside it)."""
     running: list[tuple[MailStore, Committer]] = []
 
-    def stop() -> None:
+    async def stop() -> None:
         while running:
             store, committer = running.pop()
-            pytest_twisted.blockon(store.stopService())
-            pytest_twisted.blockon(committer.stopService())
+            await store.stopService()
+            await committer.stopService()
 
-    def start(clean: bool = True) -> MailStore:
+    async def start(clean: bool = True) -> MailStore:
         if clean:
-            stop()
+            await stop()
         committer = Committer(reactor, str(tmp_path))
         committer.startService()
         store = MailStore(reactor, str(tmp_path / "mail"), committer, "mx.bricoleur.test")
@@ -43,12 +44,13 @@ def open_store(tmp_path: Any) -> Iterator[Callable[[], MailStore]]:
         return store
 
     yield start
-    stop()
+    pytest_twisted.blockon(Deferred.fromCoroutine(stop()))
 
 
 @pytest.fixture
-def disk_store(open_store: Callable[[], MailStore]) -> MailStore:
-    return open_store()
+def disk_store(open_store: Callable[..., Awaitable[MailStore]]) -> MailStore:
+    opened: MailStore = pytest_twisted.blockon(Deferred.fromCoroutine(open_store()))
+    return opened
 
 
 @pytest.fixture(params=["memory", "disk"])
