@@ -107,7 +107,8 @@ class Committer(Service):
     :param reactor: clock and door back from the threads.
     :param directory: the state directory; its file system is the one that :meth:`writable` speaks of.
     :param threads: threads that write mail.
-    :param reserve: octets of free disk below which nothing is taken, so that deletion stays possible.
+    :param reserve: octets of free disk below which nothing is taken, so that deletion stays possible; may be
+        changed while running.
     """
 
     name = "committer"
@@ -124,7 +125,7 @@ class Committer(Service):
         self.files = files
         self._reactor = reactor
         self._directory = directory
-        self._reserve = reserve
+        self.reserve = reserve
         self._counts = (threads, workers)
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._works: SimpleQueue[_Work | None] = SimpleQueue()
@@ -181,7 +182,7 @@ class Committer(Service):
                 return error
             self._free = facts.f_bavail * facts.f_frsize
             self._free_until = now + SPACE_INTERVAL
-        if self._free - octets < self._reserve:
+        if self._free - octets < self.reserve:
             return OSError(errno.ENOSPC, "free disk is below the reserve", self._directory)
         self._free -= octets  # until the next look: many may begin at once
         return None
