@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from typing import IO, Final
 
@@ -56,16 +57,20 @@ class Content:
 class SpilledContent:
     """A message of ``head`` + what stands in ``file`` from ``offset`` on.
 
-    Reads are positioned, so that several threads may read at once. Two contents never share a file.
+    Reads are positioned, so that several threads may read at once; the file is let go when it is closed and
+    no reader is left in it. Two contents never share a file.
     """
 
-    __slots__ = ("_end", "_file", "_head", "_offset", "eight_bit", "size")
+    __slots__ = ("_closed", "_end", "_file", "_head", "_lock", "_offset", "_readers", "eight_bit", "size")
 
     def __init__(self, head: bytes, file: IO[bytes], offset: int, end: int, eight_bit: bool) -> None:
         self._head = head
         self._file = file
         self._offset = offset
         self._end = end
+        self._lock = threading.Lock()
+        self._readers = 0
+        self._closed = False
         self.size = len(head) + end - offset
         self.eight_bit = eight_bit
 
@@ -87,21 +92,39 @@ class SpilledContent:
         )
 
     def _read(self, start: int, end: int, size: int) -> Iterator[bytes]:
-        while start < end:
-            try:
-                chunk = os.pread(self._file.fileno(), min(size, end - start), start)
-            except OSError as error:
-                raise TemporaryError(INTERNAL_ERROR, f"reading a spilled message: {error}") from error
-            if not chunk:
-                raise TemporaryError(INTERNAL_ERROR, "a spilled message is shorter than it was")
-            start += len(chunk)
-            yield chunk
+        # A descriptor closed under a reader could be another file's by its next read.
+        with self._lock:
+            if self._closed:
+                raise TemporaryError(INTERNAL_ERROR, "a spilled message is read after its end")
+            self._readers += 1
+        try:
+            while start < end:
+                chunk = self._pread(min(size, end - start), start)
+                start += len(chunk)
+                yield chunk
+        finally:
+            with self._lock:
+                self._readers -= 1
+                if self._closed and not self._readers:
+                    self._file.close()
+
+    def _pread(self, size: int, start: int) -> bytes:
+        try:
+            chunk = os.pread(self._file.fileno(), size, start)
+        except OSError as error:
+            raise TemporaryError(INTERNAL_ERROR, f"reading a spilled message: {error}") from error
+        if not chunk:
+            raise TemporaryError(INTERNAL_ERROR, "a spilled message is shorter than it was")
+        return chunk
 
     def in_memory(self) -> bytes | None:
         return None
 
     def close(self) -> None:
-        self._file.close()
+        with self._lock:
+            self._closed = True
+            if not self._readers:
+                self._file.close()
 
 
 def replace_head(content: Content | SpilledContent, octets: int, head: bytes) -> Content | SpilledContent:

@@ -374,14 +374,9 @@ class SmtpConnection(ESMTP):
         )
         if message is not None:
             words.pop("message")
+            words.setdefault("sender", str(message.command.sender or ""))
             self._door.trace.event(
-                message.id,
-                "refused",
-                verb=self._verb,
-                reply=str(reply),
-                peer=session.peer,
-                sender=str(message.command.sender or ""),
-                **words,
+                message.id, "refused", verb=self._verb, reply=str(reply), peer=session.peer, **words
             )
 
     def _note(self, words: str, **facts: object) -> None:

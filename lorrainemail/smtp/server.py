@@ -224,7 +224,7 @@ class SmtpServer(SmtpConnection):
         account = None if principal is None else principal.account
         decision = await judge_sender(tables, door.policy, self._session, command.sender, account)
         if decision.reply is not None:
-            self._refuse(decision.reply, message=transaction, sender=command.sender)
+            self._refuse(decision.reply, message=transaction)
             return
         transaction.relay = decision.relay
         transaction.verdicts = self._connect_verdicts + self._greeting_verdicts + decision.verdicts

@@ -2,8 +2,8 @@
 
 Owns the one edit of a message that is done here: a bounded change of its header block in which Bcc fields go
 and missing Date, Message-ID and From come, and no other octet changes. Called by the doors at the final dot
-of a session that logged in. Fails with PermanentError: 550 5.7.1 naming the address that is not the account's,
-554 5.6.0 for a header too large to be looked at whole.
+of a session that logged in. Fails with PermanentError: 550 5.7.1 naming the address that is not the
+account's, 554 5.6.0 for a header too large to be looked at whole.
 """
 
 from __future__ import annotations

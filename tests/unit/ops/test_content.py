@@ -49,8 +49,17 @@ def test_large_message_leaves_no_name_on_disk_and_reads_back_whole(tmp_path: Pat
     assert content.head(10**6) == b"".join(chunks)
     content.close()
     content.close()
-    with pytest.raises(ValueError):
+    with pytest.raises(TemporaryError):
         next(content.chunks())
+
+
+def test_reader_that_is_slower_than_the_close_still_reads_this_message(tmp_path: Path) -> None:
+    content = spilled(tmp_path, b"0123456789")
+    reader = content.chunks(4)
+    assert next(reader) == b"0123"
+    content.close()
+    assert b"".join(reader) == b"456789"
+    assert content._file.closed
 
 
 @pytest.mark.parametrize("chunks", [(b"ascii", b"\xe9"), (b"\xe9", b"ascii more"), (b"abc", b"\xe9" * 9)])
