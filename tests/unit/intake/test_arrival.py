@@ -29,8 +29,11 @@ def octets(content: IContent) -> bytes:
 
 @pytest.mark.parametrize(
     "name",
-    b"Status X-Status X-Keywords X-UID X-IMAP X-IMAPbase Content-Length Return-Path STATUS".split()
-    + [b"X-Lorrainemail-Policy", b"status "],
+    [
+        *b"Status X-Status X-Keywords X-UID X-IMAP X-IMAPbase Content-Length Return-Path STATUS".split(),
+        b"X-Lorrainemail-Policy",
+        b"status ",
+    ],
 )
 def test_outsider_cannot_mark_his_mail_as_read_or_lie_to_the_mailbox(name: bytes) -> None:
     rest = b"Subject: a\r\n\tb\r\n\r\nStatus: RO\r\n"
