@@ -103,10 +103,13 @@ class SpilledContent:
                 start += len(chunk)
                 yield chunk
         finally:
-            with self._lock:
-                self._readers -= 1
-                if self._closed and not self._readers:
-                    self._file.close()
+            self._leave()
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._readers -= 1
+            if self._closed and not self._readers:
+                self._file.close()
 
     def _pread(self, size: int, start: int) -> bytes:
         try:

@@ -144,7 +144,7 @@ class Loops:
         content, envelope = circumstances.content, circumstances.envelope
         if content is None or envelope is None:
             return None
-        header = b"\n" + content.head(MAX_HEADER).partition(b"\r\n\r\n")[0]
+        header = (b"\r\n" + content.head(MAX_HEADER)).partition(b"\r\n\r\n")[0]
         folded = header.lower()
         hops = folded.count(b"\nreceived:")
         if hops > self._hops:
