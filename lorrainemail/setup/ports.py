@@ -96,12 +96,12 @@ class BoundPort:
         self.listener.close()
         return port
 
-    def serve_datagrams(self, reactor: Any, protocol: DatagramProtocol, size: int) -> IListeningPort | None:
+    def serve_datagrams(self, reactor: Any, protocol: DatagramProtocol) -> IListeningPort | None:
         """Have the reactor read the UDP socket, where there is one."""
         if self.datagram is None:
             return None
         family = self.datagram.family
-        port: IListeningPort = reactor.adoptDatagramPort(self.datagram.fileno(), family, protocol, size)
+        port: IListeningPort = reactor.adoptDatagramPort(self.datagram.fileno(), family, protocol)
         self.datagram.close()
         return port
 

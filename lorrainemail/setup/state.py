@@ -80,13 +80,9 @@ class Undo:
     def add(self, step: Callable[[], object]) -> None:
         self._steps.append(step)
 
-    def created_file(self, path: str) -> None:
-        """A file that was not there before."""
-        self.add(lambda: os.unlink(path))
-
-    def created_directory(self, path: str) -> None:
-        """A directory that was not there before; it goes only if it is empty by then."""
-        self.add(lambda: os.rmdir(path))
+    def created(self, path: str) -> None:
+        """A file that was not there before, or a directory, which goes only if it is empty by then."""
+        self.add(lambda: os.rmdir(path) if os.path.isdir(path) else os.unlink(path))
 
     def keep_all(self) -> None:
         """The start succeeded."""
@@ -107,7 +103,7 @@ def open_state(state: str, owner: Owner, undo: Undo) -> None:
     try:
         for path in _missing(state):
             os.mkdir(path, 0o700)
-            undo.created_directory(path)
+            undo.created(path)
             owner.take(path)
         status = os.stat(state)
     except OSError as error:

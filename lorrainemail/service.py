@@ -1,0 +1,351 @@
+"""The whole server, in the order of a message's way: configuration in, services out.
+
+Read this first. :class:`Server` composes everything that runs; nobody else brings two packages together.
+First stands what the way needs (tools, tables, logins, mailboxes, the queue), then the way itself: the doors
+that a message comes in by, policy, intake, the queue's runner with its couriers, and the doors that a reader
+comes in by. :meth:`Server.reload` takes a changed configuration into it.
+
+Nothing here binds a port or makes a file: ports come bound (:mod:`lorrainemail.setup.ports`), the state
+directory is prepared (:mod:`lorrainemail.setup.first_start`). Fails with ConfigurationError. A server may
+share its process with others: the lab and the tests run several.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final, Literal, cast
+
+import attrs
+from twisted.application.internet import TimerService
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Factory
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.protocols.tls import TLSMemoryBIOFactory
+
+import lorrainemail.plugins
+from lorrainemail.config.default import HOSTNAME
+from lorrainemail.config.load import Located, load
+from lorrainemail.config.model import Settings
+from lorrainemail.control.server import ControlFactory
+from lorrainemail.delivery.local import LocalCourier
+from lorrainemail.dns.responder import Responder
+from lorrainemail.dns.server import DnsDatagrams, DnsFactory
+from lorrainemail.dns.zonefile import load_zones
+from lorrainemail.envelope import Door as DoorName
+from lorrainemail.errors import STORAGE_FULL, ConfigurationError, Reply
+from lorrainemail.imap.factory import ImapFactory
+from lorrainemail.intake import Intake
+from lorrainemail.interfaces import PolicyResources
+from lorrainemail.net.limits import ConnectionCounter
+from lorrainemail.net.resolver import Resolver
+from lorrainemail.net.tls import ClientTls, ServerTls
+from lorrainemail.ops.committer import Committer
+from lorrainemail.ops.trace import Trace
+from lorrainemail.policy.chain import PolicyChain, build_chain
+from lorrainemail.pop3.factory import Pop3Factory
+from lorrainemail.queue.schedule import Schedule
+from lorrainemail.queue.spool import Spool
+from lorrainemail.sasl.passwords import Passwords
+from lorrainemail.sasl.portal import Authenticator, make_portal
+from lorrainemail.sasl.throttle import Throttle
+from lorrainemail.setup.first_start import certificate_of, directories
+from lorrainemail.setup.ports import BoundPort
+from lorrainemail.setup.serving import Doors, Open, Ordered
+from lorrainemail.smtp.door import Door
+from lorrainemail.smtp.factory import SmtpFactory
+from lorrainemail.smtp.settings import DoorSettings
+from lorrainemail.store.mailstore import MailStore
+from lorrainemail.tables.backend import find_backend
+from lorrainemail.tables.rules import Rules
+from lorrainemail.tables.service import TableService
+
+_log = Logger(namespace="lorrainemail")
+
+#: How often the certificates are looked at, in seconds.
+CERTIFICATES: Final = 86400.0
+
+
+def make_server(settings: Settings, located: Located, reactor: Any, ports: Sequence[BoundPort]) -> Server:
+    """A server that is ready to start.
+
+    :param located: where the configuration is, for a reload.
+    :param ports: what it listens at; the doors "control" and "local" are its UNIX sockets.
+    :raises ConfigurationError: where tables, certificates, zones or policy cannot be used.
+    """
+    return Server(settings, located, reactor, ports)
+
+
+class Server(Ordered):
+    """One complete mail server."""
+
+    def __init__(
+        self, settings: Settings, located: Located, reactor: Any, ports: Sequence[BoundPort]
+    ) -> None:
+        super().__init__(reactor)
+        self.settings = settings
+        self._located = located
+        self._reactor = reactor
+        self._loopback = tuple(dict.fromkeys(port.host for port in ports if port.loopback))
+        places = directories(settings.state)
+        in_thread = partial(deferToThreadPool, reactor, reactor.getThreadPool())
+
+        # Tools: durable writes, what happened to messages, the DNS, TLS.
+        self.committer = Committer(reactor, settings.state, reserve=settings.limits.disk_reserve)
+        self.trace = Trace(os.path.join(settings.state, "trace.sqlite"), reactor, settings.trace.keep)
+        self.resolver = Resolver(reactor, settings.dns.resolvers, settings.dns.trusted)
+        pair, _ = certificate_of(settings, self._loopback)
+        self.server_tls = ServerTls([pair], settings.tls.old_peers)
+        self.client_tls = ClientTls(settings.tls.trust)
+
+        # Who is here: tables, passwords, the one login.
+        source = find_backend(settings.tables, lorrainemail.plugins).open(settings.state)
+        self.tables = TableService(source, Rules.of(settings), reactor, in_thread)
+        self.passwords = Passwords(reactor)
+        self.tables.on_change(self.passwords.forget)
+
+        # Where mail is: mailboxes, and the queue of what must go on.
+        self.store = MailStore(reactor, places.mail, self.committer, settings.hostname)
+        self.queue = Spool(
+            reactor,
+            places.queue,
+            self.committer,
+            self.trace,
+            _schedule(settings),
+            settings.limits.queue_messages,
+        )
+        portal = make_portal(self.tables, self.store.home, self.passwords, Throttle(reactor), reactor)
+        self.authenticator = Authenticator(portal)
+
+        # The way in: policy at each verb, intake at the final dot.
+        self.policy = self._policy(settings)
+        self.intake = Intake(
+            reactor,
+            self.store,
+            self.queue,
+            self.tables,
+            self.trace,
+            settings.hostname,
+            settings.policy.hide_submitter,
+        )
+
+        # The way on: what is queued goes to its courier when it is due.
+        self.couriers = [LocalCourier(self.store, self.tables)]
+
+        # The doors, each by its name: mail comes in by SMTP, readers by POP3 and IMAP.
+        self._in_thread = in_thread
+        self._spill = places.spill
+        self._smtp: dict[tuple[str, bool], Door] = {}
+        self._counters: dict[str, ConnectionCounter] = {}
+        self._readers: list[tuple[Pop3Factory | ImapFactory, BoundPort]] = []
+        self.responder = Responder(load_zones(settings.dns.zones), reactor)
+        self.commands: dict[str, Callable[..., Any]] = {"reload": self.reload, "status": self.status}
+        self.doors = Doors(reactor, [self._open(port) for port in ports])
+
+        for service in (
+            self.committer,
+            self.trace,
+            self.tables,
+            self.passwords,
+            self.store,
+            self.queue,
+            self.intake,
+            _certificates(self._renew_certificate, reactor),
+            self.doors,
+        ):
+            service.setServiceParent(self)  # type: ignore[no-untyped-call]
+
+    # -- doors ---------------------------------------------------------------------------------------
+
+    def _open(self, port: BoundPort) -> Open:
+        """What serves a port."""
+        name = port.door
+        plaintext = port.loopback and self.settings.auth.plaintext == "loopback"
+        if name == "control":
+            return Open(port, ControlFactory(self.commands, self._reactor))
+        if name == "dns":
+            return Open(
+                port,
+                DnsFactory(self.responder, self._reactor),
+                datagrams=DnsDatagrams(self.responder),
+            )
+        if name in ("pop3", "pop3s", "imap", "imaps"):
+            reader = self._reader(name, plaintext)
+            self._readers.append((reader, port))
+            return Open(port, self._maybe_tls(name, reader), reader.close_sessions)
+        door = self._smtp.get((name, plaintext))
+        if door is None:
+            door = self._smtp[name, plaintext] = self._smtp_door(cast(DoorName, name), plaintext)
+        return Open(port, self._maybe_tls(name, SmtpFactory(door)), door.shut_down)
+
+    def _maybe_tls(self, name: str, factory: Factory) -> Any:
+        """Doors whose name ends in "s" speak TLS at once."""
+        if name not in ("submissions", "pop3s", "imaps"):
+            return factory
+        context: Any = self.server_tls.context_factory(name)
+        return TLSMemoryBIOFactory(context, False, factory, self._reactor)
+
+    def _smtp_door(self, name: DoorName, plaintext: bool) -> Door:
+        starttls = None if name in ("submissions", "local") else self.server_tls.context_factory(name)
+        return Door(
+            _door_settings(self.settings, name, plaintext, self._spill),
+            self._reactor,
+            self.tables,
+            self.policy,
+            self.store.may_accept,
+            self.intake,
+            self.trace,
+            starttls,
+            self.authenticator,
+            self._room,
+        )
+
+    def _reader(self, name: str, plaintext: bool) -> Pop3Factory | ImapFactory:
+        settings = self.settings
+        counter = self._counters.get(name)
+        if counter is None:
+            limits = settings.limits
+            counter = ConnectionCounter(limits.connections, limits.connections_per_peer)
+            self._counters[name] = counter
+        if name in ("pop3", "pop3s"):
+            secure: Literal["pop3", "pop3s"] = "pop3s" if name == "pop3s" else "pop3"
+            return Pop3Factory(secure, self.authenticator, self._reactor, counter, self.server_tls, plaintext)
+        return ImapFactory(
+            "imaps" if name == "imaps" else "imap",
+            self.authenticator,
+            self._reactor,
+            counter,
+            self._in_thread,
+            self._spill,
+            settings.limits.message_size,
+            self.server_tls,
+            plaintext,
+            settings.hostname,
+        )
+
+    def _room(self, octets: int) -> Reply | None:
+        """Whether a message of that size may be begun."""
+        return None if self.committer.writable(octets) is None else STORAGE_FULL
+
+    def _policy(self, settings: Settings) -> PolicyChain:
+        # The embedded default serves example.test, on machines that may have no DNS at all.
+        resolver = None if settings.hostname == HOSTNAME else self.resolver
+        resources = PolicyResources(self._reactor, resolver, settings.hostname, settings.limits.hops)
+        return build_chain(settings.policy.checks, resources)
+
+    # -- while running -------------------------------------------------------------------------------
+
+    def reload(self) -> Deferred[dict[str, Any]]:
+        """Take the configuration anew: whole, or, where anything in it is wrong, not at all.
+
+        :returns: Deferred of ``{"needs_restart": [...]}``: settings that keep their old value until then.
+            Fails with ConfigurationError.
+        """
+        done: Deferred[dict[str, Any]] = Deferred.fromCoroutine(self._reload())
+        return done
+
+    async def _reload(self) -> dict[str, Any]:
+        old = self.settings
+        try:
+            new = load(self._located)
+            # "state" was read with the location: a file that names another one is not asked yet.
+            kept = {name: getattr(old, name) for name in ("state", "hostname", "listen", "tables")}
+            waiting = [name for name, value in kept.items() if getattr(new, name) != value]
+            new = attrs.evolve(new, **kept)
+            policy = self._policy(new)
+            zones = load_zones(new.dns.zones)
+            client_tls = ClientTls(new.tls.trust)
+            self.server_tls.reload([certificate_of(new, self._loopback)[0]], new.tls.old_peers)
+        except ConfigurationError as error:
+            for problem in error.problems:
+                _log.error("The configuration was not reloaded: {problem}", problem=str(problem))
+            raise
+        except OSError as error:
+            _log.error("The configuration was not reloaded: {error}", error=str(error))
+            raise
+        self._use(new, policy, client_tls)
+        self.responder.zones = zones
+        await self.tables.reload(Rules.of(new))
+        for name in waiting:
+            _log.warn("The configuration's {name} has changed; that needs a restart", name=name)
+        _log.info("The configuration was reloaded")
+        return {"needs_restart": waiting}
+
+    def _use(self, new: Settings, policy: PolicyChain, client_tls: ClientTls) -> None:
+        """Hand the new values to the parts; nothing of this can fail."""
+        self.settings, self.policy, self.client_tls = new, policy, client_tls
+        limits = new.limits
+        self.resolver.reload(new.dns.resolvers, new.dns.trusted)
+        self.committer.reserve = limits.disk_reserve
+        self.trace.keep = new.trace.keep
+        self.queue.reconfigure(_schedule(new), limits.queue_messages)
+        for (name, _), door in self._smtp.items():
+            plaintext = door.settings.plaintext_login and new.auth.plaintext == "loopback"
+            door.settings = _door_settings(new, cast(DoorName, name), plaintext, self._spill)
+            door.policy = policy
+        for counter in self._counters.values():
+            counter.total, counter.per_peer = limits.connections, limits.connections_per_peer
+        for reader, port in self._readers:
+            reader.plaintext = port.loopback and new.auth.plaintext == "loopback"
+            if isinstance(reader, ImapFactory):
+                reader.message_size = limits.message_size
+
+    def status(self) -> dict[str, Any]:
+        """What ``lorrainemail status`` shows."""
+        alarms = [*self.tables.alarms(), *self.committer.alarms(), *self.trace.alarms()]
+        connections = {name: counter.open for name, counter in self._counters.items()}
+        for (name, _), door in self._smtp.items():
+            connections[name] = connections.get(name, 0) + door.connections.open
+        return {
+            "pid": os.getpid(),
+            "version": lorrainemail.__version__,
+            "hostname": self.settings.hostname,
+            "configuration": self._located.file,
+            "state": self.settings.state,
+            "connections": connections,
+            "queued": self.queue.count,
+            "certificate_ends": self.server_tls.expires().isoformat(),
+            "alarms": [str(alarm) for alarm in alarms],
+        }
+
+    def _renew_certificate(self) -> None:
+        """Our own certificate is made anew before it ends; an operator's is read again."""
+        settings = self.settings
+        try:
+            pair, _ = certificate_of(settings, self._loopback)
+            self.server_tls.reload([pair], settings.tls.old_peers)
+        except (ConfigurationError, OSError) as error:
+            _log.error("The certificate stays as it was: {error}", error=str(error))
+
+
+def _certificates(look: Callable[[], None], clock: Any) -> TimerService:
+    service = TimerService(CERTIFICATES, look)  # type: ignore[no-untyped-call]
+    service.name, service.clock = "certificates", clock
+    return service
+
+
+def _schedule(settings: Settings) -> Schedule:
+    return Schedule(settings.queue.retry, settings.queue.expire)
+
+
+def _door_settings(settings: Settings, name: DoorName, plaintext: bool, spill: str) -> DoorSettings:
+    limits = settings.limits
+    login: Literal["no", "offered", "required"]
+    if name == "smtp":
+        login = "offered" if settings.auth.on_smtp else "no"
+    else:
+        login = "no" if name == "local" else "required"
+    return DoorSettings(
+        name,
+        settings.hostname,
+        spill,
+        login,
+        plaintext,
+        message_size=limits.message_size,
+        recipients=limits.recipients,
+        connections=limits.connections,
+        connections_per_peer=limits.connections_per_peer,
+        mend_line_ends=settings.policy.bare_line_ends,
+    )

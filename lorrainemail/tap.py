@@ -1,0 +1,111 @@
+"""``twistd lorrainemail``: the options, and everything that can fail at a start, before twistd forks.
+
+twistd imports this module for ``--help`` and ``--version``, so what makes a server is imported only when one
+is made. :func:`makeService` reads the configuration, locks the state, opens every port, makes what is missing
+and composes the server; whatever is wrong leaves it as one line and exit status 1, with nothing half-made.
+It runs before twistd's umask, chdir, fork and change of user: paths are absolute, modes explicit, and what it
+makes is handed to that user. No thread starts before ``startService``.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from twisted.python import usage
+
+from lorrainemail.version import VERSION
+
+if TYPE_CHECKING:
+    from twisted.application.service import Service
+
+    from lorrainemail.setup.state import Owner, Undo
+
+
+class Options(usage.Options):
+    """What stands after ``twistd lorrainemail``."""
+
+    synopsis = "[--config=FILE] [--state=DIRECTORY]"
+    longdesc = (
+        "A complete mail server: SMTP, POP3 and IMAP. Without any configuration it serves example.test on "
+        "loopback, in ./lorrainemail-state. In the foreground: twistd -n lorrainemail"
+    )
+    optParameters: ClassVar[list[list[str | None]]] = [
+        ["config", "c", None, "The configuration file (default: lorrainemail.toml in the state directory)."],
+        ["state", "s", None, "The directory that holds mail, queue, accounts and keys."],
+    ]
+
+    def opt_version(self) -> None:
+        """Display the version and exit."""
+        print(f"lorrainemail {VERSION}")
+        sys.exit(0)
+
+    def parseArgs(self, *words: str) -> None:
+        if words:
+            raise usage.UsageError(f'"{words[0]}" is not understood; commands are those of "lorrainemail"')
+
+
+def makeService(options: Options) -> Service:
+    """The whole server, ready to start.
+
+    :raises SystemExit: with one line for each thing that is wrong.
+    """
+    from lorrainemail.errors import ConfigurationError
+    from lorrainemail.setup.failure import StartError
+    from lorrainemail.setup.state import Undo
+
+    # Until the server can reload, a hang-up must not end it.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with Undo() as undo:
+        try:
+            service = _make(options, _owner(options), undo)
+        except ConfigurationError as error:
+            raise SystemExit("\n".join(f"lorrainemail: {problem}" for problem in error.problems)) from None
+        except StartError as error:
+            raise SystemExit(f"lorrainemail: {error}") from None
+        undo.keep_all()
+    return service
+
+
+def _owner(options: Options) -> Owner:
+    from lorrainemail.setup.failure import StartError
+    from lorrainemail.setup.state import Owner
+
+    parent: Any = options.parent or {}
+    if parent.get("chroot"):
+        raise StartError("--chroot is not possible", "use --uid and --gid, or the systemd unit in etc/")
+    if parent.get("euid"):
+        raise StartError("--euid is not possible, as the server could become root again", "leave it out")
+    return Owner(parent.get("uid"), parent.get("gid"))
+
+
+def _make(options: Options, owner: Owner, undo: Undo) -> Service:
+    from twisted.internet import reactor
+
+    from lorrainemail.config.load import load, locate
+    from lorrainemail.control.words import SOCKET_NAME
+    from lorrainemail.service import make_server
+    from lorrainemail.setup.first_start import prepare
+    from lorrainemail.setup.greeting import greeting
+    from lorrainemail.setup.ports import bind_all
+    from lorrainemail.setup.running import Running, lock_state
+    from lorrainemail.setup.state import open_state
+
+    located = locate(options["config"], options["state"])
+    settings = load(located)
+    open_state(settings.state, owner, undo)
+    lock = lock_state(settings.state, owner, undo)
+    where = settings.file or "the built-in default"
+    sockets = [
+        ("control", os.path.join(settings.state, SOCKET_NAME), 0o600),
+        ("local", os.path.join(settings.state, "submit.sock"), 0o666),
+    ]
+    ports = bind_all(settings.listen, settings.state, owner, undo, where, sockets)
+    loopback = tuple(dict.fromkeys(port.host for port in ports if port.loopback))
+    prepared = prepare(settings, located, owner, undo, loopback)
+    server = make_server(settings, prepared.located, reactor, ports)
+    root = (os.geteuid() if owner.uid is None else owner.uid) == 0
+    print(greeting(settings, prepared, ports, root), flush=True)
+    return Running(reactor, server, lock)
