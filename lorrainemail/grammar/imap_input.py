@@ -135,7 +135,7 @@ class CommandReader:
         del self._buffer[:limit]
         return data
 
-    def skip(self, octets: int, fault: Fault) -> None:
+    def skip(self, octets: int, fault: Fault | None = None) -> None:
         """Read over a literal that was refused and is sent nevertheless, and the rest of its command."""
         self._skip = octets
         self._skip_line = True

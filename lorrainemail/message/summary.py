@@ -208,15 +208,17 @@ def _language(value: bytes | None) -> bytes:
     return b"(%b)" % b" ".join(string(tag) for tag in tags)
 
 
-# -- BODY from BODYSTRUCTURE ---------------------------------------------------------------------------
+# -- reading wire bytes again --------------------------------------------------------------------------
 
 _WIRE = re.compile(rb'\(|\)|"(?:[^"\\]|\\.)*"|\{([0-9]+)\}\r\n|[^ ()"{]+', re.DOTALL)
+
+_ESCAPE = re.compile(rb'\\(["\\])')
 
 _Node = bytes | list["_Node"]
 
 
-def body_of(wire: bytes) -> bytes:
-    """BODY (RFC 3501 §6.4.5: "non-extensible") from the wire bytes of a BODYSTRUCTURE."""
+def _read(wire: bytes) -> _Node:
+    """Wire bytes as nested lists of tokens."""
     stack: list[list[_Node]] = [[]]
     position = 0
     while (match := _WIRE.search(wire, position)) is not None:
@@ -234,9 +236,57 @@ def body_of(wire: bytes) -> bytes:
             position += size
         else:
             stack[-1].append(token)
-    root = stack[0][0]
+    return stack[0][0]
+
+
+def body_of(wire: bytes) -> bytes:
+    """BODY (RFC 3501 §6.4.5: "non-extensible") from the wire bytes of a BODYSTRUCTURE."""
+    root = _read(wire)
     assert isinstance(root, list)
     return _basic(root)
+
+
+@attrs.frozen(slots=True)
+class Envelope:
+    """What searches look at in an ENVELOPE: values as they stood in the header, unfolded.
+
+    :ivar addresses: of FROM, TO, CC, BCC, as "name <local@host>" texts.
+    """
+
+    date: bytes
+    subject: bytes
+    addresses: dict[str, bytes]
+
+
+def read_envelope(wire: bytes) -> Envelope:
+    """An ENVELOPE's wire bytes, read again."""
+    root = _read(wire)
+    assert isinstance(root, list) and len(root) == 10
+    return Envelope(
+        _value(root[0]),
+        _value(root[1]),
+        {name: _address_text(root[index]) for name, index in (("FROM", 2), ("TO", 5), ("CC", 6), ("BCC", 7))},
+    )
+
+
+def _value(node: _Node) -> bytes:
+    """An nstring's octets; b"" for NIL."""
+    assert isinstance(node, bytes)
+    if node.startswith(b'"'):
+        text = node[1:-1]
+        return _ESCAPE.sub(rb"\1", text) if b"\\" in text else text
+    return node.partition(b"\r\n")[2] if node.startswith(b"{") else b""
+
+
+def _address_text(node: _Node) -> bytes:
+    if not isinstance(node, list):
+        return b""
+    texts = []
+    for one in node:
+        assert isinstance(one, list)
+        name, _, mailbox, host = (_value(part) for part in one)
+        texts.append(b"%b <%b@%b>" % (name, mailbox, host) if host else mailbox)
+    return b", ".join(texts)
 
 
 def _basic(node: list[_Node]) -> bytes:

@@ -1,0 +1,119 @@
+"""CAPABILITY, NOOP, LOGOUT, ID, STARTTLS, LOGIN, AUTHENTICATE, ENABLE and IDLE."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from lorrainemail.errors import PermanentError, TemporaryError
+from lorrainemail.grammar.imap import Command
+from lorrainemail.imap.flow import Gone
+from lorrainemail.imap.server import MAX_LOGIN_FAILURES, Bad, ImapServer, No
+from lorrainemail.sasl.mechanisms import CANCELLED, CREDENTIALS_INVALID, MAX_LINE, Exchange
+from lorrainemail.sasl.mechanisms import Claim as SaslClaim
+
+#: RFC 2177: the end of IDLE is one short word.
+MAX_DONE: Final = 100
+
+
+async def capability(session: ImapServer, command: Command) -> bytes:
+    """RFC 3501 §6.1.1."""
+    session.send(b"* CAPABILITY %b\r\n" % session.capability())
+    return b"OK CAPABILITY completed"
+
+
+async def noop(session: ImapServer, command: Command) -> bytes:
+    """RFC 3501 §6.1.2; the updates that it is for follow every command."""
+    return b"OK NOOP completed"
+
+
+async def logout(session: ImapServer, command: Command) -> bytes:
+    """RFC 3501 §6.1.3."""
+    session.close_view()
+    session.state = "logout"
+    session.send(b"* BYE Logging out\r\n")
+    return b"OK LOGOUT completed"
+
+
+async def identify(session: ImapServer, command: Command) -> bytes:
+    """RFC 2971."""
+    session.send(b'* ID ("name" "lorrainemail")\r\n')
+    return b"OK ID completed"
+
+
+async def starttls(session: ImapServer, command: Command) -> bytes:
+    """RFC 3501 §6.2.1: the answer goes out in clear text, then everything is TLS."""
+    if session.shared.tls is None or session.encrypted:
+        raise Bad(b"STARTTLS is not offered here")
+    session.send(b"%b OK Begin TLS negotiation now\r\n" % command.tag)
+    session.start_tls()
+    return b""
+
+
+async def login(session: ImapServer, command: Command) -> bytes:
+    """RFC 3501 §6.2.3."""
+    user, password = command.arguments
+    if not session.may_log_in:
+        raise No(b"[PRIVACYREQUIRED] Start TLS first")
+    return await _log_in(session, SaslClaim(user, password, "LOGIN"))
+
+
+async def authenticate(session: ImapServer, command: Command) -> bytes:
+    """RFC 3501 §6.2.2, with the initial response of RFC 4959."""
+    mechanism, initial = command.arguments
+    if not session.may_log_in:
+        raise No(b"[PRIVACYREQUIRED] Start TLS first")
+    try:
+        exchange = Exchange(mechanism, initial)
+        step = exchange.start()
+        while not isinstance(step, SaslClaim):
+            session.send(b"+ %b\r\n" % step)
+            step = exchange.receive(await session.read_line(MAX_LINE))
+    except PermanentError as failure:
+        if failure.reply == CREDENTIALS_INVALID:
+            raise No(b"[AUTHENTICATIONFAILED] Wrong name or password") from None
+        if failure.reply == CANCELLED:
+            raise Bad(b"Authentication cancelled") from None
+        if failure.reply.code == 504:
+            raise No(b"[CANNOT] No such mechanism") from None
+        raise Bad(b"Malformed authentication exchange") from None
+    return await _log_in(session, step)
+
+
+async def _log_in(session: ImapServer, claim: SaslClaim) -> bytes:
+    session.know_tls()
+    try:
+        principal = await session.shared.authenticator.authenticate(
+            claim.username, claim.password, session.facts, claim.mechanism
+        )
+    except PermanentError:
+        session.login_failures += 1
+        if session.login_failures >= MAX_LOGIN_FAILURES:
+            session.bye(b"Too many failed logins")
+            raise Gone() from None
+        raise No(b"[AUTHENTICATIONFAILED] Wrong name or password") from None
+    except TemporaryError:
+        raise No(b"[UNAVAILABLE] Login is not possible now, try again later") from None
+    if session.state != "unauth":
+        raise Gone()  # it closed while we looked
+    session.logged_in(principal)
+    return b"OK [CAPABILITY %b] Logged in" % session.capability()
+
+
+async def enable(session: ImapServer, command: Command) -> bytes:
+    """RFC 5161: nothing of what we speak needs to be enabled, so nothing is."""
+    session.send(b"* ENABLED\r\n")
+    return b"OK ENABLE completed"
+
+
+async def idle(session: ImapServer, command: Command) -> bytes:
+    """RFC 2177."""
+    session.send(b"+ idling\r\n")
+    session.write_out()
+    session.idle(True)
+    try:
+        line = await session.read_line(MAX_DONE)
+    finally:
+        session.idle(False)
+    if line.upper() != b"DONE":
+        raise Bad(b"Expected DONE")
+    return b"OK IDLE completed"

@@ -1,0 +1,124 @@
+"""Makes IMAP sessions for one door (imap or imaps), counts them, and holds what they share.
+
+Composed by :mod:`lorrainemail.service`, one factory for each listener.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Final, Literal, TypeVar
+
+from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
+from twisted.internet.interfaces import IAddress, IReactorTime
+from twisted.internet.protocol import ServerFactory
+
+from lorrainemail.envelope import Door
+from lorrainemail.grammar.imap_input import AppendMessage
+from lorrainemail.imap.server import ImapServer, Verb
+from lorrainemail.imap.verbs import VERBS, append
+from lorrainemail.interfaces import IAuthenticator, IServerTls
+from lorrainemail.net.limits import ConnectionCounter
+
+T = TypeVar("T")
+
+#: Large messages that all sessions of a door hold in memory at once to parse or search them.
+HEAVY_AT_ONCE: Final = 4
+
+
+class ImapFactory(ServerFactory):
+    """The sessions of one listener.
+
+    :param door: "imap", or "imaps" where the listener speaks TLS at once.
+    :param authenticator: the one login.
+    :param clock: time-outs and turns.
+    :param counter: connections at once; shared by the listeners of a door.
+    :param run: runs long work (parsing, searching large messages) in a thread: ``deferToThreadPool`` with its
+        first two arguments bound.
+    :param spill_directory: where a large APPEND is kept until it is stored (on the state's file system).
+    :param message_size: octets of the largest APPEND; may be changed while running.
+    :param tls: for STARTTLS, None where there is none.
+    :param plaintext: logins without TLS are allowed on this listener (``[auth] plaintext``).
+    :param hostname: our name in the greeting.
+    """
+
+    noisy = False
+    verbs: Mapping[str, Verb] = VERBS
+
+    def __init__(
+        self,
+        door: Literal["imap", "imaps"],
+        authenticator: IAuthenticator,
+        clock: IReactorTime,
+        counter: ConnectionCounter,
+        run: Callable[..., Deferred[Any]],
+        spill_directory: str,
+        message_size: int,
+        tls: IServerTls | None = None,
+        plaintext: bool = False,
+        hostname: str = "",
+    ) -> None:
+        self.door: Door = door
+        self.authenticator = authenticator
+        self.clock = clock
+        self.counter = counter
+        self.run = run
+        self.spill_directory = spill_directory
+        self.message_size = message_size
+        self.tls = tls
+        self.plaintext = plaintext
+        self.hostname = hostname
+        self._heavy = DeferredSemaphore(HEAVY_AT_ONCE)
+        self._sessions: set[ImapServer] = set()
+        self._stopped: Deferred[None] | None = None
+
+    @property
+    def implicit_tls(self) -> bool:
+        """TLS is there before the first octet of IMAP."""
+        return self.door == "imaps"
+
+    def buildProtocol(self, addr: IAddress | None) -> ImapServer:
+        return ImapServer(self)
+
+    def append(self, session: ImapServer, event: AppendMessage) -> Coroutine[Any, Any, bytes]:
+        """The handler of APPEND, whose message follows as octets."""
+        return append(session, event)
+
+    async def heavy(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Run work on a large message in a thread."""
+        result: T = await self.run(work, *arguments)
+        return result
+
+    async def reserve(self) -> Callable[[], None]:
+        """A place among the few that may hold a large message; returns the call that gives it back."""
+        await self._heavy.acquire()
+        return self._heavy.release
+
+    def enter(self, session: ImapServer) -> bytes | None:
+        """Count a session in; or the words why not."""
+        if self._stopped is not None:
+            return b"The server is stopping"
+        too_many = self.counter.enter(session.facts.peer)
+        if too_many is not None:
+            where = b" from your network" if too_many == "peer" else b""
+            return b"Too many connections" + where
+        self._sessions.add(session)
+        return None
+
+    def leave(self, session: ImapServer) -> None:
+        """A session that was counted in has ended."""
+        if session not in self._sessions:
+            return
+        self._sessions.discard(session)
+        self.counter.leave(session.facts.peer)
+        if self._stopped is not None and not self._sessions and not self._stopped.called:
+            self._stopped.callback(None)
+
+    def close_sessions(self) -> Deferred[None]:
+        """End every session, each after the command that is under way; fires when all are gone."""
+        if self._stopped is None:
+            self._stopped = Deferred()
+            for session in tuple(self._sessions):
+                session.close_soon()
+        if not self._sessions and not self._stopped.called:
+            return succeed(None)
+        return self._stopped

@@ -1,0 +1,215 @@
+"""FETCH (RFC 3501 §6.4.5), in slices, with back-pressure.
+
+What the index has is answered from ready wire bytes; octets of messages are copied by offset and streamed. A
+message that was expunged by somebody else meanwhile is left out and said so (RFC 2180 §4.1). Updates of the
+view wait until the command is over, so sequence numbers stay true.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import attrs
+from twisted.logger import Logger
+
+from lorrainemail.errors import MailError, PermanentError
+from lorrainemail.grammar.imap import Command, flag_list
+from lorrainemail.grammar.imap_fetch import FetchItem
+from lorrainemail.imap.flow import Gone
+from lorrainemail.imap.messages import EXPUNGED, chosen
+from lorrainemail.imap.octets import ShortRead, Source, Span
+from lorrainemail.imap.server import ImapServer
+from lorrainemail.imap.view import View
+from lorrainemail.interfaces import MessageFacts
+from lorrainemail.message.dates import date_time
+from lorrainemail.message.summary import body_of
+
+log = Logger(namespace="lorrainemail.imap")
+
+#: Messages answered in one turn from the index; and where their octets are read.
+SLICE: Final = 200
+CONTENT_SLICE: Final = 20
+#: Octets of a message read and written at once.
+CHUNK: Final = 64 * 1024
+
+_UID: Final = FetchItem("UID", b"UID")
+_FLAGS: Final = FetchItem("FLAGS", b"FLAGS")
+_FROM_INDEX: Final = frozenset({"ENVELOPE", "INTERNALDATE", "RFC822.SIZE", "BODY", "BODYSTRUCTURE"})
+_WIRE: Final = frozenset({"ENVELOPE", "BODY", "BODYSTRUCTURE"})
+
+
+@attrs.frozen(slots=True)
+class Plan:
+    """What one FETCH needs.
+
+    :ivar rows: index rows; ``wire`` with their wire bytes; ``content`` octets of messages.
+    :ivar sees: it sets ``\\Seen``.
+    """
+
+    items: tuple[FetchItem, ...]
+    rows: bool
+    wire: bool
+    content: bool
+    sees: bool
+
+
+def plan(items: tuple[FetchItem, ...], by_uid: bool, read_only: bool) -> Plan:
+    """What the items ask for; a UID command always answers the UID (RFC 3501 §6.4.8)."""
+    if by_uid and _UID not in items:
+        items = (_UID, *items)
+    kinds = {item.kind for item in items}
+    return Plan(
+        items,
+        bool(kinds & _FROM_INDEX),
+        bool(kinds & _WIRE),
+        "SECTION" in kinds,
+        not read_only and any(not item.peek for item in items),
+    )
+
+
+async def fetch(session: ImapServer, command: Command) -> bytes:
+    """FETCH and UID FETCH."""
+    messages, items = command.arguments
+    view = session.selected()
+    indexes = chosen(view, messages, command.uid)
+    what = plan(items, command.uid, view.read_only)
+    size = CONTENT_SLICE if what.content else SLICE
+    missing = False
+    for start in range(0, len(indexes), size):
+        part = indexes[start : start + size]
+        missing = await _slice(session, view, part, what, command.uid) or missing
+        if start + size < len(indexes):
+            await session.breathe()
+    if missing and not command.uid:
+        return b"NO " + EXPUNGED
+    return b"OK FETCH completed"
+
+
+async def _slice(session: ImapServer, view: View, indexes: list[int], what: Plan, by_uid: bool) -> bool:
+    """Answer some messages; whether any of them is gone."""
+    uids = [view.uids[index] for index in indexes]
+    seen = await _see(session, view, uids) if what.sees else frozenset[int]()
+    rows: dict[int, MessageFacts] = {}
+    if what.rows:
+        rows = {row.uid: row for row in await view.mailbox.facts(uids, wire=what.wire)}
+    missing = False
+    for index, uid in zip(indexes, uids, strict=True):
+        flags = view.mailbox.flags(uid)
+        row = rows.get(uid)
+        if flags is None or (what.rows and row is None):
+            missing = True
+            continue
+        line = Line(session, view, index, uid, flags, row)
+        if what.content:
+            if not await line.answer_with_content(what, uid in seen):
+                missing = True
+        else:
+            session.send(line.answer(what.items))
+    return missing
+
+
+async def _see(session: ImapServer, view: View, uids: list[int]) -> frozenset[int]:
+    """Set ``\\Seen`` where it is missing; those whose flags the client has to be told."""
+    unseen = [uid for uid in uids if (flags := view.mailbox.flags(uid)) is not None and "\\Seen" not in flags]
+    if not unseen:
+        return frozenset()
+    try:
+        await view.mailbox.change_flags(unseen, "add", ["\\Seen"])
+    except MailError as failure:
+        # the message can be read all the same; it only stays unread
+        log.warn(
+            "\\Seen could not be set: {detail} (session {session})",
+            detail=failure.detail or str(failure.reply),
+            session=session.facts.id,
+        )
+        return frozenset()
+    view.forget_changes(unseen, set())
+    return frozenset(unseen)
+
+
+@attrs.frozen(slots=True)
+class Line:
+    """One message's FETCH response."""
+
+    session: ImapServer
+    view: View
+    index: int
+    uid: int
+    flags: frozenset[str]
+    row: MessageFacts | None
+
+    def answer(self, items: tuple[FetchItem, ...]) -> bytes:
+        """The whole response where no octets of the message are asked for."""
+        return b"* %d FETCH (%b)\r\n" % (self.index + 1, b" ".join([self.value(item) for item in items]))
+
+    def value(self, item: FetchItem) -> bytes:
+        """An item that the index or the view knows."""
+        kind = item.kind
+        if kind == "UID":
+            return b"UID %d" % self.uid
+        if kind == "FLAGS":
+            return b"FLAGS " + flag_list(self.flags, self.uid in self.view.recent)
+        row = self.row
+        assert row is not None
+        if kind == "ENVELOPE":
+            return b"ENVELOPE " + row.envelope
+        if kind == "BODYSTRUCTURE":
+            return b"BODYSTRUCTURE " + row.structure
+        if kind == "BODY":
+            return b"BODY " + body_of(row.structure)
+        if kind == "RFC822.SIZE":
+            return b"RFC822.SIZE %d" % row.size
+        return b"INTERNALDATE " + date_time(row.internal_date)
+
+    async def answer_with_content(self, what: Plan, seen: bool) -> bool:
+        """The response with octets of the message; False where the message is gone."""
+        source = Source(self.session, self.view.mailbox, self.uid)
+        try:
+            # everything that may fail comes before the first octet of the answer
+            sections = {item: await source.section(item) for item in what.items if item.kind == "SECTION"}
+        except PermanentError:
+            source.close()
+            return False
+        except BaseException:
+            source.close()
+            raise
+        try:
+            items = what.items
+            if seen and _FLAGS not in items:
+                items = (*items, _FLAGS)
+            self.session.send(b"* %d FETCH (" % (self.index + 1))
+            for count, item in enumerate(items):
+                if count:
+                    self.session.send(b" ")
+                if item.kind == "SECTION":
+                    await self._send_section(source, item, sections[item])
+                else:
+                    self.session.send(self.value(item))
+            self.session.send(b")\r\n")
+            await self.session.flush()
+        finally:
+            source.close()
+        return True
+
+    async def _send_section(self, source: Source, item: FetchItem, found: Span | bytes | None) -> None:
+        send = self.session.send
+        if found is None:
+            send(item.label + b" NIL")
+        elif isinstance(found, bytes):
+            send(b"%b {%d}\r\n%b" % (item.label, len(found), found))
+        else:
+            send(b"%b {%d}\r\n" % (item.label, found.end - found.start))
+            position = found.start
+            while position < found.end:
+                reach = min(position + CHUNK, found.end)
+                try:
+                    send(await source.read(position, reach))
+                except (MailError, ShortRead):
+                    # the literal's length is said already: nothing but the connection's end can mend that
+                    log.failure(
+                        "A message could not be read (session {session})", session=self.session.facts.id
+                    )
+                    self.session.abort()
+                    raise Gone() from None
+                position = reach
+                await self.session.flush()

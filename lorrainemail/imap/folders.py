@@ -1,0 +1,256 @@
+"""Commands about folders: SELECT and EXAMINE, CREATE to UNSUBSCRIBE, LIST, LSUB, STATUS, NAMESPACE."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from lorrainemail.errors import MailError, PermanentError
+from lorrainemail.grammar.imap import Command, ListArguments
+from lorrainemail.grammar.imap_names import DELIMITER, Pattern, wire_name
+from lorrainemail.imap.server import ImapServer, No
+from lorrainemail.imap.view import SYSTEM_FLAGS, View
+from lorrainemail.interfaces import FolderFacts, FolderStatus
+
+#: Messages whose flags are looked at in one turn.
+SLICE: Final = 4000
+#: RFC 6154 §2.
+SPECIAL_USES: Final = {
+    f"\\{word.lower()}": f"\\{word}"
+    for word in ("All", "Archive", "Drafts", "Flagged", "Junk", "Sent", "Trash")
+}
+
+
+async def namespace(session: ImapServer, command: Command) -> bytes:
+    """RFC 2342: one personal namespace, no others."""
+    session.send(b'* NAMESPACE (("" "/")) NIL NIL\r\n')
+    return b"OK NAMESPACE completed"
+
+
+# -- SELECT ------------------------------------------------------------------------------------------
+
+
+async def select(session: ImapServer, command: Command) -> bytes:
+    """RFC 3501 §6.3.1."""
+    return await _open(session, command.arguments[0], read_only=False)
+
+
+async def examine(session: ImapServer, command: Command) -> bytes:
+    """RFC 3501 §6.3.2."""
+    return await _open(session, command.arguments[0], read_only=True)
+
+
+async def _open(session: ImapServer, name: str, read_only: bool) -> bytes:
+    session.close_view()  # RFC 3501 §6.3.1: also where the new one cannot be had
+    home = session.mail()
+    recent = (await home.status(name)).recent if read_only else 0
+    mailbox = await home.open(name)
+    view = View(mailbox, read_only, session.notice)
+    session.view = view
+    if read_only:
+        view.recent = set(view.uids[len(view.uids) - min(recent, len(view.uids)) :])
+    unseen, keywords = await _first_unseen(session, view)
+    view.keywords = keywords
+    session.send(view.flags_line())
+    permanent = () if read_only else (*SYSTEM_FLAGS, *sorted(keywords), "\\*")
+    session.send(b"* OK [PERMANENTFLAGS (%b)] Flags kept\r\n" % " ".join(permanent).encode("ascii"))
+    session.send(b"* %d EXISTS\r\n* %d RECENT\r\n" % (len(view.uids), len(view.recent)))
+    if unseen:
+        session.send(b"* OK [UNSEEN %d] First unseen\r\n" % unseen)
+    session.send(b"* OK [UIDVALIDITY %d] UIDs valid\r\n" % mailbox.uid_validity)
+    session.send(b"* OK [UIDNEXT %d] Next UID\r\n" % mailbox.uid_next)
+    session.state = "select"
+    if read_only:
+        return b"OK [READ-ONLY] EXAMINE completed"
+    return b"OK [READ-WRITE] SELECT completed"
+
+
+async def _first_unseen(session: ImapServer, view: View) -> tuple[int, set[str]]:
+    """The sequence number of the first unseen message (0 for none), and the keywords in use."""
+    unseen = 0
+    combinations: set[frozenset[str]] = set()
+    for number, uid in enumerate(view.uids, 1):
+        flags = view.mailbox.flags(uid)
+        if flags is not None:
+            combinations.add(flags)
+            if not unseen and "\\Seen" not in flags:
+                unseen = number
+        if number % SLICE == 0:
+            await session.breathe()
+    return unseen, {flag for flags in combinations for flag in flags if not flag.startswith("\\")}
+
+
+# -- making, moving, forgetting ----------------------------------------------------------------------
+
+
+async def create(session: ImapServer, command: Command) -> bytes:
+    """RFC 3501 §6.3.3, RFC 6154 §3."""
+    name, words = command.arguments
+    # a trailing separator says that names will follow below it
+    name = name.rstrip(DELIMITER)
+    if not name or name == "INBOX":
+        raise No(b"[ALREADYEXISTS] It is there already" if name else b"[CANNOT] A folder needs a name")
+    uses = [SPECIAL_USES.get(word.lower()) for word in words]
+    if None in uses:
+        raise No(b"[USEATTR] No such special use")
+    await session.mail().create(name, [use for use in uses if use is not None])
+    return b"OK CREATE completed"
+
+
+async def delete(session: ImapServer, command: Command) -> bytes:
+    """RFC 3501 §6.3.4."""
+    (name,) = command.arguments
+    if name == "INBOX":
+        raise No(b"[CANNOT] INBOX cannot be deleted")
+    await session.mail().delete(name)
+    return b"OK DELETE completed"
+
+
+async def rename(session: ImapServer, command: Command) -> bytes:
+    """RFC 3501 §6.3.5."""
+    old, new = command.arguments
+    new = new.rstrip(DELIMITER)
+    if not new or new == "INBOX":
+        raise No(b"[ALREADYEXISTS] INBOX is there already" if new else b"[CANNOT] A folder needs a name")
+    await session.mail().rename(old, new)
+    return b"OK RENAME completed"
+
+
+async def subscribe(session: ImapServer, command: Command) -> bytes:
+    """RFC 3501 §6.3.6."""
+    await session.mail().subscribe(command.arguments[0], True)
+    return b"OK SUBSCRIBE completed"
+
+
+async def unsubscribe(session: ImapServer, command: Command) -> bytes:
+    """RFC 3501 §6.3.7."""
+    await session.mail().subscribe(command.arguments[0], False)
+    return b"OK UNSUBSCRIBE completed"
+
+
+# -- LIST --------------------------------------------------------------------------------------------
+
+
+def _parents(names: Iterable[str]) -> set[str]:
+    """Every name that has another one below it."""
+    found: set[str] = set()
+    for name in names:
+        while (cut := name.rfind(DELIMITER)) > 0:
+            name = name[:cut]
+            if name in found:
+                break
+            found.add(name)
+    return found
+
+
+def _matches(patterns: tuple[Pattern, ...], name: str) -> bool:
+    return any(pattern.matches(name) for pattern in patterns)
+
+
+def _line(kind: bytes, attributes: Iterable[str], name: str, more: bytes = b"") -> bytes:
+    words = " ".join(attributes).encode("ascii")
+    return b'* %b (%b) "/" %b%b\r\n' % (kind, words, wire_name(name), more)
+
+
+async def list_folders(session: ImapServer, command: Command) -> bytes:
+    """RFC 3501 §6.3.8; RFC 5258, RFC 5819, RFC 6154 where asked for."""
+    arguments: ListArguments = command.arguments[0]
+    if arguments.empty and not arguments.extended:
+        # RFC 3501 §6.3.8: asks for the separator and the root
+        session.send(b'* LIST (\\Noselect) "/" ""\r\n')
+        return b"OK LIST completed"
+    facts = await session.mail().folders()
+    parents = _parents(folder.name for folder in facts)
+    chosen = {folder.name for folder in facts if _selected(folder, arguments.select)}
+    matching_children = _parents(chosen) if "RECURSIVEMATCH" in arguments.select else set()
+    for count, folder in enumerate(facts, 1):
+        if not _matches(arguments.patterns, folder.name):
+            continue
+        below = folder.name in matching_children
+        if folder.name not in chosen and not below:
+            continue
+        attributes = list(_attributes(folder, parents, arguments))
+        more = b' ("CHILDINFO" ("SUBSCRIBED"))' if below and "SUBSCRIBED" in arguments.select else b""
+        session.send(_line(b"LIST", attributes, folder.name, more))
+        if arguments.status and folder.selectable:
+            await _list_status(session, folder.name, arguments.status)
+        if count % 100 == 0:
+            await session.flush()
+    return b"OK LIST completed"
+
+
+def _selected(folder: FolderFacts, select: frozenset[str]) -> bool:
+    if "SUBSCRIBED" in select and not folder.subscribed:
+        return False
+    return not ("SPECIAL-USE" in select and not folder.special_use)
+
+
+def _attributes(folder: FolderFacts, parents: set[str], arguments: ListArguments) -> Iterable[str]:
+    if not folder.selectable:
+        # RFC 5258 §3: a subscribed name without a mailbox
+        yield "\\NonExistent" if arguments.extended and folder.name not in parents else "\\Noselect"
+    if folder.subscribed and ("SUBSCRIBED" in arguments.select or "SUBSCRIBED" in arguments.give):
+        yield "\\Subscribed"
+    yield "\\HasChildren" if folder.name in parents else "\\HasNoChildren"
+    yield from folder.special_use
+
+
+async def _list_status(session: ImapServer, name: str, items: tuple[str, ...]) -> None:
+    try:
+        found = await session.mail().status(name)
+    except PermanentError:
+        return  # RFC 5819 §2: gone meanwhile, then there is no STATUS
+    session.send(_status_line(name, items, found))
+
+
+async def lsub(session: ImapServer, command: Command) -> bytes:
+    """RFC 3501 §6.3.9."""
+    arguments: ListArguments = command.arguments[0]
+    if arguments.empty:
+        session.send(b'* LSUB (\\Noselect) "/" ""\r\n')
+        return b"OK LSUB completed"
+    facts = await session.mail().folders()
+    subscribed = {folder.name: folder for folder in facts if folder.subscribed}
+    lines: dict[str, tuple[str, ...]] = {}
+    for name, folder in subscribed.items():
+        if _matches(arguments.patterns, name):
+            lines[name] = () if folder.selectable else ("\\Noselect",)
+    # a parent that is not subscribed is shown where "%" stopped at it
+    for name in _parents(subscribed):
+        if name not in subscribed and _matches(arguments.patterns, name):
+            lines[name] = ("\\Noselect",)
+    for name in sorted(lines, key=lambda n: (n != "INBOX", n)):
+        session.send(_line(b"LSUB", lines[name], name))
+    return b"OK LSUB completed"
+
+
+# -- STATUS ------------------------------------------------------------------------------------------
+
+
+async def status(session: ImapServer, command: Command) -> bytes:
+    """RFC 3501 §6.3.10, RFC 8438."""
+    name, items = command.arguments
+    found = await session.mail().status(name)
+    session.send(_status_line(name, items, found))
+    return b"OK STATUS completed"
+
+
+def _status_line(name: str, items: tuple[str, ...], found: FolderStatus) -> bytes:
+    values = {
+        "MESSAGES": found.messages,
+        "RECENT": found.recent,
+        "UIDNEXT": found.uid_next,
+        "UIDVALIDITY": found.uid_validity,
+        "UNSEEN": found.unseen,
+        "SIZE": found.size,
+        "DELETED": found.deleted,
+    }
+    pairs = b" ".join(b"%b %d" % (item.encode("ascii"), values[item]) for item in items)
+    return b"* STATUS %b (%b)\r\n" % (wire_name(name), pairs)
+
+
+def target_failure(failure: MailError) -> Exception:
+    """A missing target of APPEND, COPY, MOVE: the client may make it (RFC 3501 §7.1)."""
+    if failure.detail.split(" ", 1)[0] in ("NONEXISTENT", "TRYCREATE"):
+        return No(b"[TRYCREATE] No such folder")
+    return failure

@@ -1,0 +1,645 @@
+"""One IMAP connection: octets to commands, commands to handlers in order, answers back with back-pressure.
+
+A subclass of Twisted's protocol whose input path, command table and handlers are ours: what it gets wrong
+(see ``docs/``) cannot be mended from outside. Kept of it: the place in Twisted's world (factory, transport,
+``startTLS``, time-outs).
+
+How a command goes. :meth:`ImapServer.dataReceived` feeds the reader; :meth:`_pump` takes one event at a time
+and runs it as a coroutine; nothing else of the session is looked at until it has answered, so pipelined
+commands are answered in order and STARTTLS, login and IDLE change the rules for all that follows. Answers are
+gathered and written together; when the transport is full, the session waits, and with it its input: buffers
+stay bounded in both directions. After the handler, untagged updates are sent where RFC 3501 §7.4.1 allows
+them, then the tagged answer.
+
+How it fails. A syntax error is a tagged BAD; a failure of the store NO with the response code of RFC 5530;
+anything unexpected is NO [SERVERBUG] and a logged Failure. Too many errors, a line or literal beyond all
+bounds, and silence end the session with BYE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Final, Protocol, TypeVar
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.mail.imap4 import IMAP4Server
+from twisted.python.failure import Failure
+
+from lorrainemail.envelope import Door, Session
+from lorrainemail.errors import MailError, TemporaryError
+from lorrainemail.grammar.imap import BadCommand, Command, human, parse_command, tag_of
+from lorrainemail.grammar.imap_input import (
+    AFTER_LOGIN,
+    AppendMessage,
+    CommandReader,
+    Continue,
+    Event,
+    Fault,
+    Ready,
+)
+from lorrainemail.grammar.imap_search import UnknownCharset
+from lorrainemail.imap.flow import Gone, Outflow
+from lorrainemail.imap.view import View
+from lorrainemail.interfaces import IAuthenticator, IMailHome, IPrincipal, IServerTls
+from lorrainemail.net.peers import local_of, peer_of
+from lorrainemail.net.tls import tls_facts
+from lorrainemail.ops.ids import new_id
+
+T = TypeVar("T")
+
+log = Logger(namespace="lorrainemail.imap")
+
+#: Seconds of silence before login; and until login in all.
+PRE_LOGIN_IDLE: Final = 60
+PRE_LOGIN_TOTAL: Final = 180
+#: RFC 3501 §5.4: at least 30 minutes.
+AUTOLOGOUT: Final = 31 * 60
+#: Seconds that a closing connection is given to take its last octets.
+LINGER: Final = 10
+#: Commands in error one after another.
+MAX_ERRORS: Final = 20
+#: Failed logins on one connection.
+MAX_LOGIN_FAILURES: Final = 5
+#: Octets of input kept while a command is under way; then the client has to wait.
+MAX_BUFFERED: Final = 128 * 1024
+#: Commands run in one turn of the reactor.
+MAX_COMMANDS_A_TURN: Final = 20
+#: Octets of answers gathered before they are written.
+WRITE_AT: Final = 64 * 1024
+
+#: Response codes that a store's failure may name as the first word of its detail (RFC 5530, RFC 9051 §7.1).
+_CODES: Final = frozenset(
+    {"NONEXISTENT", "ALREADYEXISTS", "TRYCREATE", "CANNOT", "OVERQUOTA", "LIMIT", "EXPUNGEISSUED", "INUSE"}
+)
+
+
+class No(Exception):
+    """A command's refusal: the text after NO, response code included."""
+
+    def __init__(self, text: bytes) -> None:
+        super().__init__(text)
+        self.text = text
+
+
+class Bad(Exception):
+    """A command that is wrong in a way that the grammar cannot know: the text after BAD."""
+
+    def __init__(self, text: bytes) -> None:
+        super().__init__(text)
+        self.text = text
+
+
+class Shared(Protocol):
+    """What the sessions of one listener share (:class:`lorrainemail.imap.factory.ImapFactory`)."""
+
+    door: Door
+    authenticator: IAuthenticator
+    clock: IReactorTime
+    spill_directory: str
+    message_size: int
+    tls: IServerTls | None
+    plaintext: bool
+    hostname: str
+
+    @property
+    def verbs(self) -> Mapping[str, Verb]: ...
+
+    def append(self, session: ImapServer, event: AppendMessage) -> Coroutine[Any, Any, bytes]: ...
+
+    @property
+    def implicit_tls(self) -> bool: ...
+
+    def enter(self, session: ImapServer) -> bytes | None: ...
+
+    def leave(self, session: ImapServer) -> None: ...
+
+    async def heavy(self, work: Callable[..., T], *arguments: Any) -> T: ...
+
+    async def reserve(self) -> Callable[[], None]: ...
+
+
+#: A handler: sends untagged responses; answers the tagged one, as b"OK done".
+Handler = Callable[["ImapServer", Command], Coroutine[Any, Any, bytes]]
+
+
+@attrs.frozen(slots=True)
+class Verb:
+    """A command: in which states it may be given, and what runs it."""
+
+    states: frozenset[str]
+    handler: Handler
+
+
+def refusal(failure: MailError) -> bytes:
+    """What a failure of the store or of the login says to an IMAP client."""
+    words = human(failure.reply.text)
+    code = failure.detail.split(" ", 1)[0]
+    if code in _CODES:
+        return b"NO [%b] %b" % (code.encode("ascii"), words)
+    if isinstance(failure, TemporaryError):
+        return b"NO [UNAVAILABLE] %b" % words
+    return b"NO [CANNOT] %b" % words
+
+
+class ImapServer(IMAP4Server):
+    """One session.
+
+    :ivar facts: the session's facts, as for login and log.
+    :ivar home: the mail of who is logged in.
+    :ivar view: the selected mailbox.
+    """
+
+    noisy = False
+    state = "unauth"
+    transport: Any
+
+    def __init__(self, shared: Shared) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.shared = shared
+        self.facts = Session(id=new_id(), door=shared.door)
+        self.home: IMailHome | None = None
+        self.principal: IPrincipal | None = None
+        self.view: View | None = None
+        self.login_failures = 0
+        self.structures: tuple[object, Any] | None = None  # the last message's structure (see fetch)
+        self._reader = CommandReader()
+        self._flow = Outflow(self._may_write)
+        self._out: list[bytes] = []
+        self._out_size = 0
+        self._busy = False
+        self._pumping = False
+        self._turn: IDelayedCall | None = None
+        self._login_deadline: IDelayedCall | None = None
+        self._linger: IDelayedCall | None = None
+        self._errors = 0
+        self._counted = False
+        self._closed = False
+        self._input_paused = False
+        self._stopping = False
+        self._idling = False
+        self._line: tuple[int, Deferred[bytes]] | None = None
+        self._stream: tuple[int, Callable[[bytes], None], Deferred[None]] | None = None
+
+    # -- the connection --
+
+    def callLater(self, period: float, func: Callable[..., object], *arguments: Any) -> IDelayedCall:
+        """Of TimeoutMixin: time comes from the clock that was handed in."""
+        return self.shared.clock.callLater(period, func, *arguments)
+
+    def wait_for_client(self, seconds: float | None) -> None:
+        """End the session after so many seconds of silence; None for never."""
+        self.setTimeout(seconds)  # type: ignore[no-untyped-call]
+
+    def heard(self) -> None:
+        """The client shows life."""
+        self.resetTimeout()  # type: ignore[no-untyped-call]
+
+    def connectionMade(self) -> None:
+        peer, port = peer_of(self.transport)
+        local, _ = local_of(self.transport)
+        self.facts = attrs.evolve(self.facts, peer=peer, peer_port=port, local=local)
+        set_nodelay = getattr(self.transport, "setTcpNoDelay", None)
+        if set_nodelay is not None:
+            set_nodelay(True)
+        refused = self.shared.enter(self)
+        if refused is not None:
+            self.transport.write(b"* BYE [UNAVAILABLE] %b\r\n" % refused)
+            self._closed = True
+            self.transport.loseConnection()
+            return
+        self._counted = True
+        self._flow.attach(self.transport)
+        self.wait_for_client(PRE_LOGIN_IDLE)
+        self._login_deadline = self.callLater(PRE_LOGIN_TOTAL, self._too_slow)
+        host = human(self.shared.hostname)
+        self.send(
+            b"* OK [CAPABILITY %b] %blorrainemail ready\r\n" % (self.capability(), host and host + b" ")
+        )
+        self.write_out()
+
+    def connectionLost(self, reason: Failure | None = None) -> None:
+        self._closed = True
+        self.state = "logout"
+        self.wait_for_client(None)
+        for call in (self._turn, self._login_deadline, self._linger):
+            if call is not None and call.active():
+                call.cancel()
+        self._flow.stopProducing()
+        line, self._line = self._line, None
+        if line is not None:
+            line[1].errback(Gone())
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream[2].errback(Gone())
+        if not self._busy:
+            self.close_view()
+        if self._counted:
+            self._counted = False
+            self.shared.leave(self)
+
+    def timeoutConnection(self) -> None:
+        if self._busy and not self._flow.paused and self._line is None and self._stream is None:
+            self.wait_for_client(self.timeOut)  # we are the slow ones
+            return
+        self.bye(b"Autologout; idle for too long")
+
+    def _too_slow(self) -> None:
+        if self.state == "unauth":
+            self.bye(b"Login took too long")
+
+    def bye(self, words: bytes) -> None:
+        """End the session from our side (RFC 3501 §7.1.5)."""
+        if not self._closed:
+            self.send(b"* BYE %b\r\n" % words)
+            self.close()
+
+    def close_soon(self) -> None:
+        """The server stops: end now, or after the command under way."""
+        self._stopping = True
+        if not self._busy or self._idling:
+            self.bye(b"[UNAVAILABLE] The server is stopping")
+
+    def close(self) -> None:
+        """Write what is left and close; a peer that does not take it is cut off."""
+        if self._closed:
+            return
+        self.write_out()
+        self._closed = True
+        self.state = "logout"
+        self.wait_for_client(None)
+        # a registered producer would keep a TLS connection open
+        self.transport.unregisterProducer()
+        self._linger = self.callLater(LINGER, self._cut)
+        self.transport.loseConnection()
+
+    def _cut(self) -> None:
+        self.transport.abortConnection()
+
+    def abort(self) -> None:
+        """The answer under way cannot be finished (a literal was announced): cut the connection."""
+        self._closed = True
+        self.transport.abortConnection()
+
+    def close_view(self) -> None:
+        """Leave the selected mailbox."""
+        view, self.view = self.view, None
+        self.structures = None
+        if view is not None:
+            view.close()
+        if self.state == "select":
+            self.state = "auth"
+
+    # -- output --
+
+    def send(self, data: bytes) -> None:
+        """Add to the answer."""
+        self._out.append(data)
+        self._out_size += len(data)
+
+    def write_out(self) -> None:
+        """Hand what was gathered to the transport."""
+        if self._out:
+            data = b"".join(self._out)
+            self._out.clear()
+            self._out_size = 0
+            if not self._closed:
+                self.transport.write(data)
+
+    async def flush(self) -> None:
+        """Write where enough is gathered, and wait while the client does not read."""
+        if self._closed:
+            raise Gone()
+        if self._out_size >= WRITE_AT:
+            self.write_out()
+        if self._flow.paused:
+            await self._flow.drained()
+            self.heard()
+
+    async def breathe(self) -> None:
+        """Let other sessions have their turn (long commands between two slices)."""
+        await self.flush()
+        await deferLater(self.shared.clock, 0)
+        if self._closed:
+            raise Gone()
+
+    def _may_write(self) -> None:
+        if self._idling:
+            self.tell_idle()
+        self._pump()
+
+    # -- input --
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._closed:
+            return
+        self.heard()
+        self._reader.feed(data)
+        self._pump()
+
+    def _pump(self) -> None:
+        """Do what can be done with the input that is there."""
+        if self._pumping or self._closed:
+            return
+        self._pumping = True
+        done = 0
+        try:
+            while not self._closed:
+                if self._stream is not None:
+                    if not self._feed_stream():
+                        break
+                elif self._line is not None:
+                    if not self._feed_line():
+                        break
+                elif self._busy or self._flow.paused:
+                    break
+                elif done >= MAX_COMMANDS_A_TURN:
+                    if self._turn is None or not self._turn.active():
+                        self._turn = self.callLater(0, self._pump)
+                    break
+                else:
+                    event = self._reader.next()
+                    if event is None:
+                        break
+                    done += 1
+                    self._handle(event)
+        finally:
+            self._pumping = False
+        self._throttle()
+
+    def _throttle(self) -> None:
+        """Stop and start reading from the client."""
+        if self._closed:
+            return
+        waiting = self._stream is None and self._line is None and (self._busy or self._flow.paused)
+        full = waiting and self._reader.buffered >= MAX_BUFFERED
+        if full != self._input_paused:
+            self._input_paused = full
+            if full:
+                self.transport.pauseProducing()
+            else:
+                self.transport.resumeProducing()
+
+    def _feed_line(self) -> bool:
+        assert self._line is not None
+        limit, waiting = self._line
+        found = self._reader.line(limit)
+        if found is None:
+            return False
+        self._line = None
+        if isinstance(found, Fault):
+            waiting.errback(Gone())
+            self.bye(b"Line too long")
+        else:
+            waiting.callback(found)
+        return True
+
+    def _feed_stream(self) -> bool:
+        assert self._stream is not None
+        left, write, waiting = self._stream
+        chunk = self._reader.take(left)
+        if chunk:
+            write(chunk)
+            left -= len(chunk)
+        if left:
+            self._stream = (left, write, waiting)
+            return False
+        self._stream = None
+        waiting.callback(None)
+        return True
+
+    async def read_line(self, limit: int) -> bytes:
+        """One bare line of the client's (SASL, the end of IDLE)."""
+        if self._closed:
+            raise Gone()
+        self.write_out()
+        waiting: Deferred[bytes] = Deferred()
+        self._line = (limit, waiting)
+        if not self._pumping:
+            self._pump()
+        return await waiting
+
+    async def read_octets(self, size: int, write: Callable[[bytes], None]) -> None:
+        """The next ``size`` octets of the client's, in chunks to ``write``."""
+        if self._closed:
+            raise Gone()
+        self.write_out()
+        if not size:
+            return
+        waiting: Deferred[None] = Deferred()
+        self._stream = (size, write, waiting)
+        if not self._pumping:
+            self._pump()
+        await waiting
+
+    def skip_literal(self, event: AppendMessage) -> None:
+        """Read over the message of an APPEND that was refused though it is on its way."""
+        if event.waits:
+            return
+        if event.size > self._reader.limits.skip:
+            self.bye(b"[TOOBIG] Message too large to be read over")
+            raise Gone()
+        self._reader.skip(event.size)
+
+    # -- commands --
+
+    def _handle(self, event: Event) -> None:
+        if isinstance(event, Continue):
+            self.send(b"+ Ready for literal\r\n")
+            self.write_out()
+        elif isinstance(event, Fault):
+            self._fault(event)
+        else:
+            self._busy = True
+            Deferred.fromCoroutine(self._execute(event)).addBoth(self._executed)
+
+    def _fault(self, fault: Fault) -> None:
+        if fault.too_big and fault.tag and self.state != "unauth":
+            self.send(b"%b NO [TOOBIG] %b\r\n" % (fault.tag, human(fault.text)))
+        else:
+            self.send(b"%b BAD %b\r\n" % (fault.tag or b"*", human(fault.text)))
+        self._count_error()
+        if fault.fatal:
+            self.bye(b"Cannot go on after that")
+        self.write_out()
+
+    def _count_error(self) -> None:
+        self._errors += 1
+        if self._errors >= MAX_ERRORS:
+            self.bye(b"Too many errors")
+
+    def _executed(self, result: object) -> None:
+        self._busy = False
+        if isinstance(result, Failure):
+            if not isinstance(result.value, Gone):
+                log.failure("An IMAP session broke (session {session})", result, session=self.facts.id)
+                self.bye(b"[SERVERBUG] Internal error")
+            self._out.clear()
+        self.write_out()
+        if self._closed:
+            self.close_view()
+        elif self._stopping:
+            self.bye(b"[UNAVAILABLE] The server is stopping")
+        elif not self._pumping:
+            self._pump()
+
+    async def _execute(self, event: Ready | AppendMessage) -> None:
+        """Run one command and answer it. Fails with Gone alone (or a fault of ours)."""
+        uid = False
+        expunges = True
+        if isinstance(event, AppendMessage):
+            tag = event.arguments.tag
+            work = self.shared.append(self, event)
+        else:
+            try:
+                command = parse_command(event.data)
+            except BadCommand as bad:
+                self.send(b"%b BAD %b\r\n" % (bad.tag or b"*", human(bad.text)))
+                self._count_error()
+                return
+            except UnknownCharset:
+                # RFC 3501 §6.4.4, §7.1
+                tag = tag_of(event.data)
+                self.send(b"%b NO [BADCHARSET (US-ASCII UTF-8)] Unknown character set\r\n" % tag)
+                return
+            tag, uid = command.tag, command.uid
+            verb = self.shared.verbs[command.name]
+            if self.state not in verb.states:
+                self.send(b"%b BAD %b not allowed now\r\n" % (tag, command.name.encode("ascii")))
+                self._count_error()
+                return
+            # RFC 3501 §7.4.1: no EXPUNGE while these use sequence numbers
+            expunges = uid or command.name not in ("FETCH", "STORE", "SEARCH")
+            work = verb.handler(self, command)
+        try:
+            answer = await work
+            self._errors = 0
+        except Gone:
+            raise
+        except No as no:
+            answer = b"NO " + no.text
+        except Bad as bad:
+            answer = b"BAD " + bad.text
+            self._count_error()
+        except MailError as failure:
+            if isinstance(failure, TemporaryError):
+                log.warn(
+                    "An IMAP command failed for now: {detail} (session {session})",
+                    detail=failure.detail or str(failure.reply),
+                    session=self.facts.id,
+                )
+            answer = refusal(failure)
+        except Exception:
+            log.failure("An IMAP command failed unexpectedly (session {session})", session=self.facts.id)
+            answer = b"NO [SERVERBUG] Internal error"
+        view = self.view
+        if view is not None and self.state == "select":
+            for line in view.updates(expunges, uid):
+                self.send(line)
+            if view.gone:
+                self.send(b"%b %b\r\n" % (tag, answer))
+                self.bye(b"The selected mailbox was deleted or renamed")
+                return
+        if answer:
+            self.send(b"%b %b\r\n" % (tag, answer))
+        if self.state == "logout":
+            self.close()
+
+    # -- states --
+
+    def selected(self) -> View:
+        """The selected mailbox; only in its state."""
+        assert self.view is not None
+        return self.view
+
+    def writable(self) -> View:
+        """The selected mailbox where it may be changed."""
+        view = self.selected()
+        if view.read_only:
+            raise No(b"Mailbox is read-only")
+        return view
+
+    def mail(self) -> IMailHome:
+        """The folders of who is logged in."""
+        assert self.home is not None
+        return self.home
+
+    def logged_in(self, principal: IPrincipal) -> None:
+        """From here on the session belongs to an account."""
+        self.principal = principal
+        self.home = principal.home
+        self.state = "auth"
+        self.facts = attrs.evolve(
+            self.facts, account=principal.account.address.key, mechanism=principal.mechanism
+        )
+        self._reader.limits = AFTER_LOGIN
+        self.wait_for_client(AUTOLOGOUT)
+        if self._login_deadline is not None and self._login_deadline.active():
+            self._login_deadline.cancel()
+        self._login_deadline = None
+
+    def start_tls(self) -> None:
+        """RFC 3501 §6.2.1: what was sent in clear text behind STARTTLS is not looked at."""
+        assert self.shared.tls is not None
+        self.write_out()
+        self._reader.discard()
+        self.transport.startTLS(self.shared.tls.context_factory(self.shared.door))
+        self.startedTLS = True
+
+    @property
+    def encrypted(self) -> bool:
+        return self.shared.implicit_tls or self.startedTLS
+
+    @property
+    def may_log_in(self) -> bool:
+        """Whether a password may be sent over this connection."""
+        return self.encrypted or self.shared.plaintext
+
+    def know_tls(self) -> None:
+        """Put what TLS the session runs under into its facts (after the handshake)."""
+        if self.encrypted and self.facts.tls is None:
+            self.facts = attrs.evolve(self.facts, tls=tls_facts(self.transport))
+
+    def capability(self) -> bytes:
+        """CAPABILITY as it is true in this state."""
+        words = [b"IMAP4rev1", b"LITERAL+", b"SASL-IR", b"ID", b"ENABLE", b"IDLE"]
+        if self.state == "unauth":
+            if self.shared.tls is not None and not self.encrypted:
+                words.append(b"STARTTLS")
+            if self.may_log_in:
+                words += [b"AUTH=PLAIN", b"AUTH=LOGIN"]
+            else:
+                words.append(b"LOGINDISABLED")
+        else:
+            words += [
+                b"NAMESPACE", b"UIDPLUS", b"UNSELECT", b"MOVE", b"CHILDREN", b"SPECIAL-USE",
+                b"CREATE-SPECIAL-USE", b"LIST-EXTENDED", b"LIST-STATUS", b"STATUS=SIZE",
+            ]  # fmt: skip
+        return b" ".join(words)
+
+    # -- IDLE --
+
+    def idle(self, on: bool) -> None:
+        """Whether notices of the mailbox are told at once (RFC 2177)."""
+        self._idling = on
+        if on:
+            self.tell_idle()
+
+    def notice(self) -> None:
+        """The selected mailbox has something to tell."""
+        if self._idling:
+            self.tell_idle()
+
+    def tell_idle(self) -> None:
+        """Untagged updates now; they wait where the client does not read."""
+        view = self.view
+        if view is None or self._flow.paused or self._closed:
+            return
+        for line in view.updates(expunges=True, with_uid=False):
+            self.send(line)
+        if view.gone:
+            self.bye(b"The selected mailbox was deleted or renamed")
+        self.write_out()

@@ -1,0 +1,50 @@
+"""The commands of IMAP as a table: each with its states (RFC 3501 §3) and its handler."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from lorrainemail.imap import access, folders, messages
+from lorrainemail.imap.appending import append
+from lorrainemail.imap.fetch import fetch
+from lorrainemail.imap.search import search
+from lorrainemail.imap.server import Verb
+
+__all__ = ["VERBS", "append"]
+
+_UNAUTH: Final = frozenset({"unauth"})
+_AUTH: Final = frozenset({"auth", "select"})
+_SELECT: Final = frozenset({"select"})
+_ANY: Final = frozenset({"unauth", "auth", "select"})
+
+VERBS: Final[dict[str, Verb]] = {
+    "CAPABILITY": Verb(_ANY, access.capability),
+    "NOOP": Verb(_ANY, access.noop),
+    "LOGOUT": Verb(_ANY, access.logout),
+    "ID": Verb(_ANY, access.identify),
+    "STARTTLS": Verb(_UNAUTH, access.starttls),
+    "LOGIN": Verb(_UNAUTH, access.login),
+    "AUTHENTICATE": Verb(_UNAUTH, access.authenticate),
+    "ENABLE": Verb(_AUTH, access.enable),
+    "NAMESPACE": Verb(_AUTH, folders.namespace),
+    "SELECT": Verb(_AUTH, folders.select),
+    "EXAMINE": Verb(_AUTH, folders.examine),
+    "CREATE": Verb(_AUTH, folders.create),
+    "DELETE": Verb(_AUTH, folders.delete),
+    "RENAME": Verb(_AUTH, folders.rename),
+    "SUBSCRIBE": Verb(_AUTH, folders.subscribe),
+    "UNSUBSCRIBE": Verb(_AUTH, folders.unsubscribe),
+    "LIST": Verb(_AUTH, folders.list_folders),
+    "LSUB": Verb(_AUTH, folders.lsub),
+    "STATUS": Verb(_AUTH, folders.status),
+    "IDLE": Verb(_AUTH, access.idle),
+    "CHECK": Verb(_SELECT, messages.check),
+    "CLOSE": Verb(_SELECT, messages.close),
+    "UNSELECT": Verb(_SELECT, messages.unselect),
+    "EXPUNGE": Verb(_SELECT, messages.expunge),
+    "STORE": Verb(_SELECT, messages.store),
+    "COPY": Verb(_SELECT, messages.copy),
+    "MOVE": Verb(_SELECT, messages.move),
+    "FETCH": Verb(_SELECT, fetch),
+    "SEARCH": Verb(_SELECT, search),
+}
