@@ -1,0 +1,1 @@
+"""The authoritative DNS door: zone files, answers, UDP and TCP."""

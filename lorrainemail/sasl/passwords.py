@@ -51,8 +51,8 @@ MAX_WAITING_PER_NETWORK: Final = 100
 #: How long a proven login is believed without hashing again, in seconds, and how many are remembered.
 REMEMBER: Final = 300.0
 MAX_REMEMBERED: Final = 10_000
-#: Credentials of one account that are tried.
-MAX_CREDENTIALS: Final = 8
+#: Credentials of one account that are tried; a table row has no more.
+MAX_CREDENTIALS: Final = 32
 #: Distinct alarms about unknown schemes; told once each.
 MAX_ALARMS: Final = 1000
 
@@ -216,11 +216,14 @@ class Passwords(Service):
 
     def _values(self, account: Account) -> tuple[str, ...]:
         """The values that can be verified; the others raise an alarm."""
-        for credential in account.credentials:
-            if credential.scheme.lower() != SCHEME:
+        values = []
+        for credential in account.credentials[:MAX_CREDENTIALS]:
+            # A row without {SCHEME} is "crypt" to Dovecot too, whatever its value then says it is.
+            if credential.scheme.lower() == SCHEME or credential.value.startswith(f"${SCHEME}$"):
+                values.append(credential.value)
+            else:
                 self._alarm(account, credential.scheme)
-        ours = (c.value for c in account.credentials if c.scheme.lower() == SCHEME)
-        return tuple(ours)[:MAX_CREDENTIALS]
+        return tuple(values)
 
     def _alarm(self, account: Account, scheme: str) -> None:
         key = (account.address.key, scheme)
