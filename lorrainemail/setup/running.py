@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from typing import Any
+from typing import Any, Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -22,6 +22,9 @@ from lorrainemail.setup.lock import Locked, StateLock
 from lorrainemail.setup.state import Owner, Undo
 
 _log = Logger(namespace="lorrainemail")
+
+#: Seconds between the answer to "stop" and the end's beginning.
+_FAREWELL: Final = 0.05
 
 
 def lock_state(state: str, owner: Owner, undo: Undo) -> StateLock:
@@ -51,7 +54,7 @@ def lock_state(state: str, owner: Owner, undo: Undo) -> StateLock:
 class Running(Service):
     """The one server of this process.
 
-    :param server: the composed server: an ``IService`` with ``reload``.
+    :param server: the composed :class:`lorrainemail.service.Server`.
     """
 
     name = "lorrainemail"
@@ -60,6 +63,7 @@ class Running(Service):
         self._reactor = reactor
         self._server = server
         self._lock = lock
+        server.commands["stop"] = self._stop
 
     def privilegedStartService(self) -> None:
         """Nothing: every port is open already."""
@@ -87,6 +91,10 @@ class Running(Service):
     def _ended(self, result: object) -> None:
         self._lock.release()
         _log.info("The server has ended")
+
+    def _stop(self) -> None:
+        """As on SIGTERM, once the answer is out."""
+        self._reactor.callLater(_FAREWELL, self._reactor.stop)
 
     def _hang_up(self, number: int, frame: object) -> None:
         self._reactor.callFromThread(self._reload)
