@@ -29,6 +29,11 @@ _DOT_STRING = re.compile(rf"{_ATOM}(?:\.{_ATOM})*\Z")
 _QUOTED = re.compile(r'"((?:[\x20-\x21\x23-\x5b\x5d-\x7e\u0080-\U0010ffff]|\\[\x20-\x7e])*)"')
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _LDH_DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\Z")
+# Beyond ASCII the standards allow any character (RFC 6531 §3.3); these deceive readers and logs (RFC 6532
+# §5): controls, surrogates, spaces, line ends, invisible and direction-changing marks. The joiners belong to
+# the letters of some scripts.
+_DECEIVING = frozenset({"Cc", "Cs", "Cf", "Zs", "Zl", "Zp"})
+_JOINERS = frozenset("\u200c\u200d")
 _LITERAL = re.compile(r"\[(?:(IPv6):)?([0-9A-Fa-f:.]+)\]\Z", re.IGNORECASE)
 
 
@@ -53,6 +58,8 @@ def normalise_domain(text: str) -> str:
             return f"[{ipaddress.IPv4Address(match.group(2))}]"
         except ValueError:
             raise AddressError("malformed address literal") from None
+    if len(text) > MAX_DOMAIN:  # before IDNA, whose cost grows faster than its input
+        raise AddressError("malformed domain name")
     lowered = text.lower()
     if not lowered.isascii():
         try:
@@ -116,6 +123,11 @@ class Address:
         return str(Address(self.local, "")) + "@" + display_domain(self.domain)
 
 
+def _deceives(local: str) -> bool:
+    """Whether a local part beyond ASCII has a character that people and logs would not see as it is."""
+    return any(unicodedata.category(c) in _DECEIVING and c not in _JOINERS for c in local if not c.isascii())
+
+
 def parse_address(text: str) -> Address:
     """Parse ``local@domain``, the local part dot-string or quoted (RFC 5321 §4.1.2, RFC 6531).
 
@@ -137,6 +149,8 @@ def parse_address(text: str) -> Address:
             raise AddressError("malformed local part")
     if not local:
         raise AddressError("empty local part")
+    if not local.isascii() and _deceives(local):
+        raise AddressError("local part with a control or invisible character")
     if len(local.encode("utf-8", "surrogatepass")) > MAX_LOCAL_PART:
         raise AddressError("local part too long")
     if not domain:

@@ -23,8 +23,8 @@ Configuration
 
 One file in TOML, ``lorrainemail.toml``. It is looked for at ``--config``; else in the directory given by
 ``--state``; else it is ``/etc/lorrainemail/lorrainemail.toml``; else the embedded default is used, in
-``./lorrainemail-state``. Everything the server keeps is in one state directory: ``--state``, else ``state`` in
-the file, else ``/var/lib/lorrainemail``. Paths in the file are relative to the state directory (``state``
+``./lorrainemail-state``. Everything the server keeps is in one state directory: ``--state``, else ``state``
+in the file, else ``/var/lib/lorrainemail``. Paths in the file are relative to the state directory (``state``
 itself to the file's own directory).
 
 ``lorrainemail check`` names every error with its line, and every row that is shadowed, useless or dangerous.
@@ -39,19 +39,19 @@ _RELAY: Final = """\
 Relay rows
 ==========
 
-The key of a row in ``[relay]`` (matched with the recipient) or ``[relay_by_sender]`` (with the sender, ``"<>"``
-for the null one) is a pattern. The most specific wins, whatever the order of the rows:
+The key of a row in ``[relay]`` (matched with the recipient) or ``[relay_by_sender]`` (with the sender;
+``"<>"`` for the null one) is a pattern. The most specific wins, whatever the order of the rows:
 
 1. a whole address, ``"bob@free.fr"``: it alone also overrides ``local_domains``;
 2. a domain, ``"free.fr"`` or ``"*@free.fr"``;
 3. the longest suffix, ``"*.free.fr"``: free.fr itself and all below it;
 4. ``"*"``.
 
-Where no row matches, the DNS (MX) says where mail goes. A row never grants the right to relay: that is given by
-``relay_networks`` and by logging in.
+Where no row matches, the DNS (MX) says where mail goes. A row never grants the right to relay: that is given
+by ``relay_networks`` and by logging in.
 
-The value is a host, ``"smtp.free.fr"`` or ``"smtp.free.fr:587"``; a list of hosts, tried in order; ``"mx"``, to
-ask the DNS as if no row matched; or a table with the settings below.
+The value is a host, ``"smtp.free.fr"`` or ``"smtp.free.fr:587"``; a list of hosts, tried in order; ``"mx"``,
+to ask the DNS as if no row matched; or a table with the settings below.
 """
 
 _FILES: Final = """\
@@ -59,8 +59,8 @@ Files that commands change
 ==========================
 
 These are text files in the state directory, edited by hand or by command, and seen without a restart. A file
-that vanished, became empty, does not parse whole or lost more than half of its rows keeps its old version, and
-an alarm is raised until it is mended, or confirmed with ``lorrainemail check --confirm``.
+that vanished, became empty, does not parse whole or lost more than half of its rows keeps its old version,
+and an alarm is raised until it is mended, or confirmed with ``lorrainemail check --confirm``.
 
 ``domains``
     Local domains besides ``local_domains``, one a line.
@@ -78,8 +78,8 @@ an alarm is raised until it is mended, or confirmed with ``lorrainemail check --
 def reference() -> str:
     """The whole reference in reStructuredText."""
     top, tables = [], []
-    for field in attrs.fields(attrs.resolve_types(Settings)):
-        if attrs.has(field.type):
+    for field in _fields(Settings):
+        if attrs.has(field.type or str):
             tables.append(field)
         elif "doc" in field.metadata:
             top.append(field)
@@ -87,19 +87,22 @@ def reference() -> str:
     for field in tables:
         parts.append(_title(f"[{field.name}]"))
         parts += [_paragraph(field.type)] if field.name == "listen" else []
-        parts += [_setting(inner) for inner in attrs.fields(attrs.resolve_types(field.type))]
-    parts += [
-        _RELAY,
-        *(_setting(f) for f in attrs.fields(attrs.resolve_types(RelayRow)) if "doc" in f.metadata),
-    ]
+        parts += [_setting(inner) for inner in _fields(field.type)]
+    parts += [_RELAY, *(_setting(field) for field in _fields(RelayRow) if "doc" in field.metadata)]
     return "\n".join([*parts, _FILES])
+
+
+def _fields(cls: Any) -> tuple[attrs.Attribute[Any], ...]:
+    """Fields with their real types."""
+    attrs.resolve_types(cls)
+    return tuple(attrs.fields(cls))
 
 
 def _title(text: str) -> str:
     return f"{text}\n{'=' * len(text)}\n"
 
 
-def _paragraph(cls: type) -> str:
+def _paragraph(cls: Any) -> str:
     return f"{cls.__doc__}\n"
 
 
@@ -117,7 +120,8 @@ def _facts(field: attrs.Attribute[Any]) -> Iterator[str]:
     yield _kind(field)
     if get_origin(field.type) is not dict:
         default = _shown(field.default, field.metadata.get("unit"))
-        yield f"default {default}" if default else "no default"
+        if default:
+            yield f"default {default}"
     unit = field.metadata.get("unit")
     if "least" in field.metadata:
         least, most = (_shown(field.metadata[word], unit) for word in ("least", "most"))
