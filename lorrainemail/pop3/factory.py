@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import ServerFactory
 
@@ -74,11 +74,16 @@ class Pop3Factory(ServerFactory):
             self._stopped.callback(None)
 
     def close_sessions(self) -> Deferred[None]:
-        """End every session, each after the answer that is under way; fires when all are gone."""
-        if not self._sessions:
-            return succeed(None)
+        """End every session, each after the answer that is under way; fires when all are gone. Cancelling
+        it ends them at once."""
         if self._stopped is None:
-            self._stopped = Deferred()
+            self._stopped = Deferred(lambda _: self._abort_sessions())
             for session in tuple(self._sessions):
                 session.close_soon()
+            if not self._sessions:
+                self._stopped.callback(None)
         return self._stopped
+
+    def _abort_sessions(self) -> None:
+        for session in tuple(self._sessions):
+            session.timeoutConnection()

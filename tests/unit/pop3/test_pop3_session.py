@@ -625,3 +625,19 @@ def test_stopping_waits_for_the_answer_under_way(inside: Client, monkeypatch: An
     inside.lose()
     assert stopped == [None]
     assert b"-ERR" in inside.reconnect().answered()
+
+
+def test_a_stop_that_takes_too_long_cuts_the_sessions_off(inside: Client, monkeypatch: Any) -> None:
+    monkeypatch.setattr(inside.inbox, "expunge", lambda uids: Deferred())
+    inside.send(b"DELE 1\r\nQUIT\r\n")
+    stopped = inside.factory.close_sessions()
+    assert not inside.transport.aborted
+    stopped.addErrback(lambda failure: None)
+    stopped.cancel()
+    assert inside.transport.aborted
+    inside.lose()
+
+
+def test_stopping_without_sessions_is_done_at_once(client: Client) -> None:
+    client.lose()
+    assert client.factory.close_sessions().called
