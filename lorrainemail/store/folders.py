@@ -132,6 +132,15 @@ def status(tree: Tree, name: str) -> Generator[None, None, FolderStatus]:
     )
 
 
+def usage(tree: Tree) -> Generator[None, None, tuple[int, int]]:
+    """(octets, messages) of the whole home, newly looked at."""
+    names = ["INBOX", *(folder_name(directory) or "" for directory in maildir.subfolders(tree.maildir))]
+    for name in names:
+        if name:
+            yield from status(tree, name)
+    return tree.counted()
+
+
 def create(tree: Tree, name: str, special_use: Sequence[str]) -> None:
     """Make a folder and its missing parents."""
     furnish(tree)

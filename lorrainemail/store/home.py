@@ -3,7 +3,8 @@
 :class:`LiveHome` is shared by everybody who has to do with the account and lives while somebody does;
 :class:`MailHome` is what a session holds (:class:`IMailHome`), the same home with the account as its tables
 snapshot shows it. Deliveries are told to the index in groups: at once while somebody watches the folder,
-otherwise after a moment or before the next job of the home, whichever comes first.
+otherwise after a moment or before the home's next job. While nobody reads in the home, they are not told at
+all: the first reader's look finds them.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 #: Messages of one home that wait for the index.
-MAX_WAITING: Final = 64
+MAX_WAITING: Final = 256
 #: Folders of one home that are known to take mail.
 MAX_READY: Final = 64
 
@@ -137,19 +138,25 @@ class LiveHome:
 
     def delivered(self, directory: str, base: str, size: int, data: bytes | None) -> str:
         """A message is in new/: the index shall know, and the folder's name is answered."""
-        now = self.tree.now()
-        if data is not None and not self._store.keep(len(data)):
-            data = None
-        self._waiting.append(Arrived(directory, base, 0, "", 0, size, now, now, data))
-        if self._usage is not None:
-            self._usage = (self._usage[0] + size, self._usage[1] + 1)
-        if len(self._waiting) >= MAX_WAITING or self._is_watched(directory):
-            self.flush()
-        else:
-            self._store.flush_soon(self)
+        if self._is_warm():
+            now = self.tree.now()
+            if data is not None and not self._store.keep(len(data)):
+                data = None
+            self._waiting.append(Arrived(directory, base, 0, "", 0, size, now, now, data))
+            if self._usage is not None:
+                self._usage = (self._usage[0] + size, self._usage[1] + 1)
+            if len(self._waiting) >= MAX_WAITING or self._is_watched(directory):
+                self.flush()
+            else:
+                self._store.flush_soon(self)
         name = folder_name(directory) or "INBOX"
         self.tell("delivered", name)
         return name
+
+    def _is_warm(self) -> bool:
+        """Whether the index is to hear of deliveries. While nobody reads, opening it for each of many
+        accounts would cost more than the look that the first reader takes."""
+        return bool(self._mailboxes) or self.limited or self.tree.is_open
 
     def _is_watched(self, directory: str) -> bool:
         return any(mailbox.directory == directory and mailbox.watched for mailbox in self._mailboxes.values())
@@ -186,7 +193,7 @@ class LiveHome:
         if not self.limited:
             return (0, 0)
         if self._usage is None:
-            self._usage = await self.run(self.tree.counted)
+            self._usage = await self.slices(lambda: folders.usage(self.tree))
         return self._usage
 
     def over_quota(self, octets: int, usage: tuple[int, int], messages: int = 1) -> bool:

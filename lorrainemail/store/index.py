@@ -259,7 +259,7 @@ class Index:
         self._must_sync = True
 
     def give_back(self) -> None:
-        """A clean end: the rest of the reserved blocks is free again. Outside of a batch."""
+        """The server ends cleanly: the rest of the reserved blocks is free again. Outside of a batch."""
         self._folders = None
         self._db.execute("BEGIN IMMEDIATE")
         self._db.execute("UPDATE folders SET uid_reserved = uid_next - 1, modseq_reserved = modseq")

@@ -33,7 +33,7 @@ from lorrainemail.store.tree import Tree
 from lorrainemail.store.watching import Inotify
 
 #: Seconds that a delivery may wait for the index while nobody looks.
-FLUSH_DELAY: Final = 0.25
+FLUSH_DELAY: Final = 1.0
 #: Octets of messages that wait in memory for their summaries; what is more is read from its file.
 MAX_KEPT: Final = 16 << 20
 #: Homes in memory that nobody uses.

@@ -64,8 +64,11 @@ class Workplace(Protocol):
     def batch_failed(self, error: BaseException) -> list[Any]:
         """The commit failed: forget everything; changes to announce in spite of it."""
 
-    def close(self) -> None:
-        """Let go of descriptors; the next batch opens them again."""
+    def close(self, for_good: bool) -> None:
+        """Let go of descriptors; the next batch opens them again.
+
+        :param for_good: this run of the server ends.
+        """
 
 
 class ReactorForThreads(Protocol):
@@ -89,12 +92,13 @@ _Result = tuple["Strand", _Job, Any, list[Any]]
 class Strand:
     """One home's jobs, in order."""
 
-    __slots__ = ("_jobs", "_on_changes", "_running", "_strands", "place")
+    __slots__ = ("_closing", "_jobs", "_on_changes", "_running", "_strands", "place")
 
     def __init__(self, strands: Strands, place: Workplace, on_changes: Callable[[list[Any]], None]) -> None:
         self._strands = strands
         self._jobs: deque[_Job] = deque()
         self._running = False
+        self._closing = 0
         self._on_changes = on_changes
         self.place = place
 
@@ -121,6 +125,12 @@ class Strand:
             self._strands.ready(self)
         return done
 
+    def close(self, for_good: bool) -> None:
+        """In the reactor thread: have the workplace closed, in a thread. Only while idle."""
+        self._closing = 2 if for_good else 1
+        self._running = True
+        self._strands.ready(self, False)
+
     def announce(self, changes: list[Any]) -> None:
         """In the reactor thread."""
         self._on_changes(changes)
@@ -137,6 +147,13 @@ class Strand:
         """In a thread: one batch."""
         place = self.place
         results: list[_Result] = []
+        if self._closing:
+            closing, self._closing = self._closing, 0
+            try:
+                place.close(closing == 2)
+            except Exception as error:
+                _log.warn("closing an index: {error}", error=error)
+            return results
         try:
             place.begin()
         except Exception as error:
@@ -233,24 +250,33 @@ class Strands:
             self._quiet = quiet
         else:
             quiet.callback(None)
-        return quiet.addCallback(self._end)
+        return quiet.addCallback(self._close_all).addCallback(self._end)
+
+    def _close_all(self, _: None) -> Deferred[None]:
+        self.stopped = True
+        strands, self._open = list(self._open), OrderedDict()
+        quiet: Deferred[None] = Deferred()
+        if not strands or not self._threads:
+            quiet.callback(None)
+            return quiet
+        self._quiet = quiet
+        for strand in strands:
+            strand.close(True)
+        return quiet
 
     def _end(self, _: None) -> None:
-        self.stopped = True
         for _thread in self._threads:
             self._ready.put(None)
         for thread in self._threads:  # idle: they end at once
             thread.join()
         self._threads.clear()
-        for strand in self._open:
-            strand.place.close()
-        self._open.clear()
 
-    def ready(self, strand: Strand) -> None:
+    def ready(self, strand: Strand, opens: bool = True) -> None:
         """In the reactor thread: the strand has work."""
         self._busy += 1
-        self._open[strand] = None
-        self._open.move_to_end(strand)
+        if opens:
+            self._open[strand] = None
+            self._open.move_to_end(strand)
         self._ready.put(strand)
 
     def rested(self, strand: Strand) -> None:
@@ -260,14 +286,14 @@ class Strands:
         for old in self._open:
             if old.idle:
                 del self._open[old]
-                old.place.close()
+                old.close(False)
                 return
 
     def forget(self, strand: Strand) -> None:
         """The home is let go of; only for an idle strand."""
         if strand in self._open:
             del self._open[strand]
-            strand.place.close()
+            strand.close(False)
 
     def _work(self) -> None:
         while True:
@@ -291,7 +317,10 @@ class Strands:
             strand, results = finished.popleft()
             for _strand, job, outcome, changes in results:
                 if changes:
-                    strand.announce(changes)
+                    try:
+                        strand.announce(changes)
+                    except Exception:
+                        _log.failure("changes of a mailbox could not be announced")
                 if outcome is not _MORE:
                     job.done.callback(outcome)
             self._busy -= 1

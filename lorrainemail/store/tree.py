@@ -120,6 +120,11 @@ class Tree:
         assert self._index is not None, "outside of a batch"
         return self._index
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the index is open; any thread may ask."""
+        return self._index is not None
+
     def begin(self) -> None:
         """Open the index where it is closed, and begin a transaction."""
         if self._index is None:
@@ -170,9 +175,10 @@ class Tree:
             return [Change(0, "gone")]
         return []
 
-    def close(self) -> None:
+    def close(self, for_good: bool) -> None:
         if self._index is not None:
-            self._index.give_back()
+            if for_good:
+                self._index.give_back()
             self._index.close()
             self._index = None
 
