@@ -100,7 +100,8 @@ class Client:
                 break
         data = self.transport.value().decode("latin-1")
         self.transport.clear()
-        return data.split("\r\n")[:-1] if data.endswith("\r\n") else data.split("\r\n")
+        lines = data.split("\r\n")
+        return lines if lines[-1] else lines[:-1]
 
     def say(self, text: str | bytes) -> list[str]:
         """Send one line (or octets as they are) and read."""
