@@ -128,7 +128,7 @@ class Spool(Service):
         self._reactor = reactor
         self._committer = committer
         self._trace = trace
-        self._monotonic = monotonic
+        self.monotonic = monotonic
         self._epoch = wall() - monotonic()
         self._entries: dict[str, Entry] = {}
         self._heap: list[tuple[float, int, Entry]] = []
@@ -181,7 +181,7 @@ class Spool(Service):
             part = identities[start : start + SLICE]
             found, faults = await self._committer.run(partial(self.directory.peek_all, part))
             self._say(faults)
-            now = self._monotonic()
+            now = self.monotonic()
             for identity, age, next_try in found:
                 if identity not in self._entries:
                     self._enter(Entry(identity, now + self._wait_until(next_try), now - age))
@@ -223,16 +223,16 @@ class Spool(Service):
 
     def now(self) -> float:
         """Seconds since the epoch as the clock stood at start, not moved by its jumps."""
-        return self._epoch + self._monotonic()
+        return self._epoch + self.monotonic()
 
     def age(self, entry: Entry) -> float:
         """Seconds for which a server was up with the item."""
-        return max(0.0, self._monotonic() - entry.born)
+        return max(0.0, self.monotonic() - entry.born)
 
     def take(self, limit: int) -> list[Entry]:
         """Entries that are due, longest due first. Each is to be given back, see :meth:`give_back`."""
         taken: list[Entry] = []
-        now = self._monotonic()
+        now = self.monotonic()
         while self._heap and len(taken) < limit and self._heap[0][0] <= now:
             due, _, entry = heapq.heappop(self._heap)
             if entry.due == due and self._entries.get(entry.id) is entry:
@@ -245,7 +245,7 @@ class Spool(Service):
         while self._heap:
             due, _, entry = self._heap[0]
             if entry.due == due and self._entries.get(entry.id) is entry:
-                return max(0.0, due - self._monotonic())
+                return max(0.0, due - self.monotonic())
             heapq.heappop(self._heap)
         return None
 
@@ -268,7 +268,7 @@ class Spool(Service):
                 ),
                 default=math.inf,
             )
-        self._schedule(entry, self._monotonic() + max(wait, at_least))
+        self._schedule(entry, self.monotonic() + max(wait, at_least))
 
     def is_due(self, entry: Entry, recipient: QueueRecipient) -> bool:
         """Whether a waiting recipient may be tried now."""
@@ -420,7 +420,7 @@ class Spool(Service):
     def hurry(self, entry: Entry) -> None:
         """Try every waiting recipient now."""
         entry.hurry = True
-        self._schedule(entry, self._monotonic())
+        self._schedule(entry, self.monotonic())
         self._wake()
 
     async def drop(self, entry: Entry) -> None:
@@ -478,7 +478,7 @@ class Spool(Service):
             self._trace.event(message, kind, **facts)
 
     def _placed(self, stored: Stored) -> None:
-        now = self._monotonic()
+        now = self.monotonic()
         first = min(one.next_try for one in stored.item.recipients)
         self._remember(stored)
         self._enter(Entry(stored.item.envelope.id, now + self._wait_until(first), now))

@@ -1,0 +1,246 @@
+"""The courier "remote": carries queued messages to other servers by SMTP.
+
+Calls tables for the route, :mod:`~lorrainemail.delivery.hops` for the hosts, and speaks to one after the
+other (:mod:`~lorrainemail.delivery.sessions`, :mod:`~lorrainemail.delivery.client`) until every recipient has
+a final answer or all were tried. The runner is the caller.
+
+The route is asked anew at each attempt, so mending a table mends what is queued. What one host deferred is
+offered to the next one; what one host refused for good is not (RFC 5321 §5.1). Never fails: what cannot be
+decided now is deferred.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Literal
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from lorrainemail.delivery.client import MAX_RECIPIENTS, Sent
+from lorrainemail.delivery.hops import NextHops, OurEnds, find_hops
+from lorrainemail.delivery.sessions import NoSession, Sessions, Target
+from lorrainemail.delivery.wire import SessionLost
+from lorrainemail.errors import MailError, Reply
+from lorrainemail.interfaces import (
+    IContent,
+    ICourier,
+    IResolver,
+    ITableService,
+    Outcome,
+    QueueItem,
+    QueueRecipient,
+    Route,
+    later,
+)
+
+#: Connections that are begun, and sessions that speak of mail, in one attempt at most.
+MAX_CONNECTIONS: Final = 10
+MAX_SESSIONS: Final = 3
+
+_Kind = Literal["delivered", "deferred", "failed"]
+
+_log = Logger("lorrainemail.delivery.remote")
+
+
+@implementer(ICourier)
+class RemoteCourier:
+    """The courier.
+
+    :param tables: routes and credentials.
+    :param resolver: MX and addresses.
+    :param sessions: makes and keeps connections.
+    :param ours: how this server is recognised among next hops.
+    :param port: of MX hosts.
+    :param ipv6: whether IPv6 is used.
+    """
+
+    name = "remote"
+
+    def __init__(
+        self,
+        tables: ITableService,
+        resolver: IResolver,
+        sessions: Sessions,
+        ours: OurEnds,
+        port: int = 25,
+        ipv6: bool = True,
+    ) -> None:
+        self.ours = ours
+        self.port = port
+        self.ipv6 = ipv6
+        self._tables = tables
+        self._resolver = resolver
+        self._sessions = sessions
+
+    def close(self) -> Deferred[None]:
+        """Quit sessions that are kept; cut the others."""
+        return self._sessions.close()
+
+    # -- ICourier --------------------------------------------------------------------------------
+
+    def destination(self, item: QueueItem, recipient: QueueRecipient) -> Deferred[str]:
+        return Deferred.fromCoroutine(self._destination(item, recipient))
+
+    async def _destination(self, item: QueueItem, recipient: QueueRecipient) -> str:
+        try:
+            route = await self._route(item, recipient)
+        except MailError:
+            return f"mx:{recipient.recipient.address.domain}"
+        if route.kind == "hosts":
+            return "hosts:" + ",".join(f"{host.host}:{host.port}" for host in route.hosts)
+        if route.kind == "reject":
+            return "reject"
+        return f"mx:{route.domain}"
+
+    def deliver(
+        self, item: QueueItem, recipients: Sequence[QueueRecipient], content: IContent
+    ) -> Deferred[list[Outcome]]:
+        return Deferred.fromCoroutine(self._deliver(item, recipients, content))
+
+    async def _deliver(
+        self, item: QueueItem, recipients: Sequence[QueueRecipient], content: IContent
+    ) -> list[Outcome]:
+        outcomes: dict[int, Outcome] = {}
+        groups: dict[Route, list[int]] = {}
+        for index, one in enumerate(recipients):
+            try:
+                groups.setdefault(await self._route(item, one), []).append(index)
+            except MailError as error:
+                # a table that cannot answer is our side, whatever its words
+                _log.warn("No route for {recipient}: {error}", recipient=one.recipient.address, error=error)
+                outcomes[index] = Outcome(one.recipient, "deferred", error.reply, ours=True)
+        for route, indices in groups.items():
+            attempt = _Attempt(self, item, [recipients[index] for index in indices], content)
+            try:
+                found = await attempt.run(route)
+            except CancelledError:
+                raise
+            except Exception:
+                _log.failure("an attempt to deliver {id} failed unexpectedly", id=item.envelope.id)
+                reply = Reply(451, "4.3.0", "internal error, tried again later")
+                found = [
+                    Outcome(recipients[index].recipient, "deferred", reply, ours=True) for index in indices
+                ]
+            outcomes.update(zip(indices, found, strict=True))
+        return [outcomes[index] for index in range(len(recipients))]
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    async def _route(self, item: QueueItem, one: QueueRecipient) -> Route:
+        return await later(self._tables.current().route(one.recipient.address, item.envelope.sender))
+
+    async def hops(self, route: Route) -> NextHops:
+        """Where a route leads now."""
+        return await find_hops(route, self._resolver, self.ours, self.port, self.ipv6)
+
+    def targets(self, route: Route, hops: NextHops) -> list[Target]:
+        """Each address of each host, in the order of trying.
+
+        :raises NoSession: where the route names credentials that do not exist.
+        """
+        credentials = None
+        if route.credentials:
+            credentials = self._tables.secret(route.credentials)
+            if credentials is None:
+                words = f"no row {route.credentials!r} in the credentials file"
+                raise NoSession(Reply(451, "4.3.5", words), ours=True)
+        return [
+            Target(hop.host, address, hop.port, route.tls, credentials)
+            for hop in hops.hops
+            for address in hop.addresses
+        ][:MAX_CONNECTIONS]
+
+    @property
+    def sessions(self) -> Sessions:
+        return self._sessions
+
+
+@attrs.define(slots=True, eq=False)
+class _Attempt:
+    """One attempt for recipients of one route. ``outcomes``: the best that is known for each so far."""
+
+    courier: RemoteCourier
+    item: QueueItem
+    recipients: list[QueueRecipient]
+    content: IContent
+    outcomes: dict[int, Outcome] = attrs.field(factory=dict)
+
+    async def run(self, route: Route) -> list[Outcome]:
+        hops = await self.courier.hops(route)
+        if hops.reply is not None:
+            final = hops.reply.permanent and not hops.ours
+            return self._all("failed" if final else "deferred", hops.reply, hops.ours)
+        try:
+            targets = self.courier.targets(route, hops)
+        except NoSession as none:
+            return self._all("deferred", none.reply, none.ours)
+        unserved = list(range(len(self.recipients)))
+        spoken = 0
+        for target in targets:
+            before = unserved
+            unserved = []
+            reached = False
+            for start in range(0, len(before), MAX_RECIPIENTS):
+                part = before[start : start + MAX_RECIPIENTS]
+                try:
+                    unserved += await self._send(target, part)
+                    reached = True
+                except NoSession as none:
+                    self._unreached(before[start:], none, target)
+                    unserved += before[start:]
+                    break
+            spoken += reached
+            if not unserved or spoken >= MAX_SESSIONS:
+                break
+        return [self.outcomes[index] for index in range(len(self.recipients))]
+
+    def _unreached(self, indices: list[int], none: NoSession, target: Target) -> None:
+        for index in indices:
+            # what a host said of the recipient tells more than that another cannot be reached
+            known = self.outcomes.get(index)
+            if known is None or not known.host:
+                self._set(index, "deferred", none.reply, none.ours, str(target) if none.remote else "")
+
+    def _all(self, kind: _Kind, reply: Reply, ours: bool) -> list[Outcome]:
+        return [Outcome(one.recipient, kind, reply, ours) for one in self.recipients]
+
+    def _set(self, index: int, kind: _Kind, reply: Reply, ours: bool, host: str = "", tls: str = "") -> None:
+        self.outcomes[index] = Outcome(self.recipients[index].recipient, kind, reply, ours, host, tls)
+
+    async def _send(self, target: Target, part: list[int]) -> list[int]:
+        """Offer the message to one host; the indices that the next host may be offered.
+
+        :raises NoSession: where there is no session with it.
+        """
+        sessions = self.courier.sessions
+        chosen = [self.recipients[index].recipient for index in part]
+        session = await sessions.get(target)
+        kept = session.transactions > 0
+        try:
+            sent = await session.send(self.item.envelope, chosen, self.content)
+            if kept and session.wire.over is not None and all(_unheard(one) for one in sent):
+                # closed while it was kept, or for having carried enough: nothing was delivered by it
+                session = await sessions.get(target, fresh=True)
+                sent = await session.send(self.item.envelope, chosen, self.content)
+        except BaseException:
+            session.wire.end(SessionLost(Reply(421, "4.3.2", "given up here")))
+            raise
+        sessions.give_back(target, session)
+        for index, one in zip(part, sent, strict=True):
+            kind: _Kind = "deferred"
+            if one.reply.positive:
+                kind = "delivered"
+            elif one.reply.permanent:
+                kind = "failed"
+            self._set(index, kind, one.reply, False, str(target) if one.remote else "", session.wire.tls)
+        return [
+            index for index, one in zip(part, sent, strict=True) if one.reply.temporary and not one.uncertain
+        ]
+
+
+def _unheard(sent: Sent) -> bool:
+    """The session ended before anything was decided."""
+    return sent.reply.code == 421 and not sent.uncertain

@@ -1,0 +1,511 @@
+"""The runner: takes due queue items to couriers and writes down what became of them.
+
+Reads the spool, asks the courier for each due recipient's destination, and puts one job a destination of an
+item into :mod:`~lorrainemail.delivery.destinations`, which says what may start. Each outcome ends in one of
+three ways: delivered (traced), deferred (a later try) or failed for good (a notice, or the reason for none).
+
+Invariants:
+
+- A recipient is in one job at most; an item's other recipients do not wait for it.
+- A notice about a recipient is durable before the recipient is marked as done.
+- What fails on our side, and a courier that raises, is deferred with an alarm; it becomes final only when the
+  message expires. A message never expires without a try since this process started.
+- :meth:`Runner.stopService` begins nothing new, gives running attempts :data:`GRACE` seconds, then cuts them;
+  what was not decided by then is tried again at the next start.
+
+The committer must outlive :meth:`Runner.stopService`: what was delivered last is still to be written down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import attrs
+from prometheus_client import Counter, Gauge
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from lorrainemail.delivery.destinations import PATIENCE, Destinations
+from lorrainemail.delivery.notices import Notices, why_no_delay_notice, why_no_failure_notice
+from lorrainemail.errors import Problem, Reply
+from lorrainemail.interfaces import ICourier, ITrace, Outcome, QueueItem, QueueRecipient, later
+from lorrainemail.message.dsn import Action, Fate
+from lorrainemail.queue.format import Stored
+from lorrainemail.queue.spool import Entry, Spool
+
+#: Items whose destinations are looked up at once.
+LOOKUPS: Final = 32
+#: The longest sleep between two looks at the queue.
+LONGEST_SLEEP: Final = 30.0
+#: Seconds that running attempts get when the server stops.
+GRACE: Final = 5.0
+#: Alarms that are remembered, one a destination.
+MAX_ALARMS: Final = 100
+#: Characters of a reply that are kept with a recipient.
+MAX_LAST_REPLY: Final = 500
+
+_log = Logger("lorrainemail.delivery.runner")
+_OUTCOMES = Counter("lorrainemail_deliveries", "Delivery attempts by outcome", ["courier", "outcome"])
+_RUNNING = Gauge("lorrainemail_deliveries_running", "Delivery attempts under way")
+
+
+@attrs.define(slots=True, eq=False)
+class Job:
+    """Recipients of one item that go to one destination.
+
+    :ivar slow: it has been under way for long. ``settling``: the courier is done, the rest is ours.
+    """
+
+    entry: Entry
+    courier: str
+    destination: str
+    indices: tuple[int, ...]
+    slow: bool = False
+    settling: bool = False
+
+
+class Runner(Service):
+    """The runner of a server.
+
+    :param reactor: for its timers.
+    :param spool: the queue.
+    :param couriers: by their names.
+    :param notices: how senders are told.
+    :param trace: told of every outcome; None for no trace.
+    :param concurrency: deliveries at once; ``per_destination``: to one destination.
+    :param closing: what is called at the end, after the last attempt (couriers' sessions).
+    """
+
+    name = "runner"
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        spool: Spool,
+        couriers: Sequence[ICourier],
+        notices: Notices,
+        trace: ITrace | None = None,
+        concurrency: int = 40,
+        per_destination: int = 5,
+        closing: Callable[[], Deferred[None]] | None = None,
+    ) -> None:
+        self.spool = spool
+        self.destinations: Destinations[Job] = Destinations(concurrency, per_destination)
+        self._reactor = reactor
+        self._couriers = {courier.name: courier for courier in couriers}
+        self._notices = notices
+        self._trace = trace
+        self._closing = closing
+        self._lookups = 0
+        self._attempts: dict[Job, Deferred[None]] = {}
+        self._timer: IDelayedCall | None = None
+        self._alarms: dict[str, Problem] = {}
+        self._wanted = False
+        spool.on_change(self.wake)
+
+    # -- service ---------------------------------------------------------------------------------
+
+    def startService(self) -> None:
+        super().startService()  # type: ignore[no-untyped-call]
+        self.wake()
+
+    def stopService(self) -> Deferred[None]:
+        """Begin nothing new; answer when every attempt has ended, by itself or cut."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        self._disarm()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        attempts = list(self._attempts.values())
+        if attempts:
+            _log.info("Waiting for {count} deliveries under way", count=len(attempts))
+            # the attempts themselves go on when the wait is over: each listens through a Deferred of its own
+            over: Deferred[None] = Deferred()
+            ended = DeferredList([_echo(attempt) for attempt in attempts])
+            ended.addCallback(lambda _: None if over.called else over.callback(None))
+            timer = self._reactor.callLater(GRACE, lambda: None if over.called else over.callback(None))
+            await over
+            if timer.active():
+                timer.cancel()
+            for job, attempt in list(self._attempts.items()):
+                if not job.settling:
+                    attempt.cancel()
+            await ended
+        if self._closing is not None:
+            await self._closing()
+
+    def reconfigure(self, concurrency: int, per_destination: int) -> None:
+        """New limits, for what starts from now on."""
+        self.destinations.concurrency = concurrency
+        self.destinations.per_destination = per_destination
+        self.wake()
+
+    def alarms(self) -> list[Problem]:
+        """What failed on our side lately, in words."""
+        return list(self._alarms.values())
+
+    # -- the loop --------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Look at the queue soon, once however often this is called in the meantime."""
+        if self.running and not self._wanted:
+            self._wanted = True
+            self._disarm()
+            self._timer = self._reactor.callLater(0, self._pump)
+
+    def _disarm(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+
+    def _pump(self) -> None:
+        """Take what is due, start what may start, sleep until there is more."""
+        self._wanted = False
+        self._disarm()
+        if not self.running:
+            return
+        for entry in self.spool.take(LOOKUPS - self._lookups):
+            self._lookups += 1
+            Deferred.fromCoroutine(self._look_up(entry)).addErrback(self._failed, entry)
+        now = self.spool.monotonic()
+        self.destinations.wake(now)
+        while (job := self.destinations.start(now)) is not None:
+            self._begin(job)
+        if self._wanted:
+            return
+        sleep = LONGEST_SLEEP
+        due = self.spool.next_due() if self._lookups < LOOKUPS else None
+        if due is not None:
+            sleep = min(sleep, due)
+        wake = self.destinations.next_wake()
+        if wake is not None:
+            sleep = min(sleep, max(0.0, wake - now))
+        self._timer = self._reactor.callLater(sleep, self._pump)
+
+    async def _look_up(self, entry: Entry) -> None:
+        """Turn an item's due recipients into jobs."""
+        stored: Stored | None = None
+        try:
+            stored = await self.spool.read(entry)
+            if stored is not None:
+                await self._make_jobs(entry, stored)
+        finally:
+            self._lookups -= 1
+            self.spool.give_back(entry, stored)
+            self.wake()
+
+    async def _make_jobs(self, entry: Entry, stored: Stored) -> None:
+        groups: dict[tuple[str, str], list[int]] = {}
+        for index, one in enumerate(stored.item.recipients):
+            if index in entry.busy or not self.spool.is_due(entry, one):
+                continue
+            courier = self._couriers.get(one.courier)
+            where = "" if courier is None else await self._destination(courier, stored.item, one)
+            groups.setdefault((one.courier, f"{one.courier} {where}"), []).append(index)
+        entry.hurry = False
+        if not self.running or not self.spool.alive(entry):
+            return
+        now = self.spool.monotonic()
+        for (courier_name, destination), indices in groups.items():
+            idle = tuple(index for index in indices if index not in entry.busy)  # two looks may overlap
+            if idle:
+                entry.busy |= frozenset(idle)
+                self.destinations.add(Job(entry, courier_name, destination, idle), now)
+
+    async def _destination(self, courier: ICourier, item: QueueItem, one: QueueRecipient) -> str:
+        try:
+            return await later(courier.destination(item, one))
+        except Exception:
+            _log.failure("no destination for {id}", id=item.envelope.id)
+            return f"? {one.recipient.address.domain}"
+
+    def _failed(self, failure: Failure, entry: Entry) -> None:
+        _log.failure("Queue item {id}: its turn failed unexpectedly", failure, id=entry.id)
+
+    # -- one attempt -----------------------------------------------------------------------------
+
+    def _begin(self, job: Job) -> None:
+        _RUNNING.inc()
+        timer = self._reactor.callLater(PATIENCE, self._is_slow, job)
+        attempt = Deferred.fromCoroutine(self._attempt(job))
+        self._attempts[job] = attempt
+
+        def end(result: object) -> None:
+            _RUNNING.dec()
+            if timer.active():
+                timer.cancel()
+            del self._attempts[job]
+            if isinstance(result, Failure) and not isinstance(result.value, CancelledError):
+                self._failed(result, job.entry)
+            self._release(job)
+            self.destinations.end(job.destination, job.slow, self.spool.monotonic())
+            self.wake()
+
+        attempt.addBoth(end)
+
+    def _is_slow(self, job: Job) -> None:
+        job.slow = True
+        self.destinations.slow_down()
+        self.wake()
+
+    def _release(self, job: Job) -> None:
+        """Give a job's recipients back to the spool."""
+        job.entry.busy -= frozenset(job.indices)
+        if not self.spool.alive(job.entry) or not self.running:
+            return
+        Deferred.fromCoroutine(self._reschedule(job.entry)).addErrback(self._failed, job.entry)
+
+    async def _reschedule(self, entry: Entry) -> None:
+        stored = await self.spool.read(entry)
+        self.spool.give_back(entry, stored)
+        self.wake()
+
+    async def _attempt(self, job: Job) -> None:
+        stored = await self.spool.read(job.entry)
+        if stored is None:
+            return
+        waiting = [
+            index for index in job.indices if stored.item.recipients[index].state == "waiting"
+        ]  # an operator may have dropped some while they stood in line
+        if waiting:
+            outcomes = await self._deliver(job, stored, waiting)
+            job.settling = True
+            self._judge_destination(job, outcomes)
+            await self._settle(job, stored, dict(zip(waiting, outcomes, strict=True)))
+
+    async def _deliver(self, job: Job, stored: Stored, waiting: list[int]) -> list[Outcome]:
+        recipients = [stored.item.recipients[index] for index in waiting]
+        courier = self._couriers.get(job.courier)
+        if courier is None:
+            return _all_deferred(recipients, f"there is no courier {job.courier!r} here")
+        self._event(stored.item, "attempt", destination=job.destination, recipients=len(recipients))
+        content = self.spool.content(stored)
+        try:
+            outcomes = await courier.deliver(stored.item, recipients, content)
+        except CancelledError:
+            raise
+        except Exception:
+            _log.failure("the courier {courier} failed with {id}", courier=job.courier, id=job.entry.id)
+            return _all_deferred(recipients, "internal error")
+        finally:
+            content.close()
+        if len(outcomes) != len(recipients):
+            _log.error("the courier {courier} lost outcomes of {id}", courier=job.courier, id=job.entry.id)
+            return _all_deferred(recipients, "internal error")
+        return outcomes
+
+    def _judge_destination(self, job: Job, outcomes: Sequence[Outcome]) -> None:
+        """Whether the destination can be reached; where not, those in line need not all find out."""
+        first = outcomes[0].reply
+        if all(
+            one.kind == "deferred" and not one.host and one.reply.enhanced in ("4.4.1", "4.4.3")
+            for one in outcomes
+        ):
+            self.destinations.missed(job.destination, str(first), self.spool.monotonic())
+            self._spare_the_old(job.destination, first)
+        elif not any(one.ours for one in outcomes):
+            self.destinations.reached(job.destination)
+            self._alarms.pop(job.destination, None)
+
+    def _spare_the_old(self, destination: str, reply: Reply) -> None:
+        """Jobs in line that are old enough for a notice or for expiry share the outcome of the one that
+        tried, so that waiting in line neither hides a delay nor keeps a message for ever."""
+        schedule = self.spool.schedule
+        patience = min(schedule.delay_notice or schedule.expire, schedule.expire)
+        now = self.spool.monotonic()
+        for job in self.destinations.take_waiting(destination):
+            if self.spool.alive(job.entry) and self.spool.age(job.entry) < patience:
+                self.destinations.add(job, now)
+            else:
+                Deferred.fromCoroutine(self._share(job, reply)).addErrback(self._failed, job.entry)
+
+    async def _share(self, job: Job, reply: Reply) -> None:
+        try:
+            stored = await self.spool.read(job.entry)
+            if stored is not None:
+                recipients = stored.item.recipients
+                outcomes = {
+                    index: Outcome(recipients[index].recipient, "deferred", reply)
+                    for index in job.indices
+                    if recipients[index].state == "waiting"
+                }
+                await self._settle(job, stored, outcomes)
+        finally:
+            self._release(job)
+
+    # -- what became of it -----------------------------------------------------------------------
+
+    async def _settle(self, job: Job, stored: Stored, outcomes: dict[int, Outcome]) -> None:
+        """Write down every outcome; tell the sender what he must know."""
+        changes: dict[int, QueueRecipient] = {}
+        failed: dict[int, Fate] = {}
+        delayed: dict[int, Fate] = {}
+        expired = self.spool.schedule.expired(self.spool.age(job.entry))
+        for index, outcome in outcomes.items():
+            one = stored.item.recipients[index]
+            self._note(job, stored.item, one, outcome)
+            reply = str(outcome.reply)[:MAX_LAST_REPLY]
+            if outcome.kind == "delivered":
+                changes[index] = attrs.evolve(one, state="done", attempts=one.attempts + 1, last_reply=reply)
+            elif (outcome.kind == "failed" and not outcome.ours) or expired:
+                failed[index] = self._fate(one, outcome, "failed", outcome.kind != "failed" or outcome.ours)
+            else:
+                attempts = one.attempts + 1
+                wait = self.spool.schedule.wait(attempts)
+                changes[index] = attrs.evolve(
+                    one, attempts=attempts, next_try=self.spool.now() + wait, last_reply=reply
+                )
+                if self._is_late(job.entry, stored.item, one):
+                    left = self.spool.schedule.expire - self.spool.age(job.entry)
+                    fate = self._fate(one, outcome, "delayed", False)
+                    delayed[index] = attrs.evolve(fate, retry_until=self.spool.now() + left)
+        changes.update(await self._fail(job.entry, stored, failed))
+        if delayed and await self._tell(stored, list(delayed.values())):
+            for index in delayed:
+                changes[index] = attrs.evolve(changes[index], delay_told=True)
+        await self.spool.change(job.entry, changes)
+
+    def _is_late(self, entry: Entry, item: QueueItem, one: QueueRecipient) -> bool:
+        notice = self.spool.schedule.delay_notice
+        return bool(notice) and self.spool.age(entry) >= notice and not why_no_delay_notice(item, one)
+
+    def _fate(self, one: QueueRecipient, outcome: Outcome, action: Action, expired: bool) -> Fate:
+        return Fate(
+            recipient=one.recipient,
+            action=action,
+            reply=outcome.reply,
+            host=outcome.host,
+            expired=expired,
+            concealed=one.forwarded,
+            last_attempt=self.spool.now(),
+        )
+
+    async def _fail(self, entry: Entry, stored: Stored, failed: dict[int, Fate]) -> dict[int, QueueRecipient]:
+        """Give recipients up: a notice first, where there may be one."""
+        changes: dict[int, QueueRecipient] = {}
+        told: dict[int, Fate] = {}
+        for index, fate in failed.items():
+            one = stored.item.recipients[index]
+            reason = why_no_failure_notice(stored.item, one)
+            words = str(fate.reply)[:MAX_LAST_REPLY]
+            changes[index] = attrs.evolve(one, state="done", attempts=one.attempts + 1, last_reply=words)
+            kind = "expired" if fate.expired else "bounced"
+            recipient = str(one.recipient.address)
+            self._event(stored.item, kind, recipient=recipient, reply=words, notice=not reason, why=reason)
+            if not reason:
+                told[index] = fate
+        if told and not await self._tell(stored, list(told.values())):
+            for index, fate in told.items():  # the notice cannot be kept now: try all of it again later
+                one = stored.item.recipients[index]
+                wait = self.spool.schedule.wait(one.attempts + 1)
+                changes[index] = attrs.evolve(
+                    one,
+                    attempts=one.attempts + 1,
+                    next_try=self.spool.now() + wait,
+                    last_reply=str(fate.reply)[:MAX_LAST_REPLY],
+                )
+        return changes
+
+    async def _tell(self, stored: Stored, fates: Sequence[Fate]) -> bool:
+        content = self.spool.content(stored)
+        try:
+            return await self._notices.send(stored.item, fates, content, self.spool.now())
+        finally:
+            content.close()
+
+    def _note(self, job: Job, item: QueueItem, one: QueueRecipient, outcome: Outcome) -> None:
+        """One line in the log and one event in the trace."""
+        _OUTCOMES.labels(job.courier, outcome.kind).inc()
+        recipient = str(one.recipient.address)
+        words = {"delivered": "delivered to", "deferred": "deferred for", "failed": "failed for"}
+        _log.info(
+            "{id} {words} {recipient} {host} {reply}",
+            id=item.envelope.id,
+            words=words[outcome.kind],
+            recipient=recipient,
+            host=outcome.host,
+            reply=str(outcome.reply),
+        )
+        kind = {"delivered": "relayed", "deferred": "deferred", "failed": "refused"}[outcome.kind]
+        self._event(
+            item, kind, recipient=recipient, host=outcome.host, reply=str(outcome.reply), tls=outcome.tls
+        )
+        if outcome.ours:
+            _log.critical(
+                "Mail for {recipient} cannot be delivered because of this server: {reply}",
+                recipient=recipient,
+                reply=str(outcome.reply),
+            )
+            if len(self._alarms) < MAX_ALARMS or job.destination in self._alarms:
+                self._alarms[job.destination] = Problem(
+                    "",
+                    0,
+                    f"mail for {recipient} cannot be delivered: {outcome.reply}",
+                    "mend the next hop, its credentials or its TLS; mail is kept until then",
+                )
+
+    def _event(self, item: QueueItem, kind: str, **facts: object) -> None:
+        if self._trace is not None:
+            self._trace.event(item.envelope.id, kind, **facts)
+
+    # -- what the operator asks for --------------------------------------------------------------
+
+    def retry(self, entry: Entry) -> None:
+        """Try every waiting recipient now, also where its destination is down."""
+        now = self.spool.monotonic()
+        for key, destination in list(self.destinations.all()):
+            if any(job.entry is entry for job in destination.waiting):
+                self.destinations.revive(key, now)
+        self.spool.hurry(entry)
+        self.wake()
+
+    async def bounce(self, entry: Entry) -> bool:
+        """Give every waiting recipient up, with a notice as the rules allow; whether that is done."""
+        stored = await self.spool.read(entry)
+        if stored is None:
+            return False
+        reply = Reply(550, "5.0.0", "given up by the operator of the server")
+        failed = {
+            index: self._fate(one, Outcome(one.recipient, "failed", reply), "failed", False)
+            for index, one in enumerate(stored.item.recipients)
+            if one.state != "done"
+        }
+        changes = await self._fail(entry, stored, failed)
+        await self.spool.change(entry, changes)
+        return all(one.state == "done" for one in changes.values())
+
+    def standing(self, entry: Entry) -> dict[int, tuple[str, float]]:
+        """Of recipients in our hands: what they wait for, and for how many seconds (0: not known)."""
+        found: dict[int, tuple[str, float]] = {}
+        now = self.spool.monotonic()
+        for _, destination in self.destinations.all():
+            for job in destination.waiting:
+                if job.entry is entry:
+                    left = max(0.0, destination.down_until - now)
+                    words = f"destination down: {destination.words}" if left else "in line"
+                    found.update(dict.fromkeys(job.indices, (words, left)))
+        for job in self._attempts:
+            if job.entry is entry:
+                found.update(dict.fromkeys(job.indices, ("being delivered", 0.0)))
+        return found
+
+
+def _all_deferred(recipients: Sequence[QueueRecipient], words: str) -> list[Outcome]:
+    reply = Reply(451, "4.3.0", words)
+    return [Outcome(one.recipient, "deferred", reply, ours=True) for one in recipients]
+
+
+def _echo(deferred: Deferred[None]) -> Deferred[None]:
+    """Fires when the other does, without taking part in it."""
+    echo: Deferred[None] = Deferred()
+
+    def pass_on(result: object) -> object:
+        echo.callback(None)
+        return result
+
+    deferred.addBoth(pass_on)
+    return echo

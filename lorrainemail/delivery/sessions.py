@@ -1,0 +1,255 @@
+"""Open sessions with next hops: made, kept for a moment for the next message, closed.
+
+Owns connections from the connect to the QUIT. The remote courier asks for a session with a host's address and
+gives it back. A session that was kept may have been closed by the other side without our knowledge; the
+courier tries its message again on a new one when a kept one turns out to be dead before it answered MAIL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+
+from lorrainemail.delivery.client import ClientSession, Unusable
+from lorrainemail.delivery.wire import InThread, SessionLost, Wire
+from lorrainemail.errors import Reply
+from lorrainemail.interfaces import IClientTls, TlsRequirement
+from lorrainemail.net.peers import is_loopback
+
+#: Seconds for the TCP handshake.
+CONNECT_TIME: Final = 30.0
+#: Seconds for which a session without a message is kept, messages that one carries, and sessions kept.
+KEEP_TIME: Final = 5.0
+MAX_TRANSACTIONS: Final = 100
+MAX_KEPT: Final = 50
+
+_log = Logger("lorrainemail.delivery.sessions")
+
+
+@attrs.frozen(slots=True)
+class Target:
+    """What a session is with, and how: only equal targets may share one.
+
+    :ivar host: name for TLS and people; ``address`` and ``port`` to connect to.
+    :ivar credentials: user and secret, None for no login.
+    """
+
+    host: str
+    address: str
+    port: int
+    tls: TlsRequirement = "opportunistic"
+    credentials: tuple[str, str] | None = attrs.field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        return f"{self.host}[{self.address}]:{self.port}"
+
+
+class NoSession(Exception):
+    """There is no session to be had with the target.
+
+    :ivar reply: why, in the host's words or ours. ``remote``: the host's.
+    :ivar ours: our side failed (a required TLS, a login) and a person should know.
+    """
+
+    def __init__(self, reply: Reply, remote: bool = False, ours: bool = False) -> None:
+        super().__init__(str(reply))
+        self.reply = reply
+        self.remote = remote
+        self.ours = ours
+
+
+@attrs.define(slots=True, eq=False)
+class _Kept:
+    session: ClientSession
+    timer: IDelayedCall
+
+
+class Sessions:
+    """All sessions of a courier.
+
+    :param reactor: TCP and timers.
+    :param hostname: said in EHLO.
+    :param client_tls: contexts for STARTTLS; None where TLS is not to be had.
+    :param in_thread: runs reads of message files.
+    """
+
+    def __init__(
+        self,
+        reactor: object,
+        hostname: str,
+        client_tls: IClientTls | None,
+        in_thread: InThread,
+    ) -> None:
+        self.hostname = hostname
+        self._reactor = reactor
+        self._tls = client_tls
+        self._in_thread = in_thread
+        self._kept: dict[Target, list[_Kept]] = {}
+        self._open: set[Wire] = set()
+        self._closed = False
+
+    async def get(self, target: Target, fresh: bool = False) -> ClientSession:
+        """A session ready for MAIL.
+
+        :param fresh: not one that was kept.
+        :raises NoSession: where there is none.
+        """
+        if not fresh:
+            kept = self._take_kept(target)
+            if kept is not None:
+                return kept
+        try:
+            return await self._begin(target, encrypted=target.tls != "none")
+        except _TlsFailed as failed:
+            if target.tls != "opportunistic":
+                raise NoSession(failed.reply, ours=True) from None
+            _log.info(
+                "TLS with {target} failed, in clear text then: {reply}", target=target, reply=failed.reply
+            )
+        return await self._begin(target, encrypted=False)
+
+    def give_back(self, target: Target, session: ClientSession) -> None:
+        """Keep it for a moment, or quit."""
+        if not session.usable:
+            session.wire.end(SessionLost(Reply(221, "2.0.0", "we closed the session")))
+            return
+        total = sum(map(len, self._kept.values()))
+        if self._closed or session.transactions >= MAX_TRANSACTIONS or total >= MAX_KEPT:
+            Deferred.fromCoroutine(session.quit())
+            return
+        timer = self._call_later(KEEP_TIME, self._let_go, target, session)
+        self._kept.setdefault(target, []).append(_Kept(session, timer))
+
+    def close(self) -> Deferred[None]:
+        """Quit what is kept; cut what is not idle."""
+        self._closed = True
+        quits = []
+        for target in list(self._kept):
+            while (session := self._take_kept(target)) is not None:
+                quits.append(Deferred.fromCoroutine(session.quit()))
+
+        def cut(_: object) -> None:
+            for wire in list(self._open):
+                wire.end(SessionLost(Reply(421, "4.3.2", "the server here is stopping")))
+
+        return gatherResults(quits).addBoth(cut)
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _call_later(self, delay: float, call: Callable[..., object], *arguments: object) -> IDelayedCall:
+        delayed: IDelayedCall = self._reactor.callLater(delay, call, *arguments)  # type: ignore[attr-defined]
+        return delayed
+
+    def _take_kept(self, target: Target) -> ClientSession | None:
+        waiting = self._kept.get(target)
+        while waiting:
+            kept = waiting.pop()
+            if not waiting:
+                del self._kept[target]
+            if kept.timer.active():
+                kept.timer.cancel()
+            if kept.session.usable:
+                return kept.session
+        return None
+
+    def _let_go(self, target: Target, session: ClientSession) -> None:
+        waiting = self._kept.get(target, [])
+        waiting[:] = [kept for kept in waiting if kept.session is not session]
+        if not waiting:
+            self._kept.pop(target, None)
+        Deferred.fromCoroutine(session.quit())
+
+    async def _begin(self, target: Target, encrypted: bool) -> ClientSession:
+        """Connect, greet, encrypt and log in as the target says."""
+        session = ClientSession(await self._connect(target), self.hostname, self._in_thread)
+        try:
+            await session.greet()
+            if encrypted and self._tls is not None:
+                await self._encrypt(session, target, self._tls)
+            elif target.tls not in ("none", "opportunistic"):
+                Deferred.fromCoroutine(session.quit())
+                raise NoSession(Reply(454, "4.7.4", "TLS is required and not to be had here"), ours=True)
+            if target.credentials is not None:
+                await self._login(session, target)
+        except Unusable as unusable:
+            Deferred.fromCoroutine(session.quit())
+            # DESIGN: a refusal at connect or EHLO is not the message's fault
+            raise NoSession(
+                _temporary(unusable.reply), unusable.remote, ours=unusable.reply.permanent
+            ) from None
+        except SessionLost as lost:
+            if lost.remote:
+                raise NoSession(_temporary(lost.reply), True) from None
+            # one who takes the connection and then says nothing of use is not there either
+            raise NoSession(Reply(421, "4.4.1", f"no session with {target}: {lost.reply.text}")) from None
+        except NoSession:
+            raise  # whoever raised it said goodbye
+        except BaseException:
+            session.wire.end(SessionLost(Reply(421, "4.3.2", "given up here")))
+            raise
+        return session
+
+    async def _connect(self, target: Target) -> Wire:
+        if self._closed:
+            raise NoSession(Reply(421, "4.3.2", "the server here is stopping"))
+        kind = TCP6ClientEndpoint if ":" in target.address else TCP4ClientEndpoint
+        endpoint = kind(self._reactor, target.address, target.port, CONNECT_TIME)
+        wire = Wire(self._reactor, lambda: self._open.discard(wire))  # type: ignore[arg-type]
+        try:
+            await endpoint.connect(Factory.forProtocol(lambda: wire))
+        except CancelledError:
+            raise
+        except Exception as error:  # every way in which a connect fails
+            words = str(error).strip().rstrip(".") or type(error).__name__
+            raise NoSession(Reply(421, "4.4.1", f"no connection to {target}: {words}"[:300])) from None
+        if wire.over is None:
+            self._open.add(wire)
+        return wire
+
+    async def _encrypt(self, session: ClientSession, target: Target, tls: IClientTls) -> None:
+        required = target.tls != "opportunistic"
+        try:
+            await session.starttls(tls.creator(target.host, target.tls))
+        except Unusable as unusable:
+            if required:
+                Deferred.fromCoroutine(session.quit())
+                raise NoSession(_temporary(unusable.reply), ours=True) from None
+            if not unusable.tls:
+                raise
+            # not offered, or refused: opportunistic means clear text then
+        except SessionLost as lost:
+            raise _TlsFailed(_temporary(lost.reply)) from None
+
+    async def _login(self, session: ClientSession, target: Target) -> None:
+        assert target.credentials is not None
+        if not session.wire.secure and not is_loopback(target.address):
+            Deferred.fromCoroutine(session.quit())
+            raise NoSession(
+                Reply(454, "4.7.0", "a login needs TLS, which the server did not give"), ours=True
+            )
+        try:
+            await session.auth(*target.credentials)
+        except Unusable as unusable:
+            Deferred.fromCoroutine(session.quit())
+            raise NoSession(_temporary(unusable.reply), unusable.remote, ours=True) from None
+
+
+class _TlsFailed(Exception):
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(str(reply))
+        self.reply = reply
+
+
+def _temporary(reply: Reply) -> Reply:
+    """The same words, not final: before MAIL nothing is."""
+    if not reply.permanent:
+        return reply
+    enhanced = "4" + reply.enhanced[1:] if reply.enhanced else ""
+    return Reply(450, enhanced, f"{reply.text} (it said {reply.code})")
