@@ -306,7 +306,7 @@ def _bind(door: str, text: str, binder: _Binder, owner: Owner, undo: Undo, where
     except (IndexError, KeyError):
         raise StartError(
             f"{text} ({door} in [listen] of {where}): systemd handed over no such socket",
-            "start lorrainemail.socket, or check the index or name there",
+            "start it by its socket unit, or mend the index or name",
         ) from None
     except OSError as error:
         raise _port_error(door, text, error, where) from None
