@@ -69,12 +69,20 @@ async def judge_stage(policy: IPolicy, circumstances: Circumstances) -> tuple[Ve
 
 
 async def judge_session(
-    stage: Stage, tables: ITables, policy: IPolicy, session: Session, dry_run: bool = False
+    stage: Stage,
+    tables: ITables,
+    policy: IPolicy,
+    session: Session,
+    relay: RelayRight | None = None,
+    dry_run: bool = False,
 ) -> tuple[Verdict, ...]:
-    """The verdicts on a connection ("connect") or its greeting ("helo")."""
+    """The verdicts on a connection ("connect") or its greeting ("helo").
+
+    :param relay: whether the session may send outside, where that was asked already.
+    """
     if stage not in policy.stages:
         return ()
-    return await judge_stage(policy, Circumstances(stage, session, tables, dry_run=dry_run))
+    return await judge_stage(policy, Circumstances(stage, session, tables, relay=relay, dry_run=dry_run))
 
 
 async def judge_sender(
@@ -83,13 +91,16 @@ async def judge_sender(
     session: Session,
     sender: Address | None,
     account: Account | None,
+    relay: RelayRight | None = None,
     dry_run: bool = False,
 ) -> SenderDecision:
     """MAIL: who logged in sends as himself; then policy.
 
     :param account: who logged in, None where nobody did.
+    :param relay: whether the session may send outside, where that was asked already.
     """
-    relay = tables.relay_right(session)
+    if relay is None:
+        relay = tables.relay_right(session)
     if account is not None and sender is not None:
         owned = tables.owns(account, sender)
         if isinstance(owned, Deferred):

@@ -19,6 +19,7 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, ISSLTransport
+from twisted.internet.tcp import Connection
 from twisted.logger import Logger
 from twisted.mail.smtp import ESMTP
 from twisted.python.failure import Failure
@@ -73,7 +74,9 @@ class SmtpConnection(ESMTP):
         self._output: list[bytes] = []
         self._reading = True
         self._write_blocked = False
-        self._direct = True
+        self._direct = False
+        # Under TLS: its handshake is over, as the first octets from inside show.
+        self._settled = True
         self._waiting = False
         self._turn: IDelayedCall | None = None
         self._errors = 0
@@ -103,9 +106,12 @@ class SmtpConnection(ESMTP):
         except AttributeError:
             pass  # a UNIX socket
         transport.registerProducer(self, True)
+        # A wrapper (TLS above all) hands on the attributes of what it wraps: only the bare thing will do.
+        self._direct = isinstance(transport, Connection)
         peer, port = peer_of(transport)
         self._session = Session(new_id(), self._settings.door, peer, port, local_of(transport)[0])
         self._secure = ISSLTransport.providedBy(transport)
+        self._settled = not self._secure
         refusal = self._door.enter(self, peer)
         if refusal is None:
             self._run(self._connected())
@@ -174,7 +180,8 @@ class SmtpConnection(ESMTP):
         """Read from the connection, or not."""
         busy = self._waiting or self._turn is not None
         full = busy and len(self._input) - self._position > MAX_PIPELINED
-        reading = not (full or self._write_blocked)
+        # A greeting that waits for the handshake must not keep us from reading the handshake.
+        reading = not (full or (self._write_blocked and self._settled))
         if reading != self._reading and not self._closing:
             self._reading = reading
             if reading:
@@ -188,6 +195,7 @@ class SmtpConnection(ESMTP):
         if self._closing:
             return
         self._active = self._door.clock.seconds()
+        self._settled = True
         if self._position < len(self._input):
             self._input = self._input[self._position :] + data
         else:
@@ -332,7 +340,7 @@ class SmtpConnection(ESMTP):
         a turn of its loop for each reply. Only on a plain TCP transport to which nothing else is on its way.
         """
         transport = self.transport
-        if self._direct and getattr(transport, "TLS", True) is False and transport.connected:
+        if self._direct and not self._secure and transport.connected:
             sent = transport.writeSomeData(data)
             if sent == len(data):
                 return

@@ -19,7 +19,15 @@ from twisted.internet.interfaces import ITLSTransport
 from lorrainemail.envelope import Envelope, Recipient, Session
 from lorrainemail.errors import INTERNAL_ERROR, MailError, Reply
 from lorrainemail.grammar.smtp import parse_auth, parse_greeting, parse_mail, parse_rcpt, split_command
-from lorrainemail.interfaces import Accepted, Circumstances, IPrincipal, Transaction, Verdict
+from lorrainemail.interfaces import (
+    Accepted,
+    Circumstances,
+    IPrincipal,
+    ITables,
+    RelayRight,
+    Transaction,
+    Verdict,
+)
 from lorrainemail.net.tls import tls_facts
 from lorrainemail.ops.ids import new_id
 from lorrainemail.sasl.mechanisms import Claim, Exchange
@@ -49,6 +57,7 @@ class SmtpServer(SmtpConnection):
         self._greeted = False
         self._connect_verdicts: tuple[Verdict, ...] = ()
         self._greeting_verdicts: tuple[Verdict, ...] = ()
+        self._relay: tuple[ITables, Session, RelayRight] | None = None
         self._idle_commands = 0
         self._failed_logins = 0
 
@@ -115,7 +124,9 @@ class SmtpServer(SmtpConnection):
         )
         verdicts: tuple[Verdict, ...] = ()
         if "helo" in door.policy.stages:
-            verdicts = await judge_session("helo", door.tables.current(), door.policy, session)
+            tables = door.tables.current()
+            relay = self._relay_right(tables, session)
+            verdicts = await judge_session("helo", tables, door.policy, session, relay)
             reply = stopped(verdicts)
             if reply is not None:
                 self._refuse(reply, name=name)
@@ -143,6 +154,7 @@ class SmtpServer(SmtpConnection):
             self._principal = None
             self._session = attrs.evolve(self._session, helo="", esmtp=False, account="", mechanism="")
             self._secure = True
+            self._settled = False
             self._say(replies.START_TLS)
             self._flush()
             self.transport.startTLS(self._door.tls)
@@ -195,6 +207,13 @@ class SmtpServer(SmtpConnection):
         self._session = attrs.evolve(self._session, account=account, mechanism=step.mechanism)
         self._say(replies.LOGGED_IN)
 
+    def _relay_right(self, tables: ITables, session: Session) -> RelayRight:
+        """Whether the session may send outside; asked once for what does not change."""
+        known = self._relay
+        if known is None or known[0] is not tables or known[1] is not session:
+            self._relay = known = (tables, session, tables.relay_right(session))
+        return known[2]
+
     # -- a transaction -------------------------------------------------------------------------------
 
     async def do_MAIL(self, argument: bytes) -> None:
@@ -222,7 +241,8 @@ class SmtpServer(SmtpConnection):
         tables = door.tables.current()
         transaction = OpenTransaction(new_id(), command, tables, door.wall_clock())
         account = None if principal is None else principal.account
-        decision = await judge_sender(tables, door.policy, self._session, command.sender, account)
+        relay = self._relay_right(tables, self._session)
+        decision = await judge_sender(tables, door.policy, self._session, command.sender, account, relay)
         if decision.reply is not None:
             self._refuse(decision.reply, message=transaction)
             return
