@@ -30,7 +30,12 @@ from lorrainemail.config.default import HOSTNAME
 from lorrainemail.config.load import Located, load
 from lorrainemail.config.model import Settings
 from lorrainemail.control.server import ControlFactory
+from lorrainemail.delivery.hops import OurEnds
 from lorrainemail.delivery.local import LocalCourier
+from lorrainemail.delivery.notices import Notices
+from lorrainemail.delivery.remote import RemoteCourier
+from lorrainemail.delivery.runner import Runner
+from lorrainemail.delivery.sessions import Sessions
 from lorrainemail.dns.responder import Responder
 from lorrainemail.dns.server import DnsDatagrams, DnsFactory
 from lorrainemail.dns.zonefile import load_zones
@@ -43,6 +48,8 @@ from lorrainemail.net.limits import ConnectionCounter
 from lorrainemail.net.resolver import Resolver
 from lorrainemail.net.tls import ClientTls, ServerTls
 from lorrainemail.ops.committer import Committer
+from lorrainemail.ops.content import Content
+from lorrainemail.ops.ids import new_id
 from lorrainemail.ops.trace import Trace
 from lorrainemail.policy.chain import PolicyChain, build_chain
 from lorrainemail.pop3.factory import Pop3Factory
@@ -132,7 +139,21 @@ class Server(Ordered):
         )
 
         # The way on: what is queued goes to its courier when it is due.
-        self.couriers = [LocalCourier(self.store, self.tables)]
+        sessions = Sessions(reactor, settings.hostname, self.client_tls, self.committer.run)
+        ends = OurEnds(settings.hostname, tuple((p.host, p.port) for p in ports if p.door == "smtp"))
+        self.remote = RemoteCourier(
+            self.tables, self.resolver, sessions, ends, settings.queue.port, settings.dns.ipv6
+        )
+        self.runner = Runner(
+            reactor,
+            self.queue,
+            [LocalCourier(self.store, self.tables), self.remote],
+            Notices(self.intake, settings.hostname, Content, new_id, self.committer.run, self.trace),
+            self.trace,
+            settings.queue.concurrency,
+            settings.queue.per_destination,
+            self.remote.close,
+        )
 
         # The doors, each by its name: mail comes in by SMTP, readers by POP3 and IMAP.
         self._in_thread = in_thread
@@ -152,6 +173,7 @@ class Server(Ordered):
             self.store,
             self.queue,
             self.intake,
+            self.runner,
             _certificates(self._renew_certificate, reactor),
             self.doors,
         ):
@@ -275,12 +297,15 @@ class Server(Ordered):
 
     def _use(self, new: Settings, policy: PolicyChain, client_tls: ClientTls) -> None:
         """Hand the new values to the parts; nothing of this can fail."""
-        self.settings, self.policy, self.client_tls = new, policy, client_tls
+        self.settings, self.policy = new, policy
         limits = new.limits
+        self.client_tls.take(client_tls)
         self.resolver.reload(new.dns.resolvers, new.dns.trusted)
         self.committer.reserve = limits.disk_reserve
         self.trace.keep = new.trace.keep
         self.queue.reconfigure(_schedule(new), limits.queue_messages)
+        self.runner.reconfigure(new.queue.concurrency, new.queue.per_destination)
+        self.remote.port, self.remote.ipv6 = new.queue.port, new.dns.ipv6
         for (name, _), door in self._smtp.items():
             plaintext = door.settings.plaintext_login and new.auth.plaintext == "loopback"
             door.settings = _door_settings(new, cast(DoorName, name), plaintext, self._spill)
@@ -294,7 +319,8 @@ class Server(Ordered):
 
     def status(self) -> dict[str, Any]:
         """What ``lorrainemail status`` shows."""
-        alarms = [*self.tables.alarms(), *self.committer.alarms(), *self.trace.alarms()]
+        watched = (self.tables, self.committer, self.trace, self.runner)
+        alarms = [alarm for part in watched for alarm in part.alarms()]
         connections = {name: counter.open for name, counter in self._counters.items()}
         for (name, _), door in self._smtp.items():
             connections[name] = connections.get(name, 0) + door.connections.open

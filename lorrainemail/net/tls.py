@@ -283,6 +283,10 @@ class ClientTls:
             return _Creator(self._opportunistic, host, "fingerprint", wanted)
         return _Creator(self._opportunistic, host, "none")
 
+    def take(self, other: ClientTls) -> None:
+        """Use another one's authorities from now on (a reload, which had them checked in the other one)."""
+        self._trust, self._verified = other._trust, other._verified
+
     def _verifying(self) -> SSL.Context:
         context = self._context(_MODERN)
         context.set_verify(SSL.VERIFY_PEER)
