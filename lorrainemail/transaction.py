@@ -564,10 +564,7 @@ class Taking:
         )
 
     def _note_end(self, replies: list[Reply]) -> None:
-        """What the mailboxes' own events do not say."""
-        queued = [str(t.recipient.address) for t in self._targets if t.state is QUEUED]
-        if queued:
-            self._means.trace.event(self.id, "queued", recipients=queued)
+        """What the events of mailboxes and queue do not say."""
         for reply in replies:
             if not reply.positive:
                 kind = "refused" if reply.permanent else "deferred"

@@ -298,12 +298,18 @@ def _words(facts: dict[str, object]) -> set[str]:
 # -- questions -------------------------------------------------------------------------------------------
 
 
-def stories(path: str, question: str = "", since: float = 0.0) -> Iterator[list[Event]]:
+def trace_path(state: str) -> str:
+    """Where the trace of a state directory is."""
+    return os.path.join(state, "trace.sqlite")
+
+
+def stories(path: str, question: str = "", since: float = 0.0, newest: int = 0) -> Iterator[list[Event]]:
     """The stories of all messages that the question means, oldest first; events in order.
 
     For the command; opens the file for reading beside a running server.
 
     :param question: a message's id, a Message-ID (with or without brackets), or an address; "" for all.
+    :param newest: only so many, the newest; 0 for all.
     :raises FileNotFoundError: where there is no trace.
     :raises sqlite3.Error: where it cannot be read.
     """
@@ -311,7 +317,7 @@ def stories(path: str, question: str = "", since: float = 0.0) -> Iterator[list[
         raise FileNotFoundError(path)
     connection = sqlite3.connect(f"file:{_quoted(path)}?mode=ro", uri=True, timeout=5)
     try:
-        for message in _messages(connection, question, since):
+        for message in _messages(connection, question, since)[-newest:]:
             rows = connection.execute(
                 "SELECT time, message, kind, facts FROM event WHERE message = ? ORDER BY id LIMIT ?",
                 (message, MAX_ANSWER),
@@ -322,21 +328,20 @@ def stories(path: str, question: str = "", since: float = 0.0) -> Iterator[list[
 
 
 def _messages(connection: sqlite3.Connection, question: str, since: float) -> list[str]:
+    """Ids of messages, in the order in which they were first heard of."""
     if not question:
-        query = "SELECT DISTINCT message FROM (SELECT message FROM event WHERE time >= ? ORDER BY id LIMIT ?)"
-        return [row[0] for row in connection.execute(query, (since, MAX_ANSWER))]
+        query = "SELECT message FROM event WHERE time >= ? ORDER BY id DESC LIMIT ?"
+        found = [row[0] for row in connection.execute(query, (since, MAX_ANSWER))]
+        return list(dict.fromkeys(reversed(found)))
     if connection.execute("SELECT 1 FROM event WHERE message = ? LIMIT 1", (question,)).fetchone():
         return [question]
     word = question.casefold()
-    found: dict[str, None] = {}
-    for form in (word, f"<{word}>"):
-        query = (
-            "SELECT message FROM word JOIN event ON event.id = word.event "
-            "WHERE word = ? AND time >= ? ORDER BY event.id LIMIT ?"
-        )
-        for row in connection.execute(query, (form, since, MAX_ANSWER)):
-            found[row[0]] = None
-    return list(found)
+    query = (
+        "SELECT message FROM word JOIN event ON event.id = word.event "
+        "WHERE word IN (?, ?) AND time >= ? ORDER BY event.id DESC LIMIT ?"
+    )
+    rows = connection.execute(query, (word, f"<{word}>", since, MAX_ANSWER))
+    return list(dict.fromkeys(reversed([row[0] for row in rows])))
 
 
 def _quoted(path: str) -> str:

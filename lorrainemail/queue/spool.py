@@ -483,7 +483,8 @@ class Spool(Service):
         self._remember(stored)
         self._enter(Entry(stored.item.envelope.id, now + self._wait_until(first), now))
         _QUEUED.inc()
-        self._event(stored.item.envelope.id, "queued", recipients=len(stored.item.recipients))
+        recipients = [str(one.recipient.address) for one in stored.item.recipients]
+        self._event(stored.item.envelope.id, "queued", recipients=recipients)
         self._wake()
 
 
