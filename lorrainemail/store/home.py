@@ -153,6 +153,29 @@ class LiveHome:
         self.tell("delivered", name)
         return name
 
+    async def make_mbox(self) -> None:
+        """Make the home of an account that is kept as mbox."""
+        if "mbox" not in self._ready:
+            try:
+                await self.committer.run(
+                    lambda: make_directories(self.tree.files, self._store.root, self.tree.home)
+                )
+            except OSError as error:
+                raise from_os(error, "home") from error
+            self._ready["mbox"] = ""
+
+    def mbox_delivered(self) -> None:
+        """A message is in the mbox file."""
+        self.tell("delivered", "INBOX")
+
+    def has_folder(self, folder: str) -> bool:
+        """Whether there is a Maildir folder of that name: one look at the disk."""
+        try:
+            directory = folder_directory(canonical_name(folder))
+        except MailError:
+            return False
+        return bool(directory) and os.path.isdir(f"{self.tree.maildir}/{directory}/cur")
+
     def _is_warm(self) -> bool:
         """Whether the index is to hear of deliveries. While nobody reads, opening it for each of many
         accounts would cost more than the look that the first reader takes."""

@@ -24,7 +24,9 @@ from lorrainemail.interfaces import Account, ICommitter, IContent, IMailHome, IP
 from lorrainemail.ops.files import SYSTEM, Files
 from lorrainemail.store.failures import OVER_QUOTA
 from lorrainemail.store.home import LiveHome, MailHome
+from lorrainemail.store.locks import FileLocks
 from lorrainemail.store.mailbox import Mailbox
+from lorrainemail.store.mbox import MboxPlacement
 from lorrainemail.store.names import UniqueNames
 from lorrainemail.store.paths import home_path
 from lorrainemail.store.placement import MaildirPlacement
@@ -71,6 +73,7 @@ class MailStore(Service):
         self.root = os.path.abspath(root)
         self.committer = committer
         self.clock: IReactorTime = reactor
+        self.locks = FileLocks(reactor, committer)
         self.strands = Strands(reactor)
         self.inotify: Inotify | None = None
         self._reactor = reactor
@@ -117,7 +120,10 @@ class MailStore(Service):
     def placement(
         self, account: Account, folder: str, prefix: bytes, content: IContent, id: str
     ) -> IPlacement:
-        return MaildirPlacement(self._live(account), folder, prefix, content, id)
+        live = self._live(account)
+        if account.format == "mbox" and not (folder and live.has_folder(folder)):
+            return MboxPlacement(live, self.locks, prefix, content)
+        return MaildirPlacement(live, folder, prefix, content, id)
 
     def may_accept(self, account: Account, octets: int) -> Reply | None | Deferred[Reply | None]:
         if not account.quota and not account.quota_messages:

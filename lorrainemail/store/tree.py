@@ -100,6 +100,7 @@ class Tree:
     ) -> None:
         self.home = home
         self.maildir = home + "/Maildir"
+        self.mbox = home + "/mbox"
         self.files = files
         self.names = names
         self._root = root

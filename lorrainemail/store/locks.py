@@ -1,0 +1,181 @@
+"""The locks of an mbox file, taken in the one order that every program can agree on.
+
+First the lock of this process, one a (device, inode), a queue of Deferreds; then an open-file-description
+lock of the whole file (``F_OFD_SETLK``: plain fcntl locks vanish when any descriptor of the file is closed,
+and do not hold between our own threads), which conflicts with the fcntl locks of mutt, Dovecot and procmail;
+then the dotlock ``<file>.lock``. Attempts are short calls in a committer's thread; between them nobody waits
+in the reactor or in a thread. After :data:`PATIENCE` seconds the answer is a TemporaryError.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import struct
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Final, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+
+from lorrainemail.errors import TemporaryError
+from lorrainemail.interfaces import ICommitter
+from lorrainemail.store.failures import NOT_NOW, from_os
+
+T = TypeVar("T")
+#: Runs blocking work in a thread of its own choice.
+Runner = Callable[[Callable[[], Any]], Awaitable[Any]]
+
+#: Seconds for which the locks of other programs are waited for.
+PATIENCE: Final = 45.0
+#: Seconds between attempts, growing to the second.
+FIRST_WAIT: Final = 0.02
+LAST_WAIT: Final = 1.0
+#: Seconds after which a dotlock that nobody touched is held for forgotten.
+FORGOTTEN: Final = 300.0
+
+_FLOCK: Final = struct.Struct("hhqqi4x")
+
+
+class FileLocks:
+    """All locks of this process on mbox files."""
+
+    def __init__(self, clock: IReactorTime, committer: ICommitter) -> None:
+        self._clock = clock
+        self._committer = committer
+        self._held: dict[tuple[int, int], deque[Deferred[None]]] = {}
+
+    async def holding(self, path: str, work: Callable[[int], T], run: Runner | None = None) -> T:
+        """Do the work with the file open for reading and writing, and all locks held.
+
+        The file is made where it is missing; its directory must be there.
+
+        :param work: takes the descriptor, in a committer's thread.
+        :param run: runs it elsewhere (in a home's strand).
+        """
+        deadline = self._clock.seconds() + PATIENCE
+        while True:
+            descriptor = await self._run(partial(_open, path), path)
+            try:
+                key = _key(descriptor)
+                await self._enter(key)
+                try:
+                    if await self._run(partial(_is_there, path, descriptor), path):
+                        return await self._locked(path, descriptor, deadline, partial(work, descriptor), run)
+                finally:
+                    self._leave(key)
+            finally:
+                os.close(descriptor)
+            # Another program put another file in its place.
+            if self._clock.seconds() > deadline:
+                raise TemporaryError(NOT_NOW, f"{path} is replaced again and again")
+
+    async def _locked(
+        self, path: str, descriptor: int, deadline: float, work: Callable[[], T], run: Runner | None
+    ) -> T:
+        """With the process's own lock held: take the other two, work, let go of them."""
+        try:
+            await self._wait_for(partial(_lock, descriptor), path, deadline)
+            await self._wait_for(partial(_dotlock, path), path, deadline)
+            try:
+                result: T = await (run(work) if run is not None else self._run(work, path))
+                return result
+            finally:
+                await self._run(partial(_undotlock, path), path)
+        finally:
+            await self._run(partial(_unlock, descriptor), path)
+
+    async def _run(self, work: Callable[[], T], path: str) -> T:
+        try:
+            return await self._committer.run(work)
+        except OSError as error:
+            raise from_os(error, path) from error
+
+    async def _enter(self, key: tuple[int, int]) -> None:
+        queue = self._held.get(key)
+        if queue is None:
+            self._held[key] = deque()
+            return
+        turn: Deferred[None] = Deferred()
+        queue.append(turn)
+        await turn
+
+    def _leave(self, key: tuple[int, int]) -> None:
+        queue = self._held[key]
+        if queue:
+            queue.popleft().callback(None)
+        else:
+            del self._held[key]
+
+    async def _wait_for(self, attempt: Callable[[], bool], path: str, deadline: float) -> None:
+        wait = FIRST_WAIT
+        while not await self._run(attempt, path):
+            if self._clock.seconds() + wait > deadline:
+                raise TemporaryError(NOT_NOW, f"{path} is locked by another program")
+            pause: Deferred[None] = Deferred()
+            self._clock.callLater(wait, pause.callback, None)
+            await pause
+            wait = min(wait * 2, LAST_WAIT)
+
+
+def _open(path: str) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    return os.open(path, flags, 0o600)
+
+
+def _key(descriptor: int) -> tuple[int, int]:
+    facts = os.fstat(descriptor)
+    return facts.st_dev, facts.st_ino
+
+
+def _is_there(path: str, descriptor: int) -> bool:
+    """Whether the path still leads to the open file."""
+    try:
+        return os.path.samestat(os.lstat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        raise
+    return True
+
+
+def _unlock(descriptor: int) -> None:
+    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0))
+
+
+def _dotlock(path: str) -> bool:
+    name = path + ".lock"
+    try:
+        descriptor = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        try:
+            age = time.time() - os.lstat(name).st_mtime
+            if age > FORGOTTEN:
+                os.unlink(name)
+        except FileNotFoundError:
+            pass  # let go of this very moment
+        return False
+    try:
+        os.write(descriptor, f"{os.getpid()}:{socket.gethostname()}\n".encode())
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _undotlock(path: str) -> None:
+    try:
+        os.unlink(path + ".lock")
+    except FileNotFoundError:
+        pass
