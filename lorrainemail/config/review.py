@@ -89,8 +89,12 @@ def _names(settings: Settings) -> Iterator[Finding]:
     elif "." not in settings.hostname:
         what = f'hostname "{settings.hostname}" has no dot: other servers refuse such greetings'
         yield finding("dangerous", origin, what, 'write a full name, as "mail.bricoleur.com"')
-    if settings.hostname in settings.local_domains and len(settings.local_domains) > 1:
-        return
+    for index, domain in enumerate(settings.relay_domains):
+        if domain in settings.local_domains:
+            where = settings.origin("relay_domains", index)
+            yield finding(
+                "useless", where, f"{domain} is in local_domains too, which win", "keep one of them"
+            )
     if not settings.local_domains and not os.path.exists(os.path.join(settings.state, "domains")):
         yield finding(
             "useless", origin, "there is no local domain: all mail from outside is refused", "name one"

@@ -2,9 +2,10 @@
 
 Called by ``lorrainemail account ...``, by the first start and by importers, with or without a running server
 (which sees the change by itself). Everything here blocks: never in the reactor thread. One lock file
-(``tables.lock``, ``flock``) orders all commands; each edit reads the file, changes the one row, writes a new
-file beside it, syncs, renames, syncs the directory, and notes in :mod:`lorrainemail.tables.stamp` that this
-is what was meant. It fails with :class:`lorrainemail.errors.ConfigurationError`; then nothing has changed.
+(``tables.lock``, ``flock``) orders all commands; root acts as the owner of the state directory. Each edit
+reads the file, changes the one row, writes a new file beside it, syncs, renames, syncs the directory, and
+notes in :mod:`lorrainemail.tables.stamp` that this is what was meant. It fails with
+:class:`lorrainemail.errors.ConfigurationError`; then nothing has changed.
 """
 
 from __future__ import annotations
@@ -220,15 +221,43 @@ def _write_stamps(state: str, contents: dict[str, bytes]) -> None:
 
 
 @contextlib.contextmanager
+def _as_owner(state: str) -> Iterator[None]:
+    """Act as the owner of the state directory where root gives the command: what is made belongs to him, and
+    no link that he laid there leads root astray."""
+    try:
+        owner = os.stat(state)
+    except OSError as error:
+        raise ConfigurationError(
+            (Problem(state, 0, f"the state directory cannot be used: {error.strerror}", "check --state"),)
+        ) from None
+    user, group = os.geteuid(), os.getegid()
+    if user != 0 or owner.st_uid == 0:
+        yield
+        return
+    os.setegid(owner.st_gid)
+    os.seteuid(owner.st_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+        os.setegid(group)
+
+
+@contextlib.contextmanager
 def _locked(state: str) -> Iterator[None]:
     """Hold the lock of all commands that edit tables."""
+    with _as_owner(state), _flock(state):
+        yield
+
+
+@contextlib.contextmanager
+def _flock(state: str) -> Iterator[None]:
     path = os.path.join(state, LOCK_FILE)
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         _fail(state, LOCK_FILE, 0, f"cannot be opened: {error.strerror}", "run as the server's user")
     try:
-        _take_over(descriptor, state)
         deadline = time.monotonic() + MAX_LOCK_WAIT
         while True:
             try:
@@ -243,15 +272,8 @@ def _locked(state: str) -> Iterator[None]:
         os.close(descriptor)  # lets go of the lock
 
 
-def _take_over(descriptor: int, like: str) -> None:
-    """Give a file that root made to the owner of what it stands beside or replaces."""
-    if os.geteuid() == 0:
-        owner = os.stat(like)
-        os.fchown(descriptor, owner.st_uid, owner.st_gid)
-
-
 def _replace(state: str, name: str, octets: bytes) -> None:
-    """Write a file anew, durably; links to it are followed, its owner and mode kept."""
+    """Write a file anew, durably; links to it are followed, its mode kept."""
     target = os.path.realpath(os.path.join(state, name))
     directory = os.path.dirname(target)
     temporary = os.path.join(directory, f".{os.path.basename(target)}.{os.getpid()}.new")
@@ -262,7 +284,6 @@ def _replace(state: str, name: str, octets: bytes) -> None:
         try:
             with os.fdopen(descriptor, "wb") as stream:
                 exists = os.path.exists(target)
-                _take_over(descriptor, target if exists else state)
                 os.fchmod(descriptor, stat.S_IMODE(os.stat(target).st_mode) if exists else 0o600)
                 stream.write(octets)
                 stream.flush()
