@@ -8,7 +8,8 @@ tagged BAD and go on. Printers for responses stand at the end.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final
 
 import attrs
@@ -23,7 +24,7 @@ from lorrainemail.message.dates import parse_date_time
 #: Octets of a tag; a longer one is a syntax error.
 MAX_TAG: Final = 100
 #: Patterns of one LIST (RFC 5258).
-MAX_PATTERNS: Final = 50
+MAX_PATTERNS: Final = 20
 #: Pairs of one ID (RFC 2971 §3.3).
 MAX_ID_PAIRS: Final = 30
 
@@ -434,7 +435,8 @@ def parse_append(data: bytes) -> AppendArguments | None:
 # -- printers ----------------------------------------------------------------------------------------
 
 
-def flag_list(flags: Iterable[str], recent: bool = False) -> bytes:
+@lru_cache(maxsize=2048)
+def flag_list(flags: frozenset[str], recent: bool = False) -> bytes:
     """Flags in parentheses, in a stable order."""
     words = sorted(flags)
     if recent:

@@ -22,7 +22,9 @@ async def capability(session: ImapServer, command: Command) -> bytes:
 
 
 async def noop(session: ImapServer, command: Command) -> bytes:
-    """RFC 3501 §6.1.2; the updates that it is for follow every command."""
+    """RFC 3501 §6.1.2; the updates that it is for follow every command. Clients poll with it: so look."""
+    if session.view is not None:
+        await session.view.mailbox.refresh()
     return b"OK NOOP completed"
 
 

@@ -14,6 +14,8 @@ from lorrainemail.interfaces import FolderFacts, FolderStatus
 
 #: Messages whose flags are looked at in one turn.
 SLICE: Final = 4000
+#: Folders that are held against the patterns in one turn.
+FOLDER_SLICE: Final = 100
 #: RFC 6154 §2.
 SPECIAL_USES: Final = {
     f"\\{word.lower()}": f"\\{word}"
@@ -103,6 +105,7 @@ async def delete(session: ImapServer, command: Command) -> bytes:
     if name == "INBOX":
         raise No(b"[CANNOT] INBOX cannot be deleted")
     await session.mail().delete(name)
+    session.leave_if_gone()
     return b"OK DELETE completed"
 
 
@@ -164,6 +167,8 @@ async def list_folders(session: ImapServer, command: Command) -> bytes:
     chosen = {folder.name for folder in facts if _selected(folder, arguments.select)}
     matching_children = _parents(chosen) if "RECURSIVEMATCH" in arguments.select else set()
     for count, folder in enumerate(facts, 1):
+        if count % FOLDER_SLICE == 0:
+            await session.breathe()
         if not _matches(arguments.patterns, folder.name):
             continue
         below = folder.name in matching_children
@@ -174,8 +179,6 @@ async def list_folders(session: ImapServer, command: Command) -> bytes:
         session.send(_line(b"LIST", attributes, folder.name, more))
         if arguments.status and folder.selectable:
             await _list_status(session, folder.name, arguments.status)
-        if count % 100 == 0:
-            await session.flush()
     return b"OK LIST completed"
 
 

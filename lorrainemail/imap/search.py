@@ -6,8 +6,9 @@ So a message's row is read only where its flags do not decide, and its octets on
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Final
 
 import attrs
@@ -23,7 +24,7 @@ from lorrainemail.message.charsets import decode, decode_body, decode_words, fol
 from lorrainemail.message.dates import parse_day
 from lorrainemail.message.header import fields, unfold
 from lorrainemail.message.structure import Part, parse_structure
-from lorrainemail.message.summary import Envelope, read_envelope
+from lorrainemail.message.summary import Envelope
 
 #: Messages judged in one turn by flags; by index rows; by their octets.
 SLICE: Final = 1000
@@ -37,6 +38,11 @@ _DATES: Final = frozenset({"BEFORE", "ON", "SINCE"})
 #: Keys that need the wire bytes of a row, and all that need a row.
 _WIRE_KEYS: Final = frozenset({"SUBJECT", *_ADDRESSES, *_SENT})
 _SIZES: Final = frozenset({"LARGER", "SMALLER"})
+_PLAIN_WORDS = re.compile(rb"[a-z0-9._-]+")
+
+
+#: Positions of each message set of a program, by the id() of its key: hashing a key means hashing its tree.
+Sets = dict[int, frozenset[int]]
 
 
 @attrs.define(slots=True)
@@ -49,7 +55,7 @@ class Candidate:
     recent: bool
     row: MessageFacts | None = None
     envelope: Envelope | None = None
-    content: dict[SearchKey, bool] | None = None
+    content: dict[int, bool] | None = None
 
 
 async def search(session: ImapServer, command: Command) -> bytes:
@@ -57,13 +63,14 @@ async def search(session: ImapServer, command: Command) -> bytes:
     program: SearchKey = command.arguments[0]
     view = session.selected()
     sets = _resolve(program, view)
-    leaves = tuple(dict.fromkeys(key for key in _walk(program) if key.name in _CONTENT))
+    leaves = tuple(key for key in _walk(program) if key.name in _CONTENT)
     wire = any(key.name in _WIRE_KEYS for key in _walk(program))
     found: list[int] = []
-    for start in range(0, len(view.uids), SLICE):
+    size = max(SLICE // (1 + sum(1 for _ in _walk(program)) // 4), 10)
+    for start in range(0, len(view.uids), size):
         open_ones: list[Candidate] = []
         sure: list[int] = []
-        for index in range(start, min(start + SLICE, len(view.uids))):
+        for index in range(start, min(start + size, len(view.uids))):
             uid = view.uids[index]
             flags = view.mailbox.flags(uid)
             if flags is None:
@@ -77,7 +84,7 @@ async def search(session: ImapServer, command: Command) -> bytes:
         sure.extend(await _look_closer(session, view, program, sets, open_ones, wire, leaves))
         sure.sort()
         found.extend(sure)
-        if start + SLICE < len(view.uids):
+        if start + size < len(view.uids):
             await session.breathe()
     numbers = [view.uids[index] for index in found] if command.uid else [index + 1 for index in found]
     session.send(b"* SEARCH%b\r\n" % b"".join([b" %d" % number for number in numbers]))
@@ -88,7 +95,7 @@ async def _look_closer(
     session: ImapServer,
     view: View,
     program: SearchKey,
-    sets: dict[SearchKey, frozenset[int]],
+    sets: Sets,
     candidates: list[Candidate],
     wire: bool,
     leaves: tuple[SearchKey, ...],
@@ -105,7 +112,7 @@ async def _look_closer(
                 continue
             candidate.row = row
             if wire:
-                candidate.envelope = read_envelope(row.envelope)
+                candidate.envelope = Envelope(row.envelope)
             verdict = judge(program, candidate, sets)
             if verdict is None:
                 verdict = await _by_content(session, view, program, candidate, sets, leaves)
@@ -123,7 +130,7 @@ async def _by_content(
     view: View,
     program: SearchKey,
     candidate: Candidate,
-    sets: dict[SearchKey, frozenset[int]],
+    sets: Sets,
     leaves: tuple[SearchKey, ...],
 ) -> bool | None:
     source = Source(session, view.mailbox, candidate.uid)
@@ -149,19 +156,19 @@ def _walk(key: SearchKey) -> Iterator[SearchKey]:
         yield from _walk(inner)
 
 
-def _resolve(program: SearchKey, view: View) -> dict[SearchKey, frozenset[int]]:
+def _resolve(program: SearchKey, view: View) -> Sets:
     """The message sets of a program as positions."""
-    sets: dict[SearchKey, frozenset[int]] = {}
+    sets: Sets = {}
     for key in _walk(program):
         if key.messages is not None:
             indexes = view.indexes(key.messages, key.name == "UID")
             if indexes is None:
                 raise Bad(b"No such message")
-            sets[key] = frozenset(indexes)
+            sets[id(key)] = frozenset(indexes)
     return sets
 
 
-def judge(key: SearchKey, message: Candidate, sets: dict[SearchKey, frozenset[int]]) -> bool | None:
+def judge(key: SearchKey, message: Candidate, sets: Sets) -> bool | None:
     """Whether a message matches, as far as can be said from what was looked at."""
     name = key.name
     if name == "AND":
@@ -183,7 +190,7 @@ def judge(key: SearchKey, message: Candidate, sets: dict[SearchKey, frozenset[in
         inner_verdict = judge(key.keys[0], message, sets)
         return None if inner_verdict is None else not inner_verdict
     if key.messages is not None:
-        return message.index in sets[key]
+        return message.index in sets[id(key)]
     known = FLAG_KEYS.get(name)
     if known is not None:
         return (known[0] in message.flags) is known[1]
@@ -204,7 +211,7 @@ def _judge_leaf(key: SearchKey, message: Candidate) -> bool | None:
         there = any(flag.lower() == key.text for flag in message.flags)
         return there is (name == "KEYWORD")
     if name in _CONTENT:
-        return None if message.content is None else message.content[key]
+        return None if message.content is None else message.content[id(key)]
     row = message.row
     if row is None:
         return None
@@ -218,8 +225,17 @@ def _judge_leaf(key: SearchKey, message: Candidate) -> bool | None:
     if name in _SENT:
         day = parse_day(envelope.date)
         return day is not None and _compare(_SENT[name], day, key.number)
-    text = envelope.subject if name == "SUBJECT" else envelope.addresses[name]
-    return fold(key.text) in fold(decode_words(text))
+    needle, probes = _needle(key.text)
+    if envelope.plain and not envelope.may_hold(probes):
+        return False
+    text = envelope.subject if name == "SUBJECT" else envelope.addresses(name)
+    return needle in fold(decode_words(text))
+
+
+@lru_cache(maxsize=256)
+def _needle(text: str) -> tuple[str, tuple[bytes, ...]]:
+    """What is searched for, folded, and the plain words in it that must occur in the wire bytes."""
+    return fold(text), tuple(_PLAIN_WORDS.findall(text.lower().encode("utf-8")))
 
 
 def _compare(name: str, day: int, wanted: int) -> bool:
@@ -231,20 +247,25 @@ def _compare(name: str, day: int, wanted: int) -> bool:
 # -- octets ------------------------------------------------------------------------------------------
 
 
-def content_answers(leaves: Sequence[SearchKey], data: bytes) -> dict[SearchKey, bool]:
-    """What HEADER, BODY and TEXT keys say to a message. Pure; runs in a thread for large ones."""
-    answers: dict[SearchKey, bool] = {}
+def content_answers(leaves: Sequence[SearchKey], data: bytes) -> dict[int, bool]:
+    """What HEADER, BODY and TEXT keys say to a message, by the keys' id().
+
+    Pure; runs in a thread for large ones.
+    """
+    answers: dict[int, bool] = {}
     names = {key.name for key in leaves}
     root = parse_structure(data)
     header = _header_text(data, root) if "TEXT" in names else ""
     bodies = list(_body_texts(data, root)) if names & {"BODY", "TEXT"} else []
+    values = _header_values(data, root, {key.field for key in leaves if key.field})
     for key in leaves:
         if key.name == "HEADER":
-            answers[key] = _header_matches(data, root, key)
+            # RFC 3501 §6.4.4: an empty string asks whether the field is there
+            answers[id(key)] = any(fold(key.text) in value for value in values.get(key.field, ()))
             continue
         needle = fold(key.text)
         there = any(needle in text for text in bodies) or not needle
-        answers[key] = there or (key.name == "TEXT" and needle in header)
+        answers[id(key)] = there or (key.name == "TEXT" and needle in header)
     return answers
 
 
@@ -263,10 +284,11 @@ def _body_texts(data: bytes, root: Part) -> Iterator[str]:
         yield fold(decode(octets, (part.parameter(b"charset") or b"").decode("ascii", "replace")))
 
 
-def _header_matches(data: bytes, root: Part, key: SearchKey) -> bool:
-    """RFC 3501 §6.4.4 HEADER: an empty string asks whether the field is there."""
-    needle = fold(key.text)
-    for field in fields(data, root.start, root.body):
-        if field.name == key.field and needle in fold(decode_words(unfold(data[field.value : field.end]))):
-            return True
-    return False
+def _header_values(data: bytes, root: Part, wanted: set[bytes]) -> dict[bytes, list[str]]:
+    """The decoded values of the fields asked for, each decoded once."""
+    found: dict[bytes, list[str]] = {}
+    for field in fields(data, root.start, root.body) if wanted else ():
+        if field.name in wanted:
+            text = fold(decode_words(unfold(data[field.value : field.end])))
+            found.setdefault(field.name, []).append(text)
+    return found

@@ -537,11 +537,13 @@ class ImapServer(IMAP4Server):
             answer = b"NO [SERVERBUG] Internal error"
         view = self.view
         if view is not None and self.state == "select":
-            for line in view.updates(expunges, uid):
-                self.send(line)
+            while lines := view.updates(expunges, uid):
+                self.send(b"".join(lines))
+                if len(lines) > 1000:
+                    await self.breathe()
             if view.gone:
                 self.send(b"%b %b\r\n" % (tag, answer))
-                self.bye(b"The selected mailbox was deleted or renamed")
+                self.bye(b"The selected mailbox was deleted")
                 return
         if answer:
             self.send(b"%b %b\r\n" % (tag, answer))
@@ -549,6 +551,11 @@ class ImapServer(IMAP4Server):
             self.close()
 
     # -- states --
+
+    def leave_if_gone(self) -> None:
+        """This session itself deleted its selected mailbox: it knows, so it is only deselected."""
+        if self.view is not None and self.view.gone:
+            self.close_view()
 
     def selected(self) -> View:
         """The selected mailbox; only in its state."""
@@ -638,8 +645,8 @@ class ImapServer(IMAP4Server):
         view = self.view
         if view is None or self._flow.paused or self._closed:
             return
-        for line in view.updates(expunges=True, with_uid=False):
-            self.send(line)
+        while lines := view.updates(expunges=True, with_uid=False):
+            self.send(b"".join(lines))
         if view.gone:
-            self.bye(b"The selected mailbox was deleted or renamed")
+            self.bye(b"The selected mailbox was deleted")
         self.write_out()

@@ -16,8 +16,9 @@ from lorrainemail.grammar.imap import flag_list
 from lorrainemail.grammar.imap_sets import SequenceSet
 from lorrainemail.interfaces import IMailbox, MailboxChange
 
-#: Flag changes of other sessions that are told after one command; the rest follow after the next.
+#: Flag changes, and expunged messages, told in one turn.
 MAX_FLAG_UPDATES: Final = 1000
+MAX_EXPUNGES: Final = 5000
 
 SYSTEM_FLAGS: Final = ("\\Answered", "\\Flagged", "\\Deleted", "\\Seen", "\\Draft")
 
@@ -28,7 +29,7 @@ class View:
     :param read_only: by EXAMINE; nothing is changed, not even ``\\Recent`` claimed.
     :param notify: called at each notice of the mailbox (a session in IDLE tells its client at once).
     :ivar uids: ascending; the message at position i has the sequence number i + 1.
-    :ivar gone: the mailbox itself was deleted or renamed.
+    :ivar gone: the mailbox itself was deleted.
     :ivar keywords: those that the client was told of by FLAGS.
     """
 
@@ -99,7 +100,9 @@ class View:
         return self._changed.intersection(uids)
 
     def updates(self, expunges: bool, with_uid: bool) -> list[bytes]:
-        """Untagged responses that bring the client up to date, and the view with it.
+        """Untagged responses that bring the client up to date, and the view with it; empty when it is.
+
+        Bounded: what is left is answered by the next call, so callers ask until nothing comes.
 
         :param expunges: whether EXPUNGE may be sent now (RFC 3501 §7.4.1).
         :param with_uid: the command was a UID one, so FETCH responses carry the UID (RFC 3501 §6.4.8).
@@ -116,7 +119,10 @@ class View:
         return out
 
     def _remove(self, out: list[bytes]) -> None:
-        expunged, self._expunged = self._expunged, set()
+        expunged = self._expunged
+        if len(expunged) > MAX_EXPUNGES:
+            expunged = set(sorted(expunged, reverse=True)[:MAX_EXPUNGES])
+        self._expunged = self._expunged - expunged
         self._added -= expunged
         self._changed -= expunged
         indexes = sorted((i for uid in expunged if (i := self.index_of(uid)) >= 0), reverse=True)

@@ -246,27 +246,55 @@ def body_of(wire: bytes) -> bytes:
     return _basic(root)
 
 
-@attrs.frozen(slots=True)
 class Envelope:
-    """What searches look at in an ENVELOPE: values as they stood in the header, unfolded.
+    """An ENVELOPE's wire bytes, read again as far as a search asks: values as they stood in the header.
 
-    :ivar addresses: of FROM, TO, CC, BCC, as "name <local@host>" texts.
+    :ivar wire: the bytes; ``plain``: no encoded words and no 8 bit in them, so they can be searched as they
+        are.
     """
 
-    date: bytes
-    subject: bytes
-    addresses: dict[str, bytes]
+    __slots__ = ("_addresses", "_lower", "_subject_at", "date", "plain", "wire")
+
+    def __init__(self, wire: bytes) -> None:
+        self.wire = wire
+        self.plain = b"=?" not in wire and wire.isascii()
+        self.date, self._subject_at = _value_at(wire, 1)
+        self._lower: bytes | None = None
+        self._addresses: dict[str, bytes] | None = None
+
+    def may_hold(self, probes: tuple[bytes, ...]) -> bool:
+        """Whether all these lower-case words occur anywhere in it; False is sure where it is ``plain``."""
+        if self._lower is None:
+            self._lower = self.wire.lower()
+        lower = self._lower
+        return all(probe in lower for probe in probes)
+
+    @property
+    def subject(self) -> bytes:
+        return _value_at(self.wire, self._subject_at)[0]
+
+    def addresses(self, name: str) -> bytes:
+        """The addresses of FROM, TO, CC or BCC as "name <local@host>" texts."""
+        if self._addresses is None:
+            root = _read(self.wire)
+            assert isinstance(root, list) and len(root) == 10
+            self._addresses = {
+                word: _address_text(root[index])
+                for word, index in (("FROM", 2), ("TO", 5), ("CC", 6), ("BCC", 7))
+            }
+        return self._addresses[name]
 
 
-def read_envelope(wire: bytes) -> Envelope:
-    """An ENVELOPE's wire bytes, read again."""
-    root = _read(wire)
-    assert isinstance(root, list) and len(root) == 10
-    return Envelope(
-        _value(root[0]),
-        _value(root[1]),
-        {name: _address_text(root[index]) for name, index in (("FROM", 2), ("TO", 5), ("CC", 6), ("BCC", 7))},
-    )
+def _value_at(wire: bytes, position: int) -> tuple[bytes, int]:
+    """An nstring's octets (b"" for NIL) and where the next token begins."""
+    match = _WIRE.match(wire, position)
+    if match is None:
+        return b"", position
+    end = match.end()
+    if match.group(1) is not None:
+        start, end = end, end + int(match.group(1))
+        return wire[start:end], end + 1
+    return _value(match.group()), end + 1
 
 
 def _value(node: _Node) -> bytes:

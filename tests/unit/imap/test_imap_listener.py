@@ -17,6 +17,7 @@ import pytest_twisted
 import trustme
 from twisted.internet import reactor
 from twisted.internet.threads import deferToThread, deferToThreadPool
+from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from lorrainemail.net.tls import CertificatePair, ServerTls
 from lorrainemail.store.memory import MemoryContent
@@ -35,7 +36,10 @@ def listen(make_door: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
         door.factory.clock = reactor
         door.factory.spill_directory = str(tmp_path)
         door.factory.run = partial(deferToThreadPool, reactor, reactor.getThreadPool())  # type: ignore[attr-defined]
-        listening = reactor.listenTCP(0, door.factory, interface="127.0.0.1")  # type: ignore[attr-defined]
+        served = door.factory
+        if door.factory.implicit_tls:
+            served = TLSMemoryBIOFactory(door.factory.tls.context_factory("imaps"), False, door.factory)
+        listening = reactor.listenTCP(0, served, interface="127.0.0.1")  # type: ignore[attr-defined]
         ports.append((listening, door))
         door.port = listening.getHost().port
         return door
@@ -167,6 +171,29 @@ async def test_starttls_then_login(
     await deferToThread(work)
     session = door.authenticator.asked[0][2]
     assert session.tls is not None and session.tls.version.startswith("TLSv1.")
+
+
+@pytest_twisted.ensureDeferred
+async def test_tls_from_the_first_octet(
+    listen: Callable[..., Any], certificates: tuple[ServerTls, ssl.SSLContext]
+) -> None:
+    server, context = certificates
+    door = listen(door="imaps", tls=server, plaintext=False)
+    door.folder().append(MemoryContent(b"Subject: big\r\n\r\n" + b"y" * 3_000_000 + b"\r\n"), (), None)
+
+    def work() -> None:
+        client = imaplib.IMAP4_SSL("127.0.0.1", door.port, ssl_context=context, timeout=PATIENCE)
+        assert "STARTTLS" not in client.capabilities and "AUTH=PLAIN" in client.capabilities
+        client.login("bob", "sesame")
+        client.select()
+        assert len(client.fetch("1", "(BODY[TEXT])")[1][0][1]) == 3_000_002
+        client.store("1", "+FLAGS.SILENT", "(\\Deleted)")
+        client.expunge()
+        client.logout()
+
+    await deferToThread(work)
+    assert door.authenticator.asked[0][2].door == "imaps"
+    assert door.authenticator.asked[0][2].tls is not None
 
 
 @pytest_twisted.ensureDeferred

@@ -277,8 +277,28 @@ def test_a_mailbox_that_vanishes_ends_its_sessions(door: Any) -> None:
     door.home.create("Old")
     client, other = door.selected("Old"), door.client().login()
     assert other.say("a DELETE Old") == ["a OK DELETE completed"]
-    assert client.say("b NOOP")[-1] == "* BYE The selected mailbox was deleted or renamed"
+    assert client.say("b NOOP")[-1] == "* BYE The selected mailbox was deleted"
     assert client.closed
+
+
+def test_renaming_the_selected_folder_keeps_it_and_deleting_it_only_deselects_it(door: Any) -> None:
+    door.home.create("Old")
+    client = door.selected("Old")
+    assert client.say("a RENAME Old New") == ["a OK RENAME completed"]
+    assert client.say("b CHECK") == ["b OK CHECK completed"]
+    assert client.say("c DELETE New") == ["c OK DELETE completed"]
+    assert client.say("d NOOP") == ["d OK NOOP completed"]
+
+
+def test_many_expunges_and_flag_changes_are_all_told(door: Any) -> None:
+    door.put(*(["\n\nx\n"] * 7000))
+    client, other = door.selected(), door.selected()
+    other.say("a STORE 1:6000 +FLAGS.SILENT (\\Deleted)")
+    assert len(fetched(client.say("b NOOP"))) == 6000
+    said = other.say("c EXPUNGE")
+    assert len(said) == 6001 and said[0] == "* 6000 EXPUNGE" and said[-2] == "* 1 EXPUNGE"
+    assert len(client.say("d NOOP")) == 6001
+    assert fetched(client.say("e FETCH 1 UID")) == ["* 1 FETCH (UID 6001)"]
 
 
 # -- changing ----------------------------------------------------------------------------------------
