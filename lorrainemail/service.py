@@ -48,6 +48,7 @@ from lorrainemail.net.limits import ConnectionCounter
 from lorrainemail.net.resolver import Resolver
 from lorrainemail.net.tls import ClientTls, ServerTls
 from lorrainemail.ops.committer import Committer
+from lorrainemail.ops.stall import StallMonitor
 from lorrainemail.ops.content import Content
 from lorrainemail.ops.ids import new_id
 from lorrainemail.ops.trace import Trace
@@ -166,6 +167,7 @@ class Server(Ordered):
         self.doors = Doors(reactor, [self._open(port) for port in ports])
 
         for service in (
+            StallMonitor(reactor),
             self.committer,
             self.trace,
             self.tables,

@@ -203,7 +203,8 @@ async def test_after_a_failed_directory_sync_nothing_is_written_until_a_probe_su
     make: Any, tmp_path: Path, clock: ClockedReactor
 ) -> None:
     broken = True
-    committer = make(Faults(lambda m, path: errno.EIO if broken and m == "fsync_directory" else 0))
+    faults = Faults(lambda m, path: errno.EIO if broken and m == "fsync_directory" else 0)
+    committer = make(faults, workers=1)  # one, so that what is asked after a probe waits for it
     (error,) = await committer.commit([write(tmp_path, "a")])
     assert error is not None and error.errno == errno.EIO
     assert everything(tmp_path) == []  # the sender was told 4xx
