@@ -89,7 +89,7 @@ class Sessions:
     ) -> None:
         self.hostname = hostname
         self._reactor = reactor
-        self._tls = client_tls
+        self.client_tls = client_tls
         self._in_thread = in_thread
         self._kept: dict[Target, list[_Kept]] = {}
         self._open: set[Wire] = set()
@@ -171,8 +171,8 @@ class Sessions:
         session = ClientSession(await self._connect(target), self.hostname, self._in_thread)
         try:
             await session.greet()
-            if encrypted and self._tls is not None:
-                await self._encrypt(session, target, self._tls)
+            if encrypted and self.client_tls is not None:
+                await self._encrypt(session, target, self.client_tls)
             elif target.tls not in ("none", "opportunistic"):
                 Deferred.fromCoroutine(session.quit())
                 raise NoSession(Reply(454, "4.7.4", "TLS is required and not to be had here"), ours=True)
