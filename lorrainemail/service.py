@@ -48,9 +48,9 @@ from lorrainemail.net.limits import ConnectionCounter
 from lorrainemail.net.resolver import Resolver
 from lorrainemail.net.tls import ClientTls, ServerTls
 from lorrainemail.ops.committer import Committer
-from lorrainemail.ops.stall import StallMonitor
 from lorrainemail.ops.content import Content
 from lorrainemail.ops.ids import new_id
+from lorrainemail.ops.stall import StallMonitor
 from lorrainemail.ops.trace import Trace
 from lorrainemail.policy.chain import PolicyChain, build_chain
 from lorrainemail.pop3.factory import Pop3Factory
@@ -164,7 +164,7 @@ class Server(Ordered):
         self._readers: list[tuple[Pop3Factory | ImapFactory, BoundPort]] = []
         self.responder = Responder(load_zones(settings.dns.zones), reactor)
         self.commands: dict[str, Callable[..., Any]] = {"reload": self.reload, "status": self.status}
-        self.doors = Doors(reactor, [self._open(port) for port in ports])
+        self.doors = Doors(reactor, [self.open_door(port) for port in ports])
 
         for service in (
             StallMonitor(reactor),
@@ -183,7 +183,7 @@ class Server(Ordered):
 
     # -- doors ---------------------------------------------------------------------------------------
 
-    def _open(self, port: BoundPort) -> Open:
+    def open_door(self, port: BoundPort) -> Open:
         """What serves a port."""
         name = port.door
         plaintext = port.loopback and self.settings.auth.plaintext == "loopback"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 
 from zope.interface import implementer
 
@@ -25,6 +26,16 @@ from lorrainemail.tables.backend import (
     TableSet,
 )
 from lorrainemail.tables.rules import RouteTable
+
+
+@lru_cache(maxsize=4096)
+def _parsed(address: str) -> tuple[int, int, int] | None:
+    """Version, number and bits of an IP address; asked at each MAIL, by few peers much of the time."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return None
+    return parsed.version, int(parsed), parsed.max_prefixlen
 
 
 @implementer(IDomainTable)
@@ -95,13 +106,14 @@ class MemoryNetworks:
         self._lengths = sorted(self._by_length, reverse=True)
 
     def network(self, address: str) -> NetworkRow | None:
-        try:
-            parsed = ipaddress.ip_address(address)
-        except ValueError:
+        if not self._lengths:
             return None
-        number, bits = int(parsed), parsed.max_prefixlen
+        parsed = _parsed(address)
+        if parsed is None:
+            return None
+        of_version, number, bits = parsed
         for version, length in self._lengths:
-            if version == parsed.version:
+            if version == of_version:
                 row = self._by_length[version, length].get(number >> (bits - length) << (bits - length))
                 if row is not None:
                     return row
