@@ -20,6 +20,7 @@ from twisted.internet.task import react
 
 import lorrainemail.plugins
 from lorrainemail.addresses import Address, AddressError, parse_address
+from lorrainemail.config.default import asks_dns_about_senders
 from lorrainemail.config.load import load, locate
 from lorrainemail.config.model import Settings
 from lorrainemail.config.values import Wrong, endpoint_port, parse_ip
@@ -201,7 +202,8 @@ def run(arguments: argparse.Namespace) -> int:
             status.append(1)
             return
         resolver = Resolver(reactor, settings.dns.resolvers, settings.dns.trusted)
-        resources = PolicyResources(reactor, resolver, settings.hostname, settings.limits.hops)
+        asked = resolver if asks_dns_about_senders(settings) else None
+        resources = PolicyResources(reactor, asked, settings.hostname, settings.limits.hops)
         policy = build_chain(settings.policy.checks, resources)
 
         async def find(route: Route) -> NextHops:

@@ -27,6 +27,12 @@ PORTS: Final = {
 }
 
 
+def asks_dns_about_senders(settings: Settings) -> bool:
+    """Whether policy looks senders up: not while the server has the embedded default's name, because then it
+    may stand on a machine without any DNS."""
+    return settings.hostname != HOSTNAME
+
+
 def has_ipv6_loopback() -> bool:
     """Whether ``::1`` can be bound on this machine."""
     try:

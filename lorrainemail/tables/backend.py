@@ -148,8 +148,15 @@ class ITableSource(Interface):
     def load(rules: Rules) -> TableSet:
         """The tables at start. ConfigurationError with every problem where they cannot be used."""
 
-    def changed() -> bool:
-        """Whether a refresh would find something new. Cheap: called in the reactor thread every second."""
+    def changed(closely: bool = True) -> bool:
+        """Whether a refresh would find something new. Cheap: called in the reactor thread, several times a
+        second.
+
+        :param closely: also where only a confirmation may have come for what was seen already.
+        """
+
+    def small() -> bool:
+        """Whether a refresh is so short that it may run in the reactor thread."""
 
     def refresh(rules: Rules, confirmed: bool = False) -> TableSet:
         """The tables now; of a table that broke, the old version. The same object where nothing changed.

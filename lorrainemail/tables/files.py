@@ -8,6 +8,7 @@ file. Reading blocks; :meth:`FileSource.changed` is a ``stat`` a file. A file th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import attrs
 from twisted.plugin import IPlugin
@@ -23,6 +24,9 @@ from lorrainemail.tables.memory import memory_set
 from lorrainemail.tables.rules import Rules
 from lorrainemail.tables.stamp import read_stamps
 from lorrainemail.tables.textfile import TableFile
+
+#: Octets of all tables together that are read and parsed without a thread: a few milliseconds.
+SMALL: Final = 64 * 1024
 
 
 @attrs.frozen(slots=True)
@@ -70,8 +74,11 @@ class FileSource:
             raise ConfigurationError(tuple(problems))
         return self._set(rules)
 
-    def changed(self) -> bool:
-        return any(file.changed() for file in self._files)
+    def changed(self, closely: bool = True) -> bool:
+        return any(file.changed(closely) for file in self._files)
+
+    def small(self) -> bool:
+        return sum(file.size for file in self._files) <= SMALL
 
     def refresh(self, rules: Rules, confirmed: bool = False) -> TableSet:
         stamps = read_stamps(self._state)

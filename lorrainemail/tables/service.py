@@ -1,9 +1,10 @@
 """The table service: holds the current snapshot, notices changes, never lets a broken table turn mail away.
 
-Composed by :mod:`lorrainemail.service`. It looks at the backend every :data:`CHECK_INTERVAL` seconds, after a
-command's edit (:meth:`TableService.refresh`) and at a reload of the configuration. What blocks runs in the
-thread that it is handed; the snapshot is exchanged in the reactor thread. Fails at start, with
-:class:`lorrainemail.errors.ConfigurationError`; later it only raises alarms.
+Composed by :mod:`lorrainemail.service`. It looks at the backend every :data:`CHECK_INTERVAL` seconds,
+whenever somebody asks for the snapshot (so that an account is there as soon as the command that made it has
+ended; at most every :data:`LOOK_GAP` seconds), and at a reload of the configuration. What blocks for more
+than milliseconds runs in the thread that it is handed; the snapshot is exchanged in the reactor thread. Fails
+at start, with :class:`lorrainemail.errors.ConfigurationError`; later it only raises alarms.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from lorrainemail.tables.snapshot import Snapshot
 
 #: Seconds between looks at the table files: one ``stat`` each.
 CHECK_INTERVAL: Final = 1.0
+#: Seconds between looks at the behest of those who ask for the snapshot.
+LOOK_GAP: Final = 0.02
 
 T = TypeVar("T")
 #: Runs blocking work in a thread.
@@ -62,6 +65,8 @@ class TableService(Service):
         self._snapshot = Snapshot(self._tables, rules)
         self._lock = DeferredLock()
         self._interval = interval
+        self._clock = clock
+        self._looked = clock.seconds()
         self._looks = LoopingCall(self.check_files)
         self._looks.clock = clock
 
@@ -77,6 +82,11 @@ class TableService(Service):
         return self._lock.run(lambda: None)
 
     def current(self) -> Snapshot:
+        now = self._clock.seconds()
+        if now - self._looked > LOOK_GAP:
+            self._looked = now
+            if not self._lock.locked and self._source.changed(closely=False):
+                self.refresh()
         return self._snapshot
 
     def secret(self, name: str) -> tuple[str, str] | None:
@@ -107,7 +117,8 @@ class TableService(Service):
     def _renew(self, rules: Rules | None, confirmed: bool) -> Deferred[None]:
         def work() -> Deferred[None]:
             used = rules or self._rules
-            answer: Deferred[TableSet] = self._in_thread(lambda: self._source.refresh(used, confirmed))
+            run = execute if self._source.small() else self._in_thread
+            answer: Deferred[TableSet] = run(lambda: self._source.refresh(used, confirmed))
             return answer.addCallback(self._use, used)
 
         done: Deferred[None] = self._lock.run(work)

@@ -69,10 +69,15 @@ class TableFile(Generic[Row]):
         self._seen: Signature | None = None
         self._doubted: Signature | None = None
 
-    def changed(self) -> bool:
-        """Whether the file is another one than when it was last looked at. Also while it is doubted: a stamp
-        may have confirmed it meanwhile."""
-        return self._doubted is not None or self._signature() != self._seen
+    def changed(self, closely: bool = True) -> bool:
+        """Whether the file is another one than when it was last looked at. Closely: also while it is doubted,
+        because a stamp may have confirmed it meanwhile."""
+        return (closely and self._doubted is not None) or self._signature() != self._seen
+
+    @property
+    def size(self) -> int:
+        """Octets that stand there now."""
+        return self._signature()[2]
 
     def load(self, stamp: Stamp | None) -> None:
         """First reading; where rows are known to have been there, their absence is an error."""

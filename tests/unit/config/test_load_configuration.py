@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import attrs
@@ -258,6 +259,14 @@ def test_a_table_where_a_list_is_meant_does_not_hide_other_errors() -> None:
 
 def test_deeply_nested_values_are_an_error_and_no_crash() -> None:
     assert "nested" in only("a = " + "[" * 5000 + "]" * 5000).what
+
+
+def test_the_packaged_sample_is_a_configuration_without_errors() -> None:
+    sample = Path(__file__).parents[3] / "etc" / "lorrainemail.toml"
+    settings = read(sample.read_text(encoding="utf-8"))
+    assert settings.listen.smtp and settings.listen.submissions and settings.listen.imaps
+    commented = re.sub(r"(?m)^# (?=[\[a-z\"*]+.*[\]=])", "", sample.read_text(encoding="utf-8"))
+    assert read(commented).relay["*"].credentials == "provider"  # what is commented out can be switched on
 
 
 # -- the embedded default --------------------------------------------------------------------------------

@@ -15,13 +15,14 @@ from lorrainemail.addresses import Address, parse_address
 from lorrainemail.config.load import load_text
 from lorrainemail.errors import ConfigurationError, Problem
 from lorrainemail.interfaces import Account, Credential, Expansion, Origin
+from lorrainemail.tables import files
 from lorrainemail.tables.accounts import AccountLine, parse_accounts
 from lorrainemail.tables.aliases import parse_aliases
 from lorrainemail.tables.backend import find_backend
-from lorrainemail.tables.edit import confirm, remove_account
+from lorrainemail.tables.edit import add_account, confirm, remove_account
 from lorrainemail.tables.files import FileSource, parse_domains, parse_secrets
 from lorrainemail.tables.rules import Rules
-from lorrainemail.tables.service import CHECK_INTERVAL, TableService
+from lorrainemail.tables.service import CHECK_INTERVAL, LOOK_GAP, TableService
 
 # -- accounts --------------------------------------------------------------------------------------------
 
@@ -391,7 +392,17 @@ def test_a_reload_changes_the_rules_and_keeps_the_tables_that_are_broken(tables:
     assert isinstance(account, Account) and account.format == "mbox"
 
 
-def test_looks_do_not_pile_up_behind_a_slow_disk(tmp_path: Path) -> None:
+def test_an_account_is_there_as_soon_as_its_command_has_ended(tables: Tables) -> None:
+    add_account(str(tables.state), Address("new", "x.org"))
+    tables.clock.rightNow += 2 * LOOK_GAP  # no look of the service's own
+    assert tables.known("new@x.org")
+    tables.clock.rightNow += LOOK_GAP / 2
+    (tables.state / "aliases").write_text("sales: new\n")
+    assert not tables.known("sales@x.org")
+
+
+def test_looks_do_not_pile_up_behind_a_slow_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "SMALL", -1)
     (tmp_path / "accounts").write_text(FOUR)
     waiting: list[tuple[Callable[[], object], Deferred[object]]] = []
 
