@@ -82,6 +82,7 @@ virtual_uid_maps = static:{owner.pw_uid}
 virtual_gid_maps = static:{owner.pw_gid}
 virtual_minimum_uid = 1
 message_size_limit = 60000000
+virtual_mailbox_limit = 0
 transport_maps = inline:{{ {transports} }}
 smtp_tls_security_level = may
 smtp_dns_support_level = disabled
