@@ -74,7 +74,7 @@ class TableService(Service):
         Service.startService(self)  # type: ignore[no-untyped-call]
         self._looks.start(self._interval, now=False)
 
-    def stopService(self) -> Deferred[None] | None:
+    def stopService(self) -> Deferred[None]:
         Service.stopService(self)  # type: ignore[no-untyped-call]
         if self._looks.running:
             self._looks.stop()

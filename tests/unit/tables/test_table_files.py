@@ -418,7 +418,6 @@ def test_looks_do_not_pile_up_behind_a_slow_disk(tmp_path: Path, monkeypatch: py
     assert len(waiting) == 1
     stopped: list[None] = []
     ending = service.stopService()
-    assert ending is not None
     ending.addCallback(stopped.append)
     assert not stopped  # the process ends after the look that is under way
     work, done = waiting[0]
