@@ -22,6 +22,7 @@ TOO_LARGE: Final = Reply(552, "5.3.4", "Message too large")
 BARE_LINE_END: Final = Reply(550, "5.6.0", "Bare CR or LF in the message; lines must end with CRLF")
 
 _END: Final = b"\r\n.\r\n"
+_DOT: Final = b"\r\n."
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 
 
@@ -48,10 +49,15 @@ class MessageReader:
     def feed(self, data: bytes) -> bytes | None:
         """Take input. What follows the final dot, or None while it has not come."""
         data = self._carry + data
-        end = data.find(_END)
-        if end >= 0:
-            self._take(data[: end + 2])
-            return data[end + 5 :]
+        # One search for lines that begin with a dot decides whether there is an end or a dot to take away.
+        dots = data.count(_DOT)
+        if dots:
+            alone = dots == 1 and data.endswith(_END)
+            end = len(data) - len(_END) if alone else data.find(_END)
+            if end >= 0:
+                self._take(data[: end + 2], not alone)
+                return data[end + len(_END) :]
+        stuffed = dots > 0
         # Hold back what may be the beginning of a stuffed dot or of the end.
         if data.endswith(b"\r"):
             held = 4 if data.endswith(b"\r\n.\r") else 1
@@ -61,19 +67,23 @@ class MessageReader:
             held = 3
         else:
             self._carry = b""
-            self._take(data)
+            self._take(data, stuffed)
             return None
         self._carry = data[-held:]
-        self._take(data[:-held])
+        self._take(data[:-held], stuffed)
         return None
 
-    def _take(self, piece: bytes) -> None:
-        """A piece that ends neither inside CRLF nor inside CRLF and dot."""
+    def _take(self, piece: bytes, stuffed: bool) -> None:
+        """A piece that ends neither inside CRLF nor inside CRLF and dot.
+
+        :param stuffed: there may be lines in it that begin with a dot.
+        """
         if not piece or self._failure is not None:
             return
         line_ends = piece.count(b"\r\n")
         bare = piece.count(b"\n") != line_ends or piece.count(b"\r") != line_ends
-        piece = piece.replace(b"\r\n.", b"\r\n")
+        if stuffed:
+            piece = piece.replace(_DOT, b"\r\n")
         if self._first:
             self._first = False
             piece = piece[2:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,7 +39,7 @@ def test_any_stream_cut_anywhere(pieces: list[bytes], cuts: list[int]) -> None:
     expected = reference(wire)
     reader = MessageReader(tempfile.gettempdir(), 10**6)
     edges = sorted({0, len(wire), *(cut for cut in cuts if cut < len(wire))})
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         rest = reader.feed(wire[start:end])
         if rest is not None:
             assert expected is not None
