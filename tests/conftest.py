@@ -170,6 +170,10 @@ class RunningServer:
         found = [file for part in ("new", "cur") for file in (home / part).glob("*")]
         return [file.read_bytes() for file in sorted(found, key=lambda file: file.name)]
 
+    def queued(self) -> list[Path]:
+        """The files of what waits in the queue."""
+        return [file for file in (self.state / "queue").rglob("*") if file.is_file()]
+
     def wait_for_messages(self, address: str, count: int) -> list[bytes]:
         wait_until(lambda: len(self.messages(address)) >= count, f"{count} message(s) for {address}")
         messages = self.messages(address)

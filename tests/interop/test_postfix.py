@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import smtplib
 from collections.abc import Callable
 from typing import Any
@@ -51,7 +50,7 @@ def test_we_relay_to_postfix_byte_for_byte(make_server: Any, postfix: Callable[.
     ours.wait(lambda: theirs.messages(), "the message at Postfix")
     (stored,) = theirs.messages()
     assert as_sent(stored) == BODY
-    ours.wait(lambda: not os.listdir(ours.state / "queue"), "an empty queue")
+    ours.wait(lambda: not ours.queued(), "an empty queue")
 
 
 def test_postfix_refuses_and_our_sender_gets_a_bounce(make_server: Any, postfix: Callable[..., Any]) -> None:
