@@ -16,6 +16,7 @@ import dns.opcode
 import dns.rcode
 import dns.rdataclass
 import dns.rdatatype
+from prometheus_client import Counter
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -24,6 +25,9 @@ from lorrainemail.net.limits import TokenBuckets
 from lorrainemail.net.peers import is_loopback, network_key
 
 log = Logger(namespace="lorrainemail.dns")
+
+_RESPONSES = Counter("lorrainemail_dns_responses", "DNS responses by transport", ["transport"])
+_LIMITED = Counter("lorrainemail_dns_limited", "DNS queries over the rate of their network")
 
 #: RFC 1035 §4.2.1, without EDNS.
 PLAIN_UDP: Final = 512
@@ -63,14 +67,17 @@ class Responder:
         response, largest = message
         if not is_loopback(peer) and not self._buckets.take(network_key(peer)):
             self._over += 1
+            _LIMITED.inc()
             if self._over % SLIP:
                 return None
             return _print(response, 0)
+        _RESPONSES.labels("udp").inc()
         return _print(response, largest)
 
     def tcp(self, wire: bytes) -> bytes | None:
         """The response to one message of a TCP connection, without its length."""
         message = self._respond(wire)
+        _RESPONSES.labels("tcp").inc()
         return None if message is None else _print(message[0], LARGEST_TCP)
 
     def _respond(self, wire: bytes) -> tuple[dns.message.Message, int] | None:

@@ -11,12 +11,16 @@ from __future__ import annotations
 from array import array
 from typing import Final
 
+from prometheus_client import Counter
 from twisted.logger import Logger
 
 from lorrainemail.errors import MailError
 from lorrainemail.interfaces import IMailbox, IMailHome, IMessage
 
 log = Logger(namespace="lorrainemail.pop3")
+
+_RETRIEVED = Counter("lorrainemail_pop3_retrieved", "Messages retrieved whole by POP3")
+_DELETED = Counter("lorrainemail_pop3_deleted", "Messages deleted by POP3")
 
 #: Index rows asked for at once.
 SLICE: Final = 500
@@ -88,6 +92,7 @@ class Maildrop:
     def was_read(self, number: int) -> None:
         """It was retrieved whole; it counts as seen after QUIT."""
         self._read.add(number)
+        _RETRIEVED.inc()
 
     def delete(self, number: int) -> None:
         """Mark for deletion at QUIT."""
@@ -106,7 +111,8 @@ class Maildrop:
         """The UPDATE state: remove what is marked, durably (RFC 1939 §6); mark the rest of what was
         retrieved as seen."""
         if self._deleted:
-            await self._mailbox.expunge([self._uids[n - 1] for n in sorted(self._deleted)])
+            removed = await self._mailbox.expunge([self._uids[n - 1] for n in sorted(self._deleted)])
+            _DELETED.inc(len(removed))
         seen = []
         for number in sorted(self._read - self._deleted):
             flags = self._mailbox.flags(self._uids[number - 1])

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 
 import attrs
+from prometheus_client import Counter
 from twisted.cred.checkers import ICredentialsChecker
 from twisted.cred.credentials import IUsernamePassword
 from twisted.cred.error import UnauthorizedLogin
@@ -43,6 +44,8 @@ from lorrainemail.sasl.mechanisms import CREDENTIALS_INVALID, TEMPORARY_FAILURE,
 from lorrainemail.sasl.throttle import Throttle
 
 log = Logger(namespace="lorrainemail.sasl")
+
+_LOGINS = Counter("lorrainemail_logins", "Logins tried, by their end", ["door", "result"])
 
 #: {Twisted interface: what makes its avatar of a principal}; each adapter lives in its door.
 Adapters = Mapping[type[Interface], Callable[[IPrincipal], object]]
@@ -205,8 +208,10 @@ class Authenticator:
         try:
             _, principal, _ = await self._portal.login(Login(username, password, session), mind, IPrincipal)
         except UnauthorizedLogin as refusal:
+            _LOGINS.labels(session.door, "refused").inc()
             raise PermanentError(CREDENTIALS_INVALID, str(refusal)) from None
         except TemporaryError as failure:
+            _LOGINS.labels(session.door, "temporary").inc()
             detail = failure.detail or str(failure.reply)
             log.warn(
                 "A login could not be tried: {detail} (session {session})", detail=detail, session=session.id
@@ -215,11 +220,14 @@ class Authenticator:
             reply = failure.reply if failure.reply.code == 454 else TEMPORARY_FAILURE
             raise TemporaryError(reply, detail) from None
         except MailError as failure:
+            _LOGINS.labels(session.door, "refused").inc()
             raise PermanentError(CREDENTIALS_INVALID, failure.detail) from None
         except Exception:
+            _LOGINS.labels(session.door, "temporary").inc()
             log.failure("A login failed unexpectedly (session {session})", session=session.id)
             raise TemporaryError(TEMPORARY_FAILURE, "internal error") from None
         result = cast(IPrincipal, principal)
+        _LOGINS.labels(session.door, "good").inc()
         log.info(
             "{account} logged in at {door} from {peer} by {mechanism} (session {session})",
             account=result.account.address.key,
