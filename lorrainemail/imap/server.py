@@ -240,6 +240,13 @@ class ImapServer(IMAP4Server):
         if self._counted:
             self._counted = False
             self.shared.leave(self)
+        if self.principal is not None:
+            log.info(
+                "{account} left the {door} door (session {session})",
+                account=self.facts.account,
+                door=self.facts.door,
+                session=self.facts.id,
+            )
 
     def timeoutConnection(self) -> None:
         if self._busy and not self._flow.paused and self._line is None and self._stream is None:
@@ -624,6 +631,7 @@ class ImapServer(IMAP4Server):
             words += [
                 b"NAMESPACE", b"UIDPLUS", b"UNSELECT", b"MOVE", b"CHILDREN", b"SPECIAL-USE",
                 b"CREATE-SPECIAL-USE", b"LIST-EXTENDED", b"LIST-STATUS", b"STATUS=SIZE",
+                b"APPENDLIMIT=%d" % self.shared.message_size,
             ]  # fmt: skip
         return b" ".join(words)
 

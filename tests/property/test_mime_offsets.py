@@ -103,3 +103,40 @@ def test_fields_cover_exactly_their_octets(data: bytes) -> None:
 def test_address_lists_never_fail(data: bytes) -> None:
     for mailbox in parse_addresses(data):
         assert (mailbox.mailbox is None) <= (mailbox.host is None)
+
+
+WORD = st.text("abcXYZ09!#$%&'*+-/=?^_`{|}~", min_size=1, max_size=6)
+NAME = st.one_of(
+    st.none(),
+    WORD,
+    st.lists(WORD, min_size=2, max_size=3).map(" ".join),
+    st.text('abc ,;:<>@()\\"é.', min_size=1, max_size=10).map(lambda text: f'"{text}'),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(NAME, WORD, WORD), max_size=5), st.sampled_from([",", ", ", " ,\t", ",,"]))
+def test_well_formed_address_lists_are_read_back(
+    addresses: list[tuple[str | None, str, str]], comma: str
+) -> None:
+    texts = []
+    expected = []
+    for name, local, host in addresses:
+        if name is None:
+            texts.append(f"{local}@{host}")
+        elif name.startswith('"'):
+            quoted = name[1:].replace("\\", "\\\\").replace('"', '\\"')
+            texts.append(f'"{quoted}" <{local}@{host}>')
+            name = name[1:].strip() or None
+        else:
+            texts.append(f"{name} <{local}@{host}>")
+        expected.append((name, local, host))
+    found = parse_addresses(comma.join(texts).encode())
+    assert [
+        (
+            (one.name and one.name.decode().strip()) or None,
+            (one.mailbox or b"").decode(),
+            (one.host or b"").decode(),
+        )
+        for one in found
+    ] == expected

@@ -29,7 +29,7 @@ def test_capabilities_are_those_of_the_state(make_door: Any, tls: Any) -> None:
     assert "AUTH=PLAIN" in words and "STARTTLS" not in words and "LOGINDISABLED" not in words
     plain.login()
     after = plain.say("a CAPABILITY")[0].split()
-    assert {"IMAP4rev1", "UIDPLUS", "MOVE", "SPECIAL-USE", "NAMESPACE"} <= set(after)
+    assert {"IMAP4rev1", "UIDPLUS", "MOVE", "SPECIAL-USE", "NAMESPACE", "APPENDLIMIT=1000000"} <= set(after)
     assert not any(word.startswith("AUTH=") for word in after)
 
 
