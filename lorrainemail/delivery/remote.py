@@ -11,8 +11,9 @@ decided now is deferred.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final, Literal
+import random
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Literal
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
@@ -55,6 +56,7 @@ class RemoteCourier:
     :param ours: how this server is recognised among next hops.
     :param port: of MX hosts.
     :param ipv6: whether IPv6 is used.
+    :param shuffle: puts hosts of equal rank into random order, in place.
     """
 
     name = "remote"
@@ -67,6 +69,7 @@ class RemoteCourier:
         ours: OurEnds,
         port: int = 25,
         ipv6: bool = True,
+        shuffle: Callable[[list[Any]], None] = random.shuffle,
     ) -> None:
         self.ours = ours
         self.port = port
@@ -74,6 +77,7 @@ class RemoteCourier:
         self._tables = tables
         self._resolver = resolver
         self._sessions = sessions
+        self._shuffle = shuffle
 
     def close(self) -> Deferred[None]:
         """Quit sessions that are kept; cut the others."""
@@ -134,7 +138,7 @@ class RemoteCourier:
 
     async def hops(self, route: Route) -> NextHops:
         """Where a route leads now."""
-        return await find_hops(route, self._resolver, self.ours, self.port, self.ipv6)
+        return await find_hops(route, self._resolver, self.ours, self.port, self.ipv6, self._shuffle)
 
     def targets(self, route: Route, hops: NextHops) -> list[Target]:
         """Each address of each host, in the order of trying.

@@ -78,7 +78,7 @@ class PeerProtocol(Protocol):
             if not end:
                 return
             self.buffer = rest
-            self.take(line.decode())
+            self.take(line.decode("utf-8", "replace"))
 
     def take_body(self) -> bool:
         early = self.behaviour.early
@@ -127,6 +127,12 @@ class PeerProtocol(Protocol):
 class Peer:
     behaviour: Behaviour
     port: int
+    protocols: list[PeerProtocol]
+
+    def drop(self) -> None:
+        """Cut every connection."""
+        for protocol in self.protocols:
+            protocol.transport.abortConnection()
 
 
 MakePeer = Callable[..., Peer]
@@ -140,17 +146,19 @@ def make_peer() -> Iterator[MakePeer]:
 
     def make(interface: str = "127.0.0.1", port: int = 0, **facts: Any) -> Peer:
         behaviour = Behaviour(**facts)
+        own: list[PeerProtocol] = []
 
         def build() -> PeerProtocol:
             protocol = PeerProtocol(behaviour)
             protocols.append(protocol)
+            own.append(protocol)
             return protocol
 
         factory = Factory.forProtocol(build)
         factory.noisy = False
         listening = reactor.listenTCP(port, factory, interface=interface)  # type: ignore[attr-defined]
         ports.append(listening)
-        return Peer(behaviour, listening.getHost().port)
+        return Peer(behaviour, listening.getHost().port, own)
 
     yield make
     for protocol in protocols:
