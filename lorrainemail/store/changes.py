@@ -52,7 +52,7 @@ def change_flags(
             tree,
             folder,
             uids[start : start + SLICE],
-            _retag(operation, bits),
+            retag(operation, bits),
             unchanged_since,
             changed,
             modified,
@@ -72,7 +72,8 @@ def flag_bits(tree: Tree, number: int, flags: Sequence[str]) -> int:
     return bits
 
 
-def _retag(operation: Operation, bits: int) -> Retag:
+def retag(operation: Operation, bits: int) -> Retag:
+    """What an operation makes of a message's flags."""
     if operation == "add":
         return lambda old: old | bits
     if operation == "remove":
@@ -84,7 +85,7 @@ def _change_slice(
     tree: Tree,
     folder: Folder,
     uids: Sequence[int],
-    retag: Retag,
+    change: Retag,
     unchanged_since: int | None,
     changed: list[int],
     modified: list[int],
@@ -98,7 +99,7 @@ def _change_slice(
         if unchanged_since is not None and row.modseq > unchanged_since:
             modified.append(uid)
             continue
-        after = rename_for(tree, folder, row, retag)
+        after = rename_for(tree, folder, row, change)
         if after is not None and after.flags != row.flags:
             updates.append((uid, after.flags, after.place, after.info))
             mine.append(uid)
@@ -111,14 +112,14 @@ def _change_slice(
         changed += mine
 
 
-def rename_for(tree: Tree, folder: Folder, row: Row, retag: Retag) -> Row | None:
+def rename_for(tree: Tree, folder: Folder, row: Row, change: Retag) -> Row | None:
     """Give the message's file the name that its new flags ask for, in cur/; None where it is gone.
 
     Where another program renamed it meanwhile, its flags are read again and ours are applied to those.
     """
     directory = tree.path(folder)
     for _ in range(CHASES):
-        bits = retag(row.flags)
+        bits = change(row.flags)
         if bits == row.flags and row.place == 0:
             return row  # nothing to say: it may stay in new/
         info = maildir.make_info(bits & IN_NAME, row.info)

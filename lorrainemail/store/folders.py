@@ -105,7 +105,7 @@ def status(tree: Tree, name: str) -> Generator[None, None, FolderStatus]:
     folder = tree.present(name)
     yield from refresh(tree, folder.id)
     folder = tree.known(folder.id)
-    messages, unseen, deleted, recent, octets, unknown = tree.index.counts(folder)
+    unknown = tree.index.counts(folder)[-1]
     while unknown:
         # The size of mail that nobody looked at yet: look, in slices.
         uids = tree.index.unknown(folder, 100)
@@ -114,11 +114,17 @@ def status(tree: Tree, name: str) -> Generator[None, None, FolderStatus]:
         tree.facts(folder.id, uids, False)
         yield
         folder = tree.known(folder.id)
-        left = tree.index.counts(folder)
-        messages, unseen, deleted, recent, octets, remaining = left
+        remaining = tree.index.counts(folder)[-1]
         if remaining >= unknown:
             break  # files that cannot be read now
         unknown = remaining
+    return counts(tree, folder.id)
+
+
+def counts(tree: Tree, number: int) -> FolderStatus:
+    """STATUS as the index knows it."""
+    folder = tree.known(number)
+    messages, unseen, deleted, recent, octets, _ = tree.index.counts(folder)
     return FolderStatus(
         messages=messages,
         recent=recent,

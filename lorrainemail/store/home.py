@@ -21,9 +21,12 @@ from zope.interface import implementer
 from lorrainemail.errors import MailError
 from lorrainemail.interfaces import Account, FolderFacts, FolderStatus, ICommitter, IMailbox, IMailHome
 from lorrainemail.ops.files import make_directories
-from lorrainemail.store import folders, sync
+from lorrainemail.store import folders, mboxfile, sync
 from lorrainemail.store.failures import from_os, nonexistent
+from lorrainemail.store.index import MBOX
+from lorrainemail.store.locks import FileLocks
 from lorrainemail.store.mailbox import Mailbox
+from lorrainemail.store.mboxbox import MboxMailbox
 from lorrainemail.store.paths import canonical_name, folder_directory, folder_name
 from lorrainemail.store.strands import Strand
 from lorrainemail.store.tree import Arrived, Change, Opened, Tree
@@ -164,9 +167,50 @@ class LiveHome:
                 raise from_os(error, "home") from error
             self._ready["mbox"] = ""
 
-    def mbox_delivered(self) -> None:
+    def mbox_delivered(self, size: int) -> None:
         """A message is in the mbox file."""
+        if self._usage is not None:
+            self._usage = (self._usage[0] + size, self._usage[1] + 1)
         self.tell("delivered", "INBOX")
+        mailbox = self._mbox()
+        if mailbox is not None:
+            mailbox.refresh().addErrback(_unasked)
+        elif self.limited:
+            Deferred.fromCoroutine(self.open_mbox()).addCallbacks(Mailbox.close, _unasked)
+
+    def _mbox(self) -> Mailbox | None:
+        """The open mbox."""
+        return next((m for m in self._mailboxes.values() if m.directory == MBOX), None)
+
+    async def open_mbox(self) -> Mailbox:
+        """Open the INBOX of an account that is kept as mbox."""
+        mailbox = self._mbox()
+        if mailbox is None:
+            await self.make_mbox()
+            opened = await self.slices(self._opened_mbox)
+            mailbox = self._mbox()
+            if mailbox is None:
+                mailbox = MboxMailbox(self, MBOX, opened)
+                self._mailboxes[opened.folder] = mailbox
+        self._store.used(mailbox)
+        mailbox.users += 1
+        try:
+            await mailbox.refresh()
+        except BaseException:
+            mailbox.close()
+            raise
+        return mailbox
+
+    def _opened_mbox(self) -> Generator[None, None, Opened]:
+        """In the strand."""
+        yield from ()
+        folders.furnish(self.tree)
+        return self.tree.opening(mboxfile.folder_of(self.tree), "INBOX")
+
+    @property
+    def locks(self) -> FileLocks:
+        """The locks of mbox files."""
+        return self._store.locks
 
     def has_folder(self, folder: str) -> bool:
         """Whether there is a Maildir folder of that name: one look at the disk."""
@@ -215,6 +259,8 @@ class LiveHome:
         """The same, counted where it must be. Without a quota nobody counts."""
         if not self.limited:
             return (0, 0)
+        if self._usage is None and self.account.format == "mbox":
+            (await self.open_mbox()).close()
         if self._usage is None:
             self._usage = await self.slices(lambda: folders.usage(self.tree))
         return self._usage
@@ -229,6 +275,8 @@ class LiveHome:
     async def open(self, name: str) -> IMailbox:
         """Open a folder, newly looked at."""
         name = canonical_name(name)
+        if name == "INBOX" and self.account.format == "mbox":
+            return await self.open_mbox()
         for mailbox in self._mailboxes.values():
             if mailbox.name == name and not mailbox.vanished:
                 break
@@ -302,6 +350,11 @@ def _nothing() -> None:
     return None
 
 
+def _unasked(failure: object) -> None:
+    """Nobody waits for it; the next one who asks will hear of it himself."""
+    _log.debug("background work on a home: {failure}", failure=failure)
+
+
 @implementer(IMailHome)
 class MailHome:
     """All folders of one account."""
@@ -319,7 +372,16 @@ class MailHome:
         return Deferred.fromCoroutine(self._live.open(name))
 
     def status(self, name: str) -> Deferred[FolderStatus]:
+        if self.account.format == "mbox" and name.upper() == "INBOX":
+            return Deferred.fromCoroutine(self._mbox_status())
         return self._live.slices(lambda: folders.status(self._live.tree, name))
+
+    async def _mbox_status(self) -> FolderStatus:
+        mailbox = await self._live.open_mbox()
+        try:
+            return await self._live.run(lambda: folders.counts(self._live.tree, mailbox.number))
+        finally:
+            mailbox.close()
 
     def create(self, name: str, special_use: Sequence[str] = ()) -> Deferred[None]:
         return self._live.run(lambda: folders.create(self._live.tree, name, special_use))
@@ -328,7 +390,22 @@ class MailHome:
         return self._live.run(lambda: folders.delete(self._live.tree, name))
 
     def rename(self, old: str, new: str) -> Deferred[None]:
+        if self.account.format == "mbox" and old.upper() == "INBOX":
+            return Deferred.fromCoroutine(self._rename_mbox(new))
         return self._live.slices(lambda: folders.rename(self._live.tree, old, new))
+
+    async def _rename_mbox(self, new: str) -> None:
+        """INBOX gives its mail away and stays (RFC 3501 §6.3.5)."""
+        await self.create(new)
+        source = await self.open("INBOX")
+        try:
+            target = await self.open(new)
+            try:
+                await source.move_to(source.uids(), target)
+            finally:
+                target.close()
+        finally:
+            source.close()
 
     def subscribe(self, name: str, subscribed: bool) -> Deferred[None]:
         return self._live.run(lambda: folders.subscribe(self._live.tree, name, subscribed))

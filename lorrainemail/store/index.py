@@ -27,6 +27,8 @@ from twisted.logger import Logger
 from lorrainemail.store.flags import Keywords
 
 SCHEMA_VERSION: Final = 1
+#: What stands for the directory of an account's mbox file; no Maildir++ directory has this name.
+MBOX: Final = "mbox:"
 #: UIDs and MODSEQs that one synced commit reserves.
 UID_BLOCK: Final = 256
 MODSEQ_BLOCK: Final = 65536
@@ -490,6 +492,10 @@ class Index:
         self._db.execute(
             "UPDATE messages SET place = ?, info = ? WHERE id = ?", (place, info, folder.key(uid))
         )
+
+    def rename_base(self, folder: Folder, uid: int, base: str) -> None:
+        """The message is found under another base name now."""
+        self._db.execute("UPDATE messages SET base = ? WHERE id = ?", (base, folder.key(uid)))
 
     def change(self, folder: Folder, changes: Iterable[tuple[int, int, int, str]], modseq: int) -> None:
         """(uid, flags, place, info): new flags, and the file name that says so."""

@@ -28,6 +28,7 @@ from lorrainemail.interfaces import (
     MessageFacts,
     StoreResult,
 )
+from lorrainemail.ops.content import Content
 from lorrainemail.store import changes, maildir, sync
 from lorrainemail.store.failures import cannot, from_os, gone, nonexistent, over_quota
 from lorrainemail.store.flags import IN_NAME, Keywords
@@ -220,7 +221,7 @@ class Mailbox:
         flags: Iterable[str],
         unchanged_since: int | None = None,
     ) -> Deferred[StoreResult]:
-        wanted, words = _once(uids), tuple(flags)
+        wanted, words = once(uids), tuple(flags)
 
         def told(result: StoreResult) -> StoreResult:
             if result.changed:
@@ -234,7 +235,7 @@ class Mailbox:
         ).addCallback(told)
 
     def expunge(self, uids: Sequence[int]) -> Deferred[tuple[int, ...]]:
-        wanted = _once(uids)
+        wanted = once(uids)
 
         def told(removed: tuple[int, ...]) -> tuple[int, ...]:
             if removed:
@@ -246,7 +247,10 @@ class Mailbox:
     def append(self, content: IContent, flags: Iterable[str], internal_date: int | None) -> Deferred[int]:
         return Deferred.fromCoroutine(self._append(content, tuple(flags), internal_date))
 
-    async def _append(self, content: IContent, flags: tuple[str, ...], internal_date: int | None) -> int:
+    async def _append(
+        self, content: IContent, flags: tuple[str, ...], internal_date: int | None, message_id: str = ""
+    ) -> int:
+        """``message_id``: the EMAILID of what this is a copy of."""
         home = self._home
         if self.vanished:
             raise nonexistent(self.name)
@@ -256,6 +260,8 @@ class Mailbox:
         measured = await measure(home.committer, (content,))
         stem = home.tree.names.stem()
         base = home.tree.names.with_sizes(stem, measured.disk, measured.wire, measured.raw)
+        if message_id:
+            base += f",E={message_id}"
         info = maildir.make_info(bits & IN_NAME)
         path = home.tree.folder_path(self.directory)
         write = FileWrite(
@@ -292,7 +298,9 @@ class Mailbox:
     def _copy(self, uids: Sequence[int], target: IMailbox, move: bool) -> Deferred[list[tuple[int, int]]]:
         if not isinstance(target, Mailbox) or target._home is not self._home:
             return fail(cannot("messages are copied within one account"))
-        wanted, into = _once(uids), target
+        wanted, into = once(uids), target
+        if type(self) is not Mailbox or type(into) is not Mailbox:
+            return Deferred.fromCoroutine(self._copy_by_append(wanted, into, move))
 
         async def copy() -> list[tuple[int, int]]:
             if not move and self._home.limited:
@@ -309,6 +317,29 @@ class Mailbox:
             return pairs
 
         return Deferred.fromCoroutine(copy())
+
+    async def _copy_by_append(self, uids: Sequence[int], into: Mailbox, move: bool) -> list[tuple[int, int]]:
+        """Copy between folders that are kept in different ways: all or none."""
+        pairs: list[tuple[int, int]] = []
+        try:
+            for uid in uids:
+                flags = self.flags(uid)
+                if flags is None:
+                    continue
+                (facts,) = await self.facts((uid,))
+                message = await self.message(uid)
+                data = await message.read()
+                message.close()
+                copied = await into._append(
+                    Content(data), tuple(flags), facts.internal_date, facts.message_id
+                )
+                pairs.append((uid, copied))
+        except BaseException:
+            await into.expunge([new for _, new in pairs])
+            raise
+        if move:
+            await self.expunge([old for old, _ in pairs])
+        return pairs
 
     def refresh(self) -> Deferred[None]:
         if self.vanished:
@@ -420,6 +451,6 @@ class Mailbox:
         _log.debug("background work on a mailbox: {failure}", failure=failure)
 
 
-def _once(uids: Sequence[int]) -> tuple[int, ...]:
+def once(uids: Sequence[int]) -> tuple[int, ...]:
     """The UIDs in their order, none twice."""
     return tuple(dict.fromkeys(uids))

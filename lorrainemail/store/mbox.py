@@ -233,7 +233,7 @@ class MboxPlacement:
         start = await self._locks.holding(
             path, lambda descriptor: append(home.tree.files, path, descriptor, line, pieces())
         )
-        home.mbox_delivered()
+        home.mbox_delivered(len(self._prefix) + self._content.size)
         return Placed(home.key, "INBOX", f"{path}:{start}")
 
     def abort(self) -> Deferred[None]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 from twisted.logger import Logger
@@ -25,10 +25,13 @@ from lorrainemail.store import maildir
 from lorrainemail.store.dovecot import KEYWORDS, UIDLIST, print_keywords
 from lorrainemail.store.failures import gone, nonexistent
 from lorrainemail.store.flags import FIRST_KEYWORD_BIT, IN_NAME
-from lorrainemail.store.index import Folder, Index, Row, unusable
+from lorrainemail.store.index import MBOX, Folder, Index, Row, unusable
 from lorrainemail.store.names import UniqueNames
 from lorrainemail.store.paths import canonical_name, folder_directory
 from lorrainemail.store.reading import SMALL, LargeFile, open_file, read_whole
+
+if TYPE_CHECKING:
+    from lorrainemail.store.mboxfile import Box
 
 #: Messages summarised at most; of a larger one only so much is looked at.
 MAX_SUMMARISED: Final = 256 << 20
@@ -103,6 +106,7 @@ class Tree:
         self.mbox = home + "/mbox"
         self.files = files
         self.names = names
+        self.box: Box | None = None
         self._root = root
         self._run = run
         self._now = now
@@ -258,7 +262,8 @@ class Tree:
         folder.dirty = True
         self.index.sync_at_commit()
         self.note(Change(folder.id, "keywords", words=tuple(folder.keywords.names)))
-        self.replace_file(f"{self.path(folder)}/{KEYWORDS}", print_keywords(folder.keywords.names))
+        if folder.directory != MBOX:
+            self.replace_file(f"{self.path(folder)}/{KEYWORDS}", print_keywords(folder.keywords.names))
 
     def replace_file(self, path: str, data: bytes, sync: bool = False) -> None:
         """Put a small file in place of an older one."""
@@ -340,7 +345,7 @@ class Tree:
             if one.dated:
                 os.utime(f"{self.path(folder)}/cur/{one.base}{one.info}", (one.internal_date,) * 2)
             if one.data is not None:
-                wires.append(_wire_row(folder.key(uid), summarize(one.data)))
+                wires.append(wire_row(folder.key(uid), summarize(one.data)))
             self.count(one.size, 1)
             uids.append(uid)
         for number, (rows, wires) in by_folder.items():
@@ -374,7 +379,7 @@ class Tree:
 
     def complete(self, folder: Folder, row: Row, data: bytes, internal_date: int) -> Row:
         """Note what the message's octets say."""
-        self.index.add_wire([_wire_row(folder.key(row.uid), summarize(data[:MAX_SUMMARISED]))])
+        self.index.add_wire([wire_row(folder.key(row.uid), summarize(data[:MAX_SUMMARISED]))])
         if row.size < 0 or row.internal_date < 0:
             self.count(len(data) - max(row.size, 0), 0)
             row = attrs.evolve(row, size=len(data), internal_date=internal_date)
@@ -476,10 +481,13 @@ class Tree:
 
     def opened(self, name: str) -> Opened:
         """What a mailbox begins with."""
-        folder = self.present(name)
+        return self.opening(self.present(name), canonical_name(name))
+
+    def opening(self, folder: Folder, name: str) -> Opened:
+        """The same of a folder that is known."""
         return Opened(
             folder.id,
-            canonical_name(name),
+            name,
             folder.mailbox_id,
             folder.uid_validity,
             folder.uid_next,
@@ -504,7 +512,8 @@ def _is_gone(error: BaseException) -> bool:
     return isinstance(error, FileNotFoundError) or getattr(error, "detail", "") == "EXPUNGEISSUED"
 
 
-def _wire_row(key: int, summary: Summary) -> tuple[Any, ...]:
+def wire_row(key: int, summary: Summary) -> tuple[Any, ...]:
+    """A row of ``wire``."""
     return (
         key,
         summary.envelope,

@@ -19,6 +19,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+_CLOSE_WRITE: Final = 0x8
 _MOVED_FROM: Final = 0x40
 _MOVED_TO: Final = 0x80
 _CREATE: Final = 0x100
@@ -27,7 +28,7 @@ _OVERFLOW: Final = 0x4000
 _IGNORED: Final = 0x8000
 _ONLYDIR: Final = 0x01000000
 _DONT_FOLLOW: Final = 0x02000000
-_MASK: Final = _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE | _ONLYDIR | _DONT_FOLLOW
+_MASK: Final = _CLOSE_WRITE | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE | _ONLYDIR | _DONT_FOLLOW
 #: Octets of events that one turn of the reactor takes.
 _READ: Final = 16384
 _EVENT: Final = struct.Struct("iIII")

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
+import attrs
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
@@ -18,8 +19,16 @@ BOB = Account(parse_address("bob@bricoleur.test"))
 
 
 @pytest.fixture
-def bob() -> Account:
+def bob(request: pytest.FixtureRequest) -> Account:
+    if "kind" in request.fixturenames and request.getfixturevalue("kind") == "mbox":
+        return attrs.evolve(BOB, format="mbox")
     return BOB
+
+
+@pytest.fixture(params=["memory", "maildir", "mbox"])
+def kind(request: pytest.FixtureRequest) -> str:
+    found: str = request.param
+    return found
 
 
 @pytest.fixture
@@ -53,9 +62,9 @@ def disk_store(open_store: Callable[..., Awaitable[MailStore]]) -> MailStore:
     return opened
 
 
-@pytest.fixture(params=["memory", "disk"])
-def store(request: pytest.FixtureRequest) -> IStore:
-    if request.param == "memory":
+@pytest.fixture
+def store(request: pytest.FixtureRequest, kind: str) -> IStore:
+    if kind == "memory":
         made: IStore = MemoryStore(reactor)
         return made
     found: IStore = request.getfixturevalue("disk_store")

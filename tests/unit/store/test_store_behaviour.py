@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import attrs
 import pytest
 import pytest_twisted
 
@@ -312,13 +313,13 @@ async def test_status_counts(store: IStore, bob: Account) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_quota_refuses_what_is_too_much(store: IStore, bob: Account) -> None:
-    small = Account(bob.address, quota=300)
+    small = attrs.evolve(bob, quota=300)
     assert await later(store.may_accept(small, 200)) is None
     await deliver(store, small)
     reply = await later(store.may_accept(small, 250))
     assert reply is not None and reply.code == 552
     assert await later(store.may_accept(bob, 10**9)) is None
-    few = Account(bob.address, quota_messages=1)
+    few = attrs.evolve(bob, quota_messages=1)
     assert await later(store.may_accept(few, 1)) is not None
     inbox = await store.home(few).open("INBOX")
     assert await refused(inbox.append(Content(MESSAGE), [], None)) == "OVERQUOTA"
