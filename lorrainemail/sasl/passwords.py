@@ -29,7 +29,7 @@ from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 from zope.interface import implementer
 
-from lorrainemail.errors import PermanentError, Reply, TemporaryError
+from lorrainemail.errors import PermanentError, Problem, Reply, TemporaryError
 from lorrainemail.interfaces import Account, Credential, IPasswords
 from lorrainemail.net.peers import network_key
 from lorrainemail.sasl.mechanisms import TEMPORARY_FAILURE, prepare_password
@@ -53,7 +53,7 @@ REMEMBER: Final = 300.0
 MAX_REMEMBERED: Final = 10_000
 #: Credentials of one account that are tried; a table row has no more.
 MAX_CREDENTIALS: Final = 32
-#: Distinct alarms about unknown schemes; told once each.
+#: Distinct alarms about unknown schemes; told once each between two changes of the tables.
 MAX_ALARMS: Final = 1000
 
 UNUSABLE_PASSWORD: Final = Reply(
@@ -164,7 +164,7 @@ class Passwords(Service):
         self._queue = _FairQueue(run or self._in_thread, THREADS)
         self._key = secrets.token_bytes(32)
         self._proven: OrderedDict[bytes, float] = OrderedDict()
-        self._alarmed: set[tuple[str, str]] = set()
+        self._alarms: dict[tuple[str, str], Problem] = {}
         self._dummy = ""
 
     def check(self, account: Account | None, password: bytes, peer: str) -> Deferred[bool]:
@@ -198,6 +198,11 @@ class Passwords(Service):
     def forget(self) -> None:
         """Drop the cache: to be called after any change of the tables."""
         self._proven.clear()
+        self._alarms.clear()
+
+    def alarms(self) -> list[Problem]:
+        """Credentials met since the last change of the tables that nobody can log in with."""
+        return list(self._alarms.values())
 
     def startService(self) -> None:
         """Begin (again); threads come with the first hash."""
@@ -227,16 +232,14 @@ class Passwords(Service):
 
     def _alarm(self, account: Account, scheme: str) -> None:
         key = (account.address.key, scheme)
-        if key in self._alarmed or len(self._alarmed) >= MAX_ALARMS:
+        if key in self._alarms or len(self._alarms) >= MAX_ALARMS:
             return
-        self._alarmed.add(key)
-        log.error(
-            "The account {account} has a password of the unknown scheme {scheme}, which cannot be verified;"
-            " set a new one with: lorrainemail account passwd {account} ({origin})",
-            account=account.address.key,
-            scheme=scheme,
-            origin=str(account.origin),
+        what = (
+            f"{account.address.key} has a password of the unknown scheme {scheme}, which cannot be verified"
         )
+        mend = f'set a new one with "lorrainemail account passwd {account.address.key}"'
+        problem = self._alarms[key] = Problem(account.origin.file, account.origin.line, what, mend)
+        log.error("{problem}", problem=str(problem), account=account.address.key, scheme=scheme)
 
     def _proof(self, account: Account, values: tuple[str, ...], password: bytes) -> bytes:
         """What is remembered of a proven login: bound to account, credentials and password."""

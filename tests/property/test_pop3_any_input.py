@@ -25,8 +25,8 @@ from lorrainemail.store.memory import MemoryContent, MemoryStore
 BOB = Account(parse_address("bob@x.org"))
 MESSAGES = (b"A: b\r\n\r\n.\r\nbody\r\n", b"A: c\r\n\r\nno end", b"")
 
-COMMANDS = """CAPA|USER bob|PASS pw|AUTH PLAIN AGJvYgBwdw==|AUTH LOGIN|*|STAT|LIST|LIST 1|UIDL|UIDL 2|RETR 1|RETR 2
-RETR 3|TOP 1 0|TOP 2 9|DELE 1|DELE 2|RSET|NOOP|STLS|APOP x y||RETR|LIST -1|retr 1 |QUIT"""
+COMMANDS = """CAPA|USER bob|PASS pw|AUTH PLAIN AGJvYgBwdw==|AUTH LOGIN|*|STAT|LIST|LIST 1|UIDL|UIDL 2
+RETR 1|RETR 2|RETR 3|TOP 1 0|TOP 2 9|DELE 1|DELE 2|RSET|NOOP|STLS|APOP x y||RETR|LIST -1|retr 1 |QUIT"""
 WORDS = st.sampled_from([word.encode() for word in COMMANDS.replace("\n", "|").split("|")])
 SCRIPTS = st.lists(WORDS | st.binary(max_size=20), max_size=20)
 

@@ -238,10 +238,13 @@ def test_logs_say_the_reason_and_never_a_secret(house: House, logged: list[dict[
 def test_an_unknown_scheme_raises_one_alarm(house: House, logged: list[dict[str, Any]]) -> None:
     house.login(b"imported", b"x")
     house.login(b"imported", b"y")
-    alarms = [event for event in logged if event["log_level"].name == "error"]
-    assert [(event["account"], event["scheme"]) for event in alarms] == [
+    told = [event for event in logged if event["log_level"].name == "error"]
+    assert [(event["account"], event["scheme"]) for event in told] == [
         ("imported@bricoleur.com", "sha512-crypt")
     ]
+    assert ["sha512-crypt" in str(alarm) for alarm in house.passwords.alarms()] == [True]
+    house.passwords.forget()
+    assert house.passwords.alarms() == []
 
 
 def test_hashes_of_a_crowded_network_do_not_hold_up_another(house: House) -> None:
