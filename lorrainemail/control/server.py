@@ -12,8 +12,6 @@ Bounded: connections, length of a question, questions one after the other, time 
 from __future__ import annotations
 
 import os
-import socket
-import struct
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -34,6 +32,7 @@ from lorrainemail.control.words import (
     encode_result,
 )
 from lorrainemail.errors import ConfigurationError, MailError
+from lorrainemail.net.peers import peer_uid
 
 _log = Logger(namespace="lorrainemail.control")
 
@@ -45,16 +44,6 @@ IDLE: Final = 60.0
 MAX_WAITING: Final = 100
 
 Command = Callable[..., Any]
-
-
-def peer_uid(transport: Any) -> int | None:
-    """The user at the other end of a UNIX socket, None where the system does not say."""
-    try:
-        facts = transport.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    except (AttributeError, OSError):
-        return None
-    uid: int = struct.unpack("3i", facts)[1]
-    return uid
 
 
 class ControlProtocol(LineOnlyReceiver):

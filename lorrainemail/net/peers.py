@@ -7,6 +7,8 @@ and logs all see ``192.0.2.1``. Callers: every door. Pure but for reading the tr
 from __future__ import annotations
 
 import ipaddress
+import socket
+import struct
 from functools import lru_cache
 from typing import Any
 
@@ -47,6 +49,16 @@ def _host_port(address: object) -> tuple[str, int]:
     if isinstance(address, IPv4Address | IPv6Address):
         return canonical(address.host), address.port
     return "", 0
+
+
+def peer_uid(transport: Any) -> int | None:
+    """The user at the other end of a UNIX socket, None where there is none or the system does not say."""
+    try:
+        facts = transport.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    except (AttributeError, OSError):
+        return None
+    uid: int = struct.unpack("3i", facts)[1]
+    return uid
 
 
 def is_loopback(address: str) -> bool:

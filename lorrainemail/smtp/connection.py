@@ -28,7 +28,7 @@ from zope.interface import implementer
 from lorrainemail.envelope import Session
 from lorrainemail.errors import INTERNAL_ERROR, MailError, Reply
 from lorrainemail.grammar.smtp import LONGEST_AUTH, LONGEST_COMMAND
-from lorrainemail.net.peers import local_of, peer_of
+from lorrainemail.net.peers import local_of, peer_of, peer_uid
 from lorrainemail.ops.ids import new_id
 from lorrainemail.sasl.mechanisms import Exchange
 from lorrainemail.smtp import replies
@@ -112,6 +112,9 @@ class SmtpConnection(ESMTP):
         self._session = Session(new_id(), self._settings.door, peer, port, local_of(transport)[0])
         self._secure = ISSLTransport.providedBy(transport)
         self._settled = not self._secure
+        if self._settings.door == "local":
+            # Who may reach the socket is the file system's matter; who did is noted.
+            self._note("A program of uid {uid} hands over", uid=peer_uid(transport))
         refusal = self._door.enter(self, peer)
         if refusal is None:
             self._run(self._connected())
