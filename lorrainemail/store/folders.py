@@ -39,6 +39,10 @@ SPECIAL_USES: Final = frozenset(
 #: Folders of one home.
 MAX_FOLDERS: Final = 10_000
 SUBSCRIPTIONS: Final = "subscriptions"
+#: Messages that one slice looks at.
+SLICE: Final = 100
+#: Messages that one STATUS looks at for their size.
+MAX_LOOKED: Final = 2000
 _MAX_SUBSCRIPTIONS: Final = 4 << 20
 #: Directories of folders that are being deleted; swept at the next opening.
 _DOOMED: Final = "..lorrainemail-doomed-"
@@ -104,25 +108,22 @@ def status(tree: Tree, name: str) -> Generator[None, None, FolderStatus]:
     furnish(tree)
     folder = tree.present(name)
     yield from refresh(tree, folder.id)
-    folder = tree.known(folder.id)
-    unknown = tree.index.counts(folder)[-1]
-    while unknown:
-        # The size of mail that nobody looked at yet: look, in slices.
-        uids = tree.index.unknown(folder, 100)
-        if not uids:
-            break
-        tree.facts(folder.id, uids, False)
+    return (yield from counts(tree, folder.id))
+
+
+def counts(tree: Tree, number: int) -> Generator[None, None, FolderStatus]:
+    """STATUS as the index knows it. Messages of other programs that nobody looked at yet are looked at for
+    their size, up to a bound; those beyond it are left out of the size until a later call."""
+    looked = 0
+    seen: list[int] = []
+    while looked < MAX_LOOKED:
+        unknown = tree.index.unknown(tree.known(number), SLICE)
+        if not unknown or unknown == seen:
+            break  # all are known, or cannot be read now
+        tree.facts(number, unknown, False)
+        seen = unknown
+        looked += len(unknown)
         yield
-        folder = tree.known(folder.id)
-        remaining = tree.index.counts(folder)[-1]
-        if remaining >= unknown:
-            break  # files that cannot be read now
-        unknown = remaining
-    return counts(tree, folder.id)
-
-
-def counts(tree: Tree, number: int) -> FolderStatus:
-    """STATUS as the index knows it."""
     folder = tree.known(number)
     messages, unseen, deleted, recent, octets, _ = tree.index.counts(folder)
     return FolderStatus(

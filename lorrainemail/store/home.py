@@ -25,7 +25,7 @@ from lorrainemail.store import folders, mboxfile, sync
 from lorrainemail.store.failures import from_os, nonexistent
 from lorrainemail.store.index import MBOX
 from lorrainemail.store.locks import FileLocks
-from lorrainemail.store.mailbox import Mailbox
+from lorrainemail.store.mailbox import Mailbox, notices_of
 from lorrainemail.store.mboxbox import MboxMailbox
 from lorrainemail.store.paths import canonical_name, folder_directory, folder_name
 from lorrainemail.store.strands import Strand
@@ -201,6 +201,15 @@ class LiveHome:
             raise
         return mailbox
 
+    async def status(self, name: str) -> FolderStatus:
+        """Counts of a Maildir folder; an open one need not be scanned."""
+        name = canonical_name(name)
+        opened = next((m for m in self._mailboxes.values() if m.name == name and not m.vanished), None)
+        if opened is None:
+            return await self.slices(lambda: folders.status(self.tree, name))
+        await opened.refresh()
+        return await self.slices(lambda: folders.counts(self.tree, opened.number))
+
     def _opened_mbox(self) -> Generator[None, None, Opened]:
         """In the strand."""
         yield from ()
@@ -281,9 +290,7 @@ class LiveHome:
             if mailbox.name == name and not mailbox.vanished:
                 break
         else:
-            opened = await self.slices(lambda: self._opened(name))
-            mailbox = self._mailboxes.get(opened.folder) or Mailbox(self, folder_directory(name), opened)
-            self._mailboxes[opened.folder] = mailbox
+            mailbox = await self._open(name)
             self._store.used(mailbox)
             mailbox.users += 1
             return mailbox
@@ -296,6 +303,21 @@ class LiveHome:
         except BaseException:
             mailbox.close()
             raise
+        return mailbox
+
+    async def _open(self, name: str) -> Mailbox:
+        """Load a folder; it is listened to before it is looked at."""
+        notices = notices_of(self.inotify, self.tree.folder_path(folder_directory(name)))
+        try:
+            opened = await self.slices(lambda: self._opened(name))
+        except BaseException:
+            notices.close()
+            raise
+        mailbox = self._mailboxes.get(opened.folder)
+        if mailbox is not None:
+            notices.close()
+            return mailbox
+        mailbox = self._mailboxes[opened.folder] = Mailbox(self, folder_directory(name), opened, notices)
         return mailbox
 
     def _opened(self, name: str) -> Generator[None, None, Opened]:
@@ -316,6 +338,11 @@ class LiveHome:
         """Let its memory go."""
         if self._mailboxes.get(mailbox.number) is mailbox:
             del self._mailboxes[mailbox.number]
+
+    def quiet(self) -> None:
+        """The server ends: no more looks of our own accord."""
+        for mailbox in self._mailboxes.values():
+            mailbox.end_watching()
 
     def mirror(self, mailbox: Mailbox) -> None:
         """Write the folder's UIDs where other programs look for them."""
@@ -374,12 +401,12 @@ class MailHome:
     def status(self, name: str) -> Deferred[FolderStatus]:
         if self.account.format == "mbox" and name.upper() == "INBOX":
             return Deferred.fromCoroutine(self._mbox_status())
-        return self._live.slices(lambda: folders.status(self._live.tree, name))
+        return Deferred.fromCoroutine(self._live.status(name))
 
     async def _mbox_status(self) -> FolderStatus:
         mailbox = await self._live.open_mbox()
         try:
-            return await self._live.run(lambda: folders.counts(self._live.tree, mailbox.number))
+            return await self._live.slices(lambda: folders.counts(self._live.tree, mailbox.number))
         finally:
             mailbox.close()
 

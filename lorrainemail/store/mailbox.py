@@ -11,7 +11,6 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Generator, Iterable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from twisted.internet.defer import Deferred, fail
@@ -35,14 +34,17 @@ from lorrainemail.store.flags import IN_NAME, Keywords
 from lorrainemail.store.placement import measure
 from lorrainemail.store.reading import LargeFile, LargeMessage, SmallMessage
 from lorrainemail.store.tree import Arrived, Change, Opened
+from lorrainemail.store.watching import Inotify, Notices
 
 if TYPE_CHECKING:
     from lorrainemail.store.home import LiveHome
 
 #: Seconds for which names told by inotify are gathered.
 GATHER: Final = 0.02
-#: Names gathered at most; with more the folder is scanned.
-MAX_NAMES: Final = 500
+#: Seconds between looks at a watched mailbox where the system tells nothing.
+POLL: Final = 15.0
+#: Files that we change at once without listening to inotify meanwhile.
+BULK: Final = 200
 
 T = TypeVar("T")
 
@@ -57,12 +59,11 @@ class Mailbox:
         "_bits",
         "_claimed",
         "_dirty",
-        "_ends",
         "_home",
         "_keywords",
         "_modseqs",
-        "_names",
         "_notice",
+        "_notices",
         "_snapshot",
         "_uids",
         "_watchers",
@@ -77,7 +78,7 @@ class Mailbox:
         "vanished",
     )
 
-    def __init__(self, home: LiveHome, directory: str, opened: Opened) -> None:
+    def __init__(self, home: LiveHome, directory: str, opened: Opened, notices: Notices) -> None:
         self._home = home
         self.directory = directory
         self.number = opened.folder
@@ -95,10 +96,10 @@ class Mailbox:
         self._bits = array("Q", [entry[2] for entry in opened.view])
         self._snapshot: array[int] | None = None
         self._watchers: list[Callable[[MailboxChange], None]] = []
-        self._ends: list[Callable[[], None]] = []
-        self._dirty = True
-        self._names: set[str] | None = set()
+        self._dirty = not notices.active
         self._notice: IDelayedCall | None = None
+        self._notices = Notices(None, {})
+        self._listen(notices)
 
     # -- the view ----------------------------------------------------------------------------------
 
@@ -152,11 +153,12 @@ class Mailbox:
             return
         elif kind == "renamed":
             self.name, self.directory = change.words
-            self._rewatch()
+            self._listen(self._make_notices())
             return
         elif kind == "gone":
             self.vanished = True
-            self._unwatch()
+            self.end_watching()
+            self._notices.close()
         self.highest_modseq = max(self.highest_modseq, change.modseq)
         if kind in ("added", "flags", "expunged", "gone"):
             notice = MailboxChange(kind, change.uids, change.modseq)
@@ -223,26 +225,32 @@ class Mailbox:
     ) -> Deferred[StoreResult]:
         wanted, words = once(uids), tuple(flags)
 
-        def told(result: StoreResult) -> StoreResult:
+        async def change() -> StoreResult:
+            result = await self._loudly(
+                len(wanted),
+                lambda: changes.change_flags(
+                    self._home.tree, self.number, wanted, operation, words, unchanged_since
+                ),
+            )
             if result.changed:
                 self._home.tell("flagged", self.name)
             return result
 
-        return self._slices(
-            lambda: changes.change_flags(
-                self._home.tree, self.number, wanted, operation, words, unchanged_since
-            )
-        ).addCallback(told)
+        return Deferred.fromCoroutine(change())
 
     def expunge(self, uids: Sequence[int]) -> Deferred[tuple[int, ...]]:
         wanted = once(uids)
 
-        def told(removed: tuple[int, ...]) -> tuple[int, ...]:
+        async def expunge() -> tuple[int, ...]:
+            removed = await self._loudly(
+                len(wanted),
+                lambda: changes.expunge(self._home.tree, self.number, wanted),
+            )
             if removed:
                 self._home.tell("expunged", self.name)
             return removed
 
-        return self._slices(lambda: changes.expunge(self._home.tree, self.number, wanted)).addCallback(told)
+        return Deferred.fromCoroutine(expunge())
 
     def append(self, content: IContent, flags: Iterable[str], internal_date: int | None) -> Deferred[int]:
         return Deferred.fromCoroutine(self._append(content, tuple(flags), internal_date))
@@ -344,9 +352,15 @@ class Mailbox:
     def refresh(self) -> Deferred[None]:
         if self.vanished:
             return fail(nonexistent(self.name))
-        if self._ends and not self._dirty and self._notice is None:
-            return self._home.settled()  # inotify would have told
-        self._dirty = False
+        notices = self._notices
+        if notices.active and not self._dirty:
+            notices.drain()
+            if not notices.pending():
+                return self._home.settled()  # nobody else was there
+            return Deferred.fromCoroutine(self._look_at_names())
+        if not notices.active and self._home.inotify is not None:
+            self._listen(self._make_notices())  # the folder was new, or there was no watch left
+        self._dirty = not self._notices.active
         return self._slices(lambda: sync.refresh(self._home.tree, self.number))
 
     # -- watching ----------------------------------------------------------------------------------
@@ -359,64 +373,73 @@ class Mailbox:
     def watch(self, listener: Callable[[MailboxChange], None]) -> Callable[[], None]:
         self._watchers.append(listener)
         if len(self._watchers) == 1:
-            self._rewatch()
+            self._begin_watching()
 
         def end() -> None:
             if listener in self._watchers:
                 self._watchers.remove(listener)
                 if not self._watchers:
-                    self._unwatch()
+                    self.end_watching()
 
         return end
 
-    def _rewatch(self) -> None:
-        """Watch the directories, and look once: something may have happened before."""
-        self._unwatch()
-        inotify = self._home.inotify
-        if inotify is None or not self._watchers or self.vanished:
-            return
-        path = self._home.tree.folder_path(self.directory)
-        for sub in ("new", "cur"):
-            end = inotify.add(f"{path}/{sub}", partial(self._noticed, sub))
-            if end is None:
-                self._unwatch()
-                return
-            self._ends.append(end)
-        self._dirty = True
-        self._background(lambda: sync.refresh(self._home.tree, self.number))
+    def _begin_watching(self) -> None:
+        """The first watcher came: what happened until now is looked for, the rest is told by inotify."""
+        if not self._notices.active:
+            self._listen(self._make_notices())
+        if self._notices.pending() or self._dirty or not self._notices.active:
+            self._poll()
 
-    def _unwatch(self) -> None:
-        for end in self._ends:
-            end()
-        self._ends.clear()
-        self._dirty = True
+    def end_watching(self) -> None:
+        """No more looks of our own accord."""
         if self._notice is not None:
             self._notice.cancel()
             self._notice = None
 
-    def _noticed(self, sub: str, name: str | None) -> None:
-        """Inotify told of a name; None is a scan."""
-        if name is None or (self._names is not None and len(self._names) >= MAX_NAMES):
-            self._names = None
-        elif self._names is not None:
-            self._names.add(f"{sub}/{name}")
-        if self._notice is None:
-            self._notice = self._home.clock.callLater(GATHER, self._look)
+    def _make_notices(self) -> Notices:
+        self._dirty = True
+        return notices_of(self._home.inotify, self._home.tree.folder_path(self.directory))
 
-    def _look(self) -> None:
+    def _listen(self, notices: Notices) -> None:
+        """Take over notices."""
+        self._notices.close()
+        self._notices = notices
+        notices.listener = self._noticed
+
+    def _noticed(self) -> None:
+        """Something is to be looked at: soon where somebody watches, else when asked."""
+        if self._watchers and self._notice is None:
+            self._notice = self._home.clock.callLater(GATHER, self._poll)
+
+    def _poll(self) -> None:
         self._notice = None
-        names, self._names = self._names, set()
-        if names is None:
-            self._background(lambda: sync.refresh(self._home.tree, self.number, True))
+        if self.vanished or not self._watchers:
             return
+        self.refresh().addErrback(self._ignore)
+        if not self._notices.active:
+            self._notice = self._home.clock.callLater(POLL, self._poll)
 
-        def looked(scan_needed: bool) -> None:
-            if scan_needed:
-                self._background(lambda: sync.refresh(self._home.tree, self.number, True))
+    async def _loudly(self, count: int, work: Callable[[], Generator[None, None, T]]) -> T:
+        """Work that changes so many files. Of many we would be told, each twice: so we do not listen
+        meanwhile, and look once afterwards at what others did."""
+        if count > BULK:
+            self._notices.close()
+            self._dirty = True
+        try:
+            return await self._slices(work)
+        finally:
+            if not self._notices.active and not self.vanished and self._home.inotify is not None:
+                self._listen(self._make_notices())
+                self._noticed()
 
-        self._home.run(lambda: sync.look_at_names(self._home.tree, self.number, sorted(names))).addCallbacks(
-            looked, self._ignore
-        )
+    async def _look_at_names(self) -> None:
+        """Look at what inotify told of."""
+        names = self._notices.take()
+        if names is not None and not await self._run(
+            lambda: sync.look_at_names(self._home.tree, self.number, sorted(names))
+        ):
+            return
+        await self._slices(lambda: sync.refresh(self._home.tree, self.number, True))
 
     def close(self) -> None:
         self.users -= 1
@@ -425,6 +448,8 @@ class Mailbox:
 
     def drop(self) -> None:
         """Let go of it; the next opening makes another."""
+        self.end_watching()
+        self._notices.close()
         self._home.drop(self)
 
     def mirror(self) -> None:
@@ -449,6 +474,11 @@ class Mailbox:
     def _ignore(failure: object) -> None:
         """Nobody asked; the next one who does will hear of it himself."""
         _log.debug("background work on a mailbox: {failure}", failure=failure)
+
+
+def notices_of(inotify: Inotify | None, path: str) -> Notices:
+    """What is heard of a Maildir folder."""
+    return Notices(inotify, {"new": f"{path}/new", "cur": f"{path}/cur"})
 
 
 def once(uids: Sequence[int]) -> tuple[int, ...]:

@@ -110,6 +110,8 @@ class MailStore(Service):
             if call is not None:
                 call.cancel()
         self._resting.clear()
+        for home in self._homes.values():
+            home.quiet()
         if self.inotify is not None:
             self.inotify.close()
             self.inotify = None

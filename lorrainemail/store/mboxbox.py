@@ -8,7 +8,6 @@ mailbox, in one rewrite. Other folders of such an account are Maildir; copies be
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -22,6 +21,7 @@ from lorrainemail.store.mailbox import Mailbox, once
 from lorrainemail.store.reading import SmallMessage
 from lorrainemail.store.sync import forget
 from lorrainemail.store.tree import Change, Opened, Tree
+from lorrainemail.store.watching import Notices
 
 if TYPE_CHECKING:
     from lorrainemail.store.home import LiveHome
@@ -36,7 +36,7 @@ class MboxMailbox(Mailbox):
     __slots__ = ("_unwritten",)
 
     def __init__(self, home: LiveHome, directory: str, opened: Opened) -> None:
-        super().__init__(home, directory, opened)
+        super().__init__(home, directory, opened, Notices(None, {}))
         self._unwritten = False
 
     def _holding(self, work: Callable[[Tree, int], Generator[None, None, T]]) -> Deferred[T]:
@@ -133,22 +133,18 @@ class MboxMailbox(Mailbox):
             self._run(lambda: _claimed(self._home.tree, self.number, claimed)).addErrback(self._ignore)
         return frozenset(recent)
 
-    def _rewatch(self) -> None:
-        self._unwatch()
-        inotify = self._home.inotify
-        if inotify is not None and self._watchers and not self.vanished:
-            end = inotify.add(self._home.tree.home, partial(self._noticed, ""))
-            if end is not None:
-                self._ends.append(end)
-        self.refresh().addErrback(self._ignore)
+    def _make_notices(self) -> Notices:
+        """The home's directory is watched only while somebody watches the mailbox."""
+        return Notices(self._home.inotify if self._watchers else None, {"home": self._home.tree.home})
 
-    def _noticed(self, sub: str, name: str | None) -> None:
-        if name in (None, "mbox") and self._notice is None:
-            self._notice = self._home.clock.callLater(0.05, self._look)
+    def end_watching(self) -> None:
+        super().end_watching()
+        self._notices.close()
 
-    def _look(self) -> None:
-        self._notice = None
-        self.refresh().addErrback(self._ignore)
+    def _noticed(self) -> None:
+        names = self._notices.take()
+        if names is None or "home/mbox" in names:
+            super()._noticed()
 
     def mirror(self) -> None:
         """The mbox has its own place for everything."""

@@ -321,7 +321,7 @@ class Tree:
                 continue
             if known is not None:  # a scan was quicker
                 uids.append(known.uid)
-                if one.data is not None and known.size < 0:
+                if one.data is not None and self.index.wire_of(folder, known.uid) is None:
                     self.complete(folder, known, one.data, one.internal_date)
                 continue
             rows, wires = by_folder.setdefault(folder.id, ([], []))

@@ -12,6 +12,7 @@ import ctypes
 import os
 import struct
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor
@@ -31,6 +32,8 @@ _DONT_FOLLOW: Final = 0x02000000
 _MASK: Final = _CLOSE_WRITE | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE | _ONLYDIR | _DONT_FOLLOW
 #: Octets of events that one turn of the reactor takes.
 _READ: Final = 16384
+#: Names that are kept until somebody looks; with more, all is looked at.
+MAX_NAMES: Final = 500
 _EVENT: Final = struct.Struct("iIII")
 
 _log = Logger("lorrainemail.store")
@@ -87,8 +90,12 @@ class Inotify:
         return "inotify"
 
     def doRead(self) -> None:
+        self.drain()
+
+    def drain(self) -> None:
+        """Tell what is there to be told; one read, which never waits."""
         try:
-            data = os.read(self._fd, _READ)
+            data = os.read(self._fd, _READ) if self._fd >= 0 else b""
         except OSError:
             return
         position = 0
@@ -116,3 +123,56 @@ class Inotify:
                 listener(name)
             except Exception:
                 _log.failure("a mailbox could not take a notice of inotify")
+
+
+class Notices:
+    """What is heard of some directories until somebody looks: names, as ``<label>/<name>``.
+
+    :ivar active: whether all of the directories are watched; if not, nothing may be concluded from silence.
+    :ivar listener: called when there is something to look at.
+    """
+
+    __slots__ = ("_ends", "_inotify", "_names", "active", "listener")
+
+    def __init__(self, inotify: Inotify | None, directories: dict[str, str]) -> None:
+        self._inotify = inotify
+        self._ends: list[Callable[[], None]] = []
+        self._names: set[str] | None = set()
+        self.active = inotify is not None
+        self.listener: Callable[[], None] | None = None
+        for label, path in directories.items():
+            end = None if inotify is None else inotify.add(path, partial(self._heard, label))
+            if end is None:
+                self.active = False
+            else:
+                self._ends.append(end)
+
+    def _heard(self, label: str, name: str | None) -> None:
+        if name is None or (self._names is not None and len(self._names) >= MAX_NAMES):
+            self._names = None
+        elif self._names is not None:
+            self._names.add(f"{label}/{name}")
+        if self.listener is not None:
+            self.listener()
+
+    def drain(self) -> None:
+        """Hear now what the system already knows."""
+        if self._inotify is not None:
+            self._inotify.drain()
+
+    def pending(self) -> bool:
+        """Whether there is something to look at."""
+        return self._names is None or bool(self._names)
+
+    def take(self) -> set[str] | None:
+        """The names heard, None where some were lost; they are the caller's now."""
+        names, self._names = self._names, set()
+        return names
+
+    def close(self) -> None:
+        """Hear no more."""
+        for end in self._ends:
+            end()
+        self._ends.clear()
+        self.active = False
+        self.listener = None
