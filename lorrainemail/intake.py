@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+import attrs
 from prometheus_client import Counter, Histogram
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
@@ -106,6 +107,10 @@ class Intake(Service):
     ) -> Deferred[str]:
         """Take a message of our own; its recipients are expanded here."""
         return Deferred.fromCoroutine(self._inject(sender, recipients, content, hops, cause))
+
+    def reconfigure(self, hide_submitter: bool) -> None:
+        """Other settings, for the transactions that end from now on."""
+        self._means = attrs.evolve(self._means, hide_submitter=hide_submitter)
 
     def stopService(self) -> Deferred[None]:
         """Wait for what is being taken; each answer comes within its bound."""

@@ -186,7 +186,6 @@ class Server(Ordered):
     def open_door(self, port: BoundPort) -> Open:
         """What serves a port."""
         name = port.door
-        plaintext = port.loopback and self.settings.auth.plaintext == "loopback"
         if name == "control":
             return Open(port, ControlFactory(self.commands, self._reactor))
         if name == "dns":
@@ -196,12 +195,12 @@ class Server(Ordered):
                 datagrams=DnsDatagrams(self.responder),
             )
         if name in ("pop3", "pop3s", "imap", "imaps"):
-            reader = self._reader(name, plaintext)
+            reader = self._reader(name, _plaintext(self.settings, port.loopback))
             self._readers.append((reader, port))
             return Open(port, self._maybe_tls(name, reader), reader.close_sessions)
-        door = self._smtp.get((name, plaintext))
+        door = self._smtp.get((name, port.loopback))
         if door is None:
-            door = self._smtp[name, plaintext] = self._smtp_door(cast(DoorName, name), plaintext)
+            door = self._smtp[name, port.loopback] = self._smtp_door(cast(DoorName, name), port.loopback)
         return Open(port, self._maybe_tls(name, SmtpFactory(door)), door.shut_down)
 
     def _maybe_tls(self, name: str, factory: Factory) -> Any:
@@ -211,10 +210,10 @@ class Server(Ordered):
         context: Any = self.server_tls.context_factory(name)
         return TLSMemoryBIOFactory(context, False, factory, self._reactor)
 
-    def _smtp_door(self, name: DoorName, plaintext: bool) -> Door:
+    def _smtp_door(self, name: DoorName, loopback: bool) -> Door:
         starttls = None if name in ("submissions", "local") else self.server_tls.context_factory(name)
         return Door(
-            _door_settings(self.settings, name, plaintext, self._spill),
+            _door_settings(self.settings, name, loopback, self._spill),
             self._reactor,
             self.tables,
             self.policy,
@@ -308,14 +307,14 @@ class Server(Ordered):
         self.queue.reconfigure(_schedule(new), limits.queue_messages)
         self.runner.reconfigure(new.queue.concurrency, new.queue.per_destination)
         self.remote.port, self.remote.ipv6 = new.queue.port, new.dns.ipv6
-        for (name, _), door in self._smtp.items():
-            plaintext = door.settings.plaintext_login and new.auth.plaintext == "loopback"
-            door.settings = _door_settings(new, cast(DoorName, name), plaintext, self._spill)
+        self.intake.reconfigure(new.policy.hide_submitter)
+        for (name, loopback), door in self._smtp.items():
+            door.settings = _door_settings(new, cast(DoorName, name), loopback, self._spill)
             door.policy = policy
         for counter in self._counters.values():
             counter.total, counter.per_peer = limits.connections, limits.connections_per_peer
         for reader, port in self._readers:
-            reader.plaintext = port.loopback and new.auth.plaintext == "loopback"
+            reader.plaintext = _plaintext(new, port.loopback)
             if isinstance(reader, ImapFactory):
                 reader.message_size = limits.message_size
 
@@ -358,7 +357,12 @@ def _schedule(settings: Settings) -> Schedule:
     return Schedule(settings.queue.retry, settings.queue.expire)
 
 
-def _door_settings(settings: Settings, name: DoorName, plaintext: bool, spill: str) -> DoorSettings:
+def _plaintext(settings: Settings, loopback: bool) -> bool:
+    """Whether logins without TLS are allowed on a listener."""
+    return loopback and settings.auth.plaintext == "loopback"
+
+
+def _door_settings(settings: Settings, name: DoorName, loopback: bool, spill: str) -> DoorSettings:
     limits = settings.limits
     login: Literal["no", "offered", "required"]
     if name == "smtp":
@@ -370,7 +374,7 @@ def _door_settings(settings: Settings, name: DoorName, plaintext: bool, spill: s
         settings.hostname,
         spill,
         login,
-        plaintext,
+        _plaintext(settings, loopback),
         message_size=limits.message_size,
         recipients=limits.recipients,
         connections=limits.connections,

@@ -9,6 +9,7 @@ makes is handed to that user. No thread starts before ``startService``.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -107,5 +108,6 @@ def _make(options: Options, owner: Owner, undo: Undo) -> Service:
     prepared = prepare(settings, located, owner, undo, loopback)
     server = make_server(settings, prepared.located, reactor, ports)
     root = (os.geteuid() if owner.uid is None else owner.uid) == 0
-    print(greeting(settings, prepared, ports, root), flush=True)
+    with contextlib.suppress(OSError, ValueError):  # nobody reads, or there is no output at all
+        print(greeting(settings, prepared, ports, root), flush=True)
     return Running(reactor, server, lock)

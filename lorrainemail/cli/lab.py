@@ -8,8 +8,10 @@ read what Carole wrote, 1 where not.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import shutil
+import sys
 import tempfile
 from typing import Any
 
@@ -33,6 +35,8 @@ def run(arguments: argparse.Namespace) -> int:
     from twisted.internet.defer import Deferred
     from twisted.logger import globalLogBeginner, textFileLogObserver
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without arrows shows question marks
     directory = tempfile.mkdtemp(prefix="lorrainemail-lab-")
     good: list[bool] = []
 
