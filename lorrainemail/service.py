@@ -54,6 +54,7 @@ from lorrainemail.ops.stall import StallMonitor
 from lorrainemail.ops.trace import Trace
 from lorrainemail.policy.chain import PolicyChain, build_chain
 from lorrainemail.pop3.factory import Pop3Factory
+from lorrainemail.queue.commands import commands as queue_commands
 from lorrainemail.queue.schedule import Schedule
 from lorrainemail.queue.spool import Spool
 from lorrainemail.sasl.passwords import Passwords
@@ -163,7 +164,11 @@ class Server(Ordered):
         self._counters: dict[str, ConnectionCounter] = {}
         self._readers: list[tuple[Pop3Factory | ImapFactory, BoundPort]] = []
         self.responder = Responder(load_zones(settings.dns.zones), reactor)
-        self.commands: dict[str, Callable[..., Any]] = {"reload": self.reload, "status": self.status}
+        self.commands: dict[str, Callable[..., Any]] = {
+            "reload": self.reload,
+            "status": self.status,
+            **queue_commands(self.queue, self.runner),
+        }
         self.doors = Doors(reactor, [self.open_door(port) for port in ports])
 
         for service in (
