@@ -265,9 +265,10 @@ class ImapServer(IMAP4Server):
             self.close()
 
     def close_soon(self) -> None:
-        """The server stops: end now, or after the command under way."""
+        """The server stops: end now, or after a command under way that does not wait for the client."""
         self._stopping = True
-        if not self._busy or self._idling:
+        waits = self._line is not None or self._stream is not None or self._flow.paused
+        if not self._busy or waits:
             self.bye(b"[UNAVAILABLE] The server is stopping")
 
     def close(self) -> None:
@@ -381,7 +382,9 @@ class ImapServer(IMAP4Server):
         """Stop and start reading from the client."""
         if self._closed:
             return
-        waiting = self._stream is None and self._line is None and (self._busy or self._flow.paused)
+        next_turn = self._turn is not None and self._turn.active()
+        held = self._busy or self._flow.paused or next_turn
+        waiting = held and self._stream is None and self._line is None
         full = waiting and self._reader.buffered >= MAX_BUFFERED
         if full != self._input_paused:
             self._input_paused = full

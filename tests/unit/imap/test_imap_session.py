@@ -125,6 +125,16 @@ def test_a_slow_command_bounds_what_is_buffered(door: Any) -> None:
     assert client.transport.producerState == "producing"
 
 
+def test_a_flood_of_commands_is_taken_in_turns_and_bounded(door: Any) -> None:
+    client = door.client()
+    tag = "x" * 90
+    client.session.dataReceived(f"{tag} NOOP\r\n".encode() * 2000)
+    assert client.transport.value().count(b"OK NOOP") < 100
+    assert client.transport.producerState == "paused"
+    assert client.read().count(f"{tag} OK NOOP completed") == 2000
+    assert client.transport.producerState == "producing"
+
+
 def test_a_client_that_does_not_read_is_not_served(door: Any) -> None:
     door.put(*(["Subject: x\n\n" + "y" * 70_000 + "\n"] * 30))
     client = door.selected()
@@ -211,6 +221,8 @@ def test_the_server_stops_after_the_command_under_way(door: Any) -> None:
     idle = door.selected()
     idle.say("a IDLE")
     waiting = door.client()
+    middle = door.selected()
+    middle.say(b"a APPEND INBOX {300}\r\nSubj")
     door.authenticator.late = True
     busy = door.client()
     busy.say("a LOGIN bob sesame")
@@ -221,7 +233,8 @@ def test_the_server_stops_after_the_command_under_way(door: Any) -> None:
     door.authenticator.waiting[0].callback(None)
     said = busy.read()
     assert said[0].startswith("a OK") and said[1].startswith("* BYE")
-    for client in (idle, waiting, busy):
+    assert middle.read() == ["* BYE [UNAVAILABLE] The server is stopping"]
+    for client in (idle, waiting, busy, middle):
         client.lose()
     assert stopped == [None]
     assert door.client().greeting[0].startswith("* BYE")
