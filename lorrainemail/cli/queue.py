@@ -30,7 +30,8 @@ def configure(subparsers: Any) -> None:
         help="mail that waits: list, retry, drop, bounce",
         description="The queue: mail that must leave for other servers, or could not be placed at once.",
     )
-    words = parser.add_subparsers(metavar="WORD", required=True)
+    parser.set_defaults(run=run_list, json=False)
+    words = parser.add_subparsers(metavar="WORD")
     listing = words.add_parser("list", help="what waits, for whom, why and until when")
     listing.add_argument("--json", action="store_true", help="one JSON object")
     listing.set_defaults(run=run_list)
