@@ -138,12 +138,6 @@ class Scanner:
             raise SyntaxFault("number too large")
         return value
 
-    def number64(self) -> int:
-        value = int(self._take(_NUMBER, "a number"))
-        if value > 0x7FFFFFFFFFFFFFFF:
-            raise SyntaxFault("number too large")
-        return value
-
     def sequence_set(self) -> SequenceSet:
         found = parse_set(self._take(_SET, "a message set"))
         if found is None:

@@ -6,8 +6,11 @@ import email
 from typing import Any
 
 import pytest
+from twisted.internet.defer import fail, succeed
 
-from lorrainemail.store.memory import MemoryContent
+from lorrainemail.errors import Reply, TemporaryError
+from lorrainemail.store.failures import gone
+from lorrainemail.store.memory import MemoryContent, MemoryMessage
 
 PLAIN = (
     "Received: by x; Mon, 1 Jan 2024 00:00:00 +0000\n"
@@ -221,6 +224,43 @@ def test_uids_that_do_not_exist_are_no_error_but_numbers_are(door: Any) -> None:
     assert fetched(client.say("a UID FETCH 5:* UID")) == ["* 1 FETCH (UID 1)"]
     client.select("Sent")
     assert client.say("a FETCH 1:* FLAGS") == ["a OK FETCH completed"]
+
+
+def test_a_message_that_goes_while_it_is_fetched_is_left_out(
+    door: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door.put(PLAIN, PLAIN)
+    client = door.selected()
+    real = door.folder().message
+    monkeypatch.setattr(door.folder(), "message", lambda uid: fail(gone()) if uid == 1 else real(uid))
+    said = client.say("a FETCH 1:2 BODY.PEEK[TEXT]")
+    assert said[0].startswith("* 2 FETCH") and said[-1].startswith("a NO [EXPUNGEISSUED]")
+    assert client.say("b UID FETCH 1 BODY.PEEK[1]") == ["b OK FETCH completed"]
+    assert client.say("c SEARCH TEXT group") == ["* SEARCH 2", "c OK SEARCH completed"]
+
+
+def test_a_literal_that_cannot_be_finished_cuts_the_connection(
+    door: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door.put(b"Subject: x\r\n\r\n" + b"y" * 300_000)
+    client = door.selected()
+    monkeypatch.setattr(MemoryMessage, "read", lambda self, offset=0, length=None: succeed(b"short"))
+    said = client.say("a FETCH 1 BODY.PEEK[]")
+    assert client.transport.aborted
+    assert not any(line.startswith("a ") for line in said)
+    client.lose()
+    assert door.folder().users == 0
+
+
+def test_a_message_can_be_read_though_it_cannot_be_marked_seen(
+    door: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door.put(PLAIN)
+    client = door.selected()
+    full = TemporaryError(Reply(452, "4.3.1", "disk full"))
+    monkeypatch.setattr(door.folder(), "change_flags", lambda *_: fail(full))
+    assert client.say("a FETCH 1 BODY[TEXT]")[-1] == "a OK FETCH completed"
+    assert client.say("b STORE 1 +FLAGS (\\Seen)") == ["b NO [UNAVAILABLE] disk full"]
 
 
 # -- two sessions ------------------------------------------------------------------------------------
