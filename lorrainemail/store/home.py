@@ -22,7 +22,7 @@ from lorrainemail.errors import MailError
 from lorrainemail.interfaces import Account, FolderFacts, FolderStatus, ICommitter, IMailbox, IMailHome
 from lorrainemail.ops.files import make_directories
 from lorrainemail.store import folders, mboxfile, sync
-from lorrainemail.store.failures import from_os, nonexistent
+from lorrainemail.store.failures import from_os
 from lorrainemail.store.index import MBOX
 from lorrainemail.store.locks import FileLocks
 from lorrainemail.store.mailbox import Mailbox, notices_of
@@ -204,7 +204,7 @@ class LiveHome:
     async def status(self, name: str) -> FolderStatus:
         """Counts of a Maildir folder; an open one need not be scanned."""
         name = canonical_name(name)
-        opened = next((m for m in self._mailboxes.values() if m.name == name and not m.vanished), None)
+        opened = self._known(name)
         if opened is None:
             return await self.slices(lambda: folders.status(self.tree, name))
         await opened.refresh()
@@ -286,24 +286,27 @@ class LiveHome:
         name = canonical_name(name)
         if name == "INBOX" and self.account.format == "mbox":
             return await self.open_mbox()
-        for mailbox in self._mailboxes.values():
-            if mailbox.name == name and not mailbox.vanished:
-                break
-        else:
-            mailbox = await self._open(name)
-            self._store.used(mailbox)
-            mailbox.users += 1
-            return mailbox
+        known = self._known(name)
+        if known is not None:
+            self._store.used(known)
+            known.users += 1
+            try:
+                await known.refresh()
+            except BaseException:
+                if not known.vanished:
+                    known.close()
+                    raise
+            if not known.vanished:
+                return known
+            known.close()
+        mailbox = await self._open(name)
         self._store.used(mailbox)
         mailbox.users += 1
-        try:
-            await mailbox.refresh()
-            if mailbox.vanished:
-                raise nonexistent(name)
-        except BaseException:
-            mailbox.close()
-            raise
         return mailbox
+
+    def _known(self, name: str) -> Mailbox | None:
+        """The folder where it is in memory."""
+        return next((m for m in self._mailboxes.values() if m.name == name and not m.vanished), None)
 
     async def _open(self, name: str) -> Mailbox:
         """Load a folder; it is listened to before it is looked at."""

@@ -164,7 +164,6 @@ class Index:
         self._must_sync = False
         self._folders: dict[str, Folder] | None = None
         self._by_id: dict[int, Folder] = {}
-        self.created = False
         try:
             self._db = self._connect()
         except sqlite3.DatabaseError as error:
@@ -172,6 +171,8 @@ class Index:
                 raise
             self.set_aside(str(error))
             self._db = self._connect()
+        facts = os.stat(path)
+        self._identity = (facts.st_dev, facts.st_ino)
 
     def _connect(self) -> sqlite3.Connection:
         new = not os.path.exists(self._path)
@@ -186,7 +187,6 @@ class Index:
             (version,) = db.execute("PRAGMA user_version").fetchone()
             if version == 0:
                 db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT")
-                self.created = True
                 db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 _sync(self._path)
                 _sync(os.path.dirname(self._path))
@@ -220,6 +220,14 @@ class Index:
             os.replace(self._path, self._path + ".bad")
         except FileNotFoundError:
             pass
+
+    def in_place(self) -> bool:
+        """Whether the file at our path is still the one that we have open."""
+        try:
+            facts = os.stat(self._path)
+        except FileNotFoundError:
+            return False
+        return (facts.st_dev, facts.st_ino) == self._identity
 
     # -- transactions ------------------------------------------------------------------------------
 
@@ -279,15 +287,15 @@ class Index:
         if self._folders is None:
             rows = self._db.execute(f"SELECT {_FOLDER_COLUMNS} FROM folders")
             self._folders = {row[1]: Folder(*row) for row in rows}
+            # Never one map of old objects beside one of new ones: numbers given out on an object that is not
+            # saved would be given out again.
+            self._by_id = {row.id: row for row in self._folders.values()}
         return self._folders
 
     def folder(self, number: int) -> Folder | None:
         """A folder by its id."""
-        folder = self._by_id.get(number)
-        if folder is None or self._folders is None:
-            self._by_id = {row.id: row for row in self.folders().values()}
-            folder = self._by_id.get(number)
-        return folder
+        self.folders()
+        return self._by_id.get(number)
 
     def add_folder(
         self, directory: str, now: int, uid_validity: int = 0, uid_next: int = 1, keywords: Iterable[str] = ()

@@ -114,6 +114,7 @@ class Tree:
         self._made = False
         self.furnished = False
         self._changes: list[Change] = []
+        self._carried: list[Change] = []
         self._usage: tuple[int, int] | None = None
         self._usage_changed = False
 
@@ -132,6 +133,12 @@ class Tree:
 
     def begin(self) -> None:
         """Open the index where it is closed, and begin a transaction."""
+        if self._index is not None and not self._index.in_place():
+            # The account was removed under us, and perhaps made anew.
+            self.batch_failed(FileNotFoundError(self.home))
+            self._made = self.furnished = False
+            self.box = None
+            self._carried = [Change(0, "gone")]
         if self._index is None:
             self.make_home()
             self._index = Index(self.home + "/index.sqlite", self._run)
@@ -142,7 +149,7 @@ class Tree:
             raise
 
     def job_begins(self) -> None:
-        self._changes = []
+        self._changes, self._carried = self._carried, []
         self.index.savepoint()
 
     def job_ends(self) -> list[Any]:
