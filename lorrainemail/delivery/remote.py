@@ -111,7 +111,8 @@ class RemoteCourier:
         groups: dict[Route, list[int]] = {}
         for index, one in enumerate(recipients):
             try:
-                groups.setdefault(await self._route(item, one), []).append(index)
+                route = _only_the_way(await self._route(item, one))
+                groups.setdefault(route, []).append(index)
             except MailError as error:
                 # a table that cannot answer is our side, whatever its words
                 _log.warn("No route for {recipient}: {error}", recipient=one.recipient.address, error=error)
@@ -243,6 +244,11 @@ class _Attempt:
         return [
             index for index, one in zip(part, sent, strict=True) if one.reply.temporary and not one.uncertain
         ]
+
+
+def _only_the_way(route: Route) -> Route:
+    """Without what differs between recipients that go the same way."""
+    return attrs.evolve(route, reasons=(), domain=route.domain if route.kind == "mx" else "")
 
 
 def _unheard(sent: Sent) -> bool:

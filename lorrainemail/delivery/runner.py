@@ -378,7 +378,7 @@ class Runner(Service):
             recipient=one.recipient,
             action=action,
             reply=outcome.reply,
-            host=outcome.host,
+            host=_name_of(outcome.host),
             expired=expired,
             concealed=one.forwarded,
             last_attempt=self.spool.now(),
@@ -395,7 +395,8 @@ class Runner(Service):
             changes[index] = attrs.evolve(one, state="done", attempts=one.attempts + 1, last_reply=words)
             kind = "expired" if fate.expired else "bounced"
             recipient = str(one.recipient.address)
-            self._event(stored.item, kind, recipient=recipient, reply=words, notice=not reason, why=reason)
+            notice = f"none, {reason}" if reason else "to the sender"
+            self._event(stored.item, kind, recipient=recipient, reply=words, notice=notice)
             if not reason:
                 told[index] = fate
         if told and not await self._tell(stored, list(told.values())):
@@ -497,6 +498,12 @@ class Runner(Service):
 def _all_deferred(recipients: Sequence[QueueRecipient], words: str) -> list[Outcome]:
     reply = Reply(451, "4.3.0", words)
     return [Outcome(one.recipient, "deferred", reply, ours=True) for one in recipients]
+
+
+def _name_of(host: str) -> str:
+    """The name in "name[address]:port", or the address in its brackets where there is no name."""
+    name, bracket, rest = host.partition("[")
+    return name or bracket + rest.partition("]")[0] + "]" * bool(bracket)
 
 
 def _echo(deferred: Deferred[None]) -> Deferred[None]:

@@ -48,7 +48,8 @@ class Target:
     credentials: tuple[str, str] | None = attrs.field(default=None, repr=False)
 
     def __str__(self) -> str:
-        return f"{self.host}[{self.address}]:{self.port}"
+        name = "" if self.host == self.address else self.host
+        return f"{name}[{self.address}]:{self.port}"
 
 
 class NoSession(Exception):
@@ -202,8 +203,10 @@ class Sessions:
         kind = TCP6ClientEndpoint if ":" in target.address else TCP4ClientEndpoint
         endpoint = kind(self._reactor, target.address, target.port, CONNECT_TIME)
         wire = Wire(self._reactor, lambda: self._open.discard(wire))  # type: ignore[arg-type]
+        factory = Factory.forProtocol(lambda: wire)
+        factory.noisy = False
         try:
-            await endpoint.connect(Factory.forProtocol(lambda: wire))
+            await endpoint.connect(factory)
         except CancelledError:
             raise
         except Exception as error:  # every way in which a connect fails

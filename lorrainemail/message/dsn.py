@@ -167,7 +167,7 @@ def build(
         f"From: Mail Delivery System <MAILER-DAEMON@{hostname}>",
         f"To: <{envelope.sender}>",
         f"Subject: {subject}",
-        f"Date: {formatdate(now)}",
+        f"Date: {_date(now)}",
         f"Message-ID: <{message_id}@{hostname}>",
         *_references(header),
         "MIME-Version: 1.0",
@@ -201,7 +201,7 @@ def _machine(hostname: str, envelope: Envelope, fates: Sequence[Fate]) -> bytes:
     if envelope.envid:
         groups[0].append(f"Original-Envelope-Id: {_clean(envelope.envid)}")
     if envelope.received_at:
-        groups[0].append(f"Arrival-Date: {formatdate(envelope.received_at)}")
+        groups[0].append(f"Arrival-Date: {_date(envelope.received_at)}")
     groups[0].append(f"X-Lorrainemail-Id: {_clean(envelope.id)}")
     for fate in fates:
         group = []
@@ -218,9 +218,9 @@ def _machine(hostname: str, envelope: Envelope, fates: Sequence[Fate]) -> bytes:
         else:
             group.append(f"Diagnostic-Code: x-lorrainemail; {_clean(str(fate.reply))}")
         if fate.last_attempt:
-            group.append(f"Last-Attempt-Date: {formatdate(fate.last_attempt)}")
+            group.append(f"Last-Attempt-Date: {_date(fate.last_attempt)}")
         if fate.retry_until and fate.action == "delayed":
-            group.append(f"Will-Retry-Until: {formatdate(fate.retry_until)}")
+            group.append(f"Will-Retry-Until: {_date(fate.retry_until)}")
         groups.append(group)
     text = "\r\n\r\n".join("\r\n".join(map(_fold, group)) for group in groups)
     return text.encode("ascii", "replace") + b"\r\n"
@@ -286,7 +286,7 @@ def _human(hostname: str, envelope: Envelope, fates: Sequence[Fate], english: st
         f"This is the mail server {hostname}.\n\n{english}\n\n"
         + _described(fates, 0)
         + f"The message's id here was {envelope.id}; quote it to {_postmaster(hostname)} if you need help.\n"
-        + "\n-- \n\n"
+        + "\n* * *\n\n"
         + f"Ici le serveur de courrier {hostname}.\n\n{french}\n\n"
         + _described(fates, 1)
         + f"L'identifiant du message était {envelope.id} ; indiquez-le à {_postmaster(hostname)} "
@@ -315,7 +315,7 @@ def _described(fates: Sequence[Fate], language: Literal[0, 1]) -> str:
             words = said if fate.host else reason
             lines.append("    " + words.format(host=_clean(fate.host), reply=_clean(str(fate.reply))))
         if fate.action == "delayed" and fate.retry_until:
-            lines.append("    " + until.format(date=formatdate(fate.retry_until)))
+            lines.append("    " + until.format(date=_date(fate.retry_until)))
         blocks.append("\n".join(lines) + "\n\n")
     if len(fates) > MAX_DESCRIBED:
         blocks.append(f"  ... +{len(fates) - MAX_DESCRIBED}\n\n")
@@ -339,6 +339,11 @@ def _returned_header(header: bytes) -> tuple[bytes, ...]:
         b"Content-Transfer-Encoding: quoted-printable\r\n\r\n",
         quopri.encodestring(header.replace(b"\r\n", b"\n")).replace(b"\n", b"\r\n"),
     )
+
+
+def _date(stamp: float) -> str:
+    """RFC 5322 §3.3, in UTC as it is ("-0000" would say that the zone is not known)."""
+    return formatdate(stamp).replace("-0000", "+0000")
 
 
 def _references(header: bytes) -> list[str]:

@@ -323,6 +323,15 @@ async def test_recipients_of_several_routes_all_get_their_outcome(field: Field) 
     assert found[2].ours
 
 
+@pytest_twisted.ensureDeferred
+async def test_recipients_that_go_the_same_way_share_a_transaction(field: Field) -> None:
+    peer = field.make_peer()
+    for domain in ("a.org", "b.org"):
+        field.tables.routes[domain] = smarthost(peer.port, domain=domain, reasons=(f"{domain} matches *",))
+    assert kinds(await field.deliver("x@a.org", "y@b.org")) == ["delivered"] * 2
+    assert peer.behaviour.verbs().count("MAIL") == 1
+
+
 def smarthost(port: int, **more: Any) -> Route:
     return Route("hosts", hosts=(HopHost("[127.0.0.1]", port),), pattern="*", **more)
 

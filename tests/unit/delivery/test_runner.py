@@ -271,6 +271,7 @@ def test_a_refused_recipient_is_told_to_the_sender_and_leaves(house: House) -> N
     assert (hops, cause) == (3, identity)
     assert b"a@x.org" in octets and b"b@x.org" not in octets
     assert b"Subject: hello" in octets and b"Status: 5.1.1" in octets
+    assert b"Remote-MTA: dns; mx\r\n" in octets
 
 
 def test_all_that_failed_together_is_told_in_one_notice(house: House) -> None:
