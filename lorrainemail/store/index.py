@@ -317,6 +317,7 @@ class Index:
             f"SELECT {_FOLDER_COLUMNS} FROM folders WHERE id = ?", (cursor.lastrowid,)
         ).fetchone()
         folder = known[directory] = Folder(*row)
+        self._by_id[folder.id] = folder
         return folder
 
     def remove_folder(self, folder: Folder) -> None:
