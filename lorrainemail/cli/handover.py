@@ -152,10 +152,10 @@ class Draft:
 class Link:
     """An SMTP session over the server's UNIX socket."""
 
-    def __init__(self, state: str) -> None:
+    def __init__(self, path: str) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.settimeout(PATIENCE)
-        connect(self._socket, state)
+        connect(self._socket, path)
         self._replies = self._socket.makefile("rb")
         greeting = self._reply()
         if not greeting.startswith("220"):
@@ -237,13 +237,13 @@ class Link:
                 return "\n".join(lines)
 
 
-def connect(connection: socket.socket, state: str) -> None:
-    """Reach the server of a state directory."""
-    path = os.path.join(state, SOCKET_NAME)
+def connect(connection: socket.socket, path: str) -> None:
+    """Reach the server that listens at a socket."""
     try:
         connection.connect(path)
     except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
-        words = f"no mail server runs on {state}: the message was not sent, try again when it does"
+        where = os.path.dirname(path)
+        words = f"no mail server runs on {where}: the message was not sent, try again when it does"
         raise HandoverError(TRY_AGAIN, words) from None
     except PermissionError:
         raise HandoverError(NO_PERMISSION, f"this user may not use the mail server's {path}") from None

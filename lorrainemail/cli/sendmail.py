@@ -22,6 +22,7 @@ from lorrainemail.cli.handover import (
     DATA_ERROR,
     OS_ERROR,
     PATIENCE,
+    SOCKET_NAME,
     TRY_AGAIN,
     USAGE,
     Draft,
@@ -139,7 +140,7 @@ def _sendmail(options: Options) -> int:
     if options.mode == "i":
         return _aliases(options)
     if options.mode == "s":
-        return _pipe(_state(options))
+        return _pipe(_socket(options))
     if options.mode != "m":
         raise HandoverError(USAGE, f"-b{options.mode} is not offered (the server is twistd lorrainemail)")
     if options.flush_queue and not options.recipients and not options.from_header:
@@ -158,7 +159,7 @@ def _send(options: Options) -> int:
     recipients = list(dict.fromkeys(recipients))
     if not recipients:
         raise HandoverError(USAGE, "no recipients: name them, or use -t and a To field")
-    link = Link(_state(options))
+    link = Link(_socket(options))
     try:
         link.greet()
         domain = _Domain(options, link.hostname)
@@ -229,10 +230,28 @@ def _state(options: Options) -> str:
         raise HandoverError(CONFIGURATION, str(error)) from None
 
 
-def _pipe(state: str) -> int:
+def _socket(options: Options) -> str:
+    """Where the server takes messages from programs: the one in the state directory where we may reach it,
+    else the one that the configuration opens to all."""
+    state = _state(options)
+    own = os.path.join(state, SOCKET_NAME)
+    if os.access(own, os.W_OK):
+        return own
+    from lorrainemail.config.load import load, locate
+    from lorrainemail.config.values import unix_path
+    from lorrainemail.errors import ConfigurationError
+
+    try:
+        opened = load(locate(options.config, options.state)).listen.local
+    except ConfigurationError:
+        return own  # not for this user to read, perhaps
+    return os.path.join(state, next(filter(None, map(unix_path, opened)), own))
+
+
+def _pipe(path: str) -> int:
     """``-bs``: SMTP between standard input and output and the server."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connect(connection, state)
+        connect(connection, path)
         source, sink = sys.stdin.fileno(), sys.stdout.fileno()
         last = b"\n"
         open_ends = [connection.fileno(), source]

@@ -76,6 +76,14 @@ class Listen:
     dns: tuple[str, ...] = attrs.field(
         default=(), metadata=_doc("the authoritative DNS door", kind="endpoint")
     )
+    local: tuple[str, ...] = attrs.field(
+        default=(),
+        metadata=_doc(
+            "UNIX sockets at which programs of this machine hand mail over (sendmail), beside submit.sock in "
+            "the state directory, which only the server's own user reaches",
+            kind="endpoint",
+        ),
+    )
 
 
 @attrs.frozen(slots=True)

@@ -296,6 +296,14 @@ def endpoint_port(text: str) -> tuple[str, int] | None:
     return keywords.get("interface", ""), int(keywords.get("port", words[1] if len(words) > 1 else "0"))
 
 
+def unix_path(text: str) -> str | None:
+    """The path of a UNIX endpoint string, or None for any other kind."""
+    words, keywords = _endpoint_words(text)
+    if words[0].lower() != "unix":
+        return None
+    return keywords.get("address", words[1] if len(words) > 1 else "")
+
+
 def bound_to_loopback(text: str) -> bool:
     """Whether a listener is reachable from this machine alone: what ``[auth] plaintext`` asks."""
     words, keywords = _endpoint_words(text)

@@ -262,7 +262,7 @@ def bind_all(
     """
     binder = _Binder(state)
     ports: list[BoundPort] = []
-    for door in DOORS:
+    for door in (*DOORS, "local"):
         texts: tuple[str, ...] = getattr(listen, door)
         ports += [_bind(door, text, binder, owner, undo, where) for text in _possible(texts)]
     for door, path, mode in unix:

@@ -74,7 +74,7 @@ def test_an_unknown_message_fails(state: Path, capsys: pytest.CaptureFixture[str
         assert "no message zz" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [("drop",), ("drop", "id1", "--all"), ("retry",), ()])
+@pytest.mark.parametrize("words", [("drop",), ("drop", "id1", "--all"), ("retry",)])
 def test_wrong_usage_is_told_apart(state: Path, words: tuple[str, ...]) -> None:
     with pytest.raises(SystemExit) as caught:
         run(state, *words)
