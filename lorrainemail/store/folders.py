@@ -9,6 +9,7 @@ was never opened, and it and the usual folders are made then.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Generator, Sequence
 from typing import Final
 
@@ -44,6 +45,9 @@ SLICE: Final = 100
 #: Messages that one STATUS looks at for their size.
 MAX_LOOKED: Final = 2000
 _MAX_SUBSCRIPTIONS: Final = 4 << 20
+#: Seconds after which a file in tmp/ is nobody's any more.
+ABANDONED: Final = 36 * 3600
+_STAGED: Final = re.compile(r"mbox\.[0-9]+\.M")
 #: Directories of folders that are being deleted; swept at the next opening.
 _DOOMED: Final = "..lorrainemail-doomed-"
 
@@ -58,6 +62,7 @@ def furnish(tree: Tree) -> None:
     for name in os.listdir(tree.maildir):
         if name.startswith(_DOOMED):
             _remove(tree, f"{tree.maildir}/{name}")
+    _sweep(tree)
     if not os.path.exists(path):
         names = ["INBOX"]
         for name, _use in SPECIAL_FOLDERS:
@@ -65,6 +70,20 @@ def furnish(tree: Tree) -> None:
             names.append(name)
         write_subscriptions(tree, names)
     tree.furnished = True
+
+
+def _sweep(tree: Tree) -> None:
+    """Remove what deliveries that never ended left behind, as the Maildir format asks of readers."""
+    limit = tree.now() - ABANDONED
+    places = [f"{tree.maildir}/tmp", *(f"{tree.maildir}/{d}/tmp" for d in maildir.subfolders(tree.maildir))]
+    paths = [f"{place}/{name}" for place in places if os.path.isdir(place) for name in os.listdir(place)]
+    paths += [f"{tree.home}/{name}" for name in os.listdir(tree.home) if _STAGED.match(name)]
+    for path in paths:
+        try:
+            if os.lstat(path).st_mtime < limit and maildir.is_message(path):
+                tree.files.unlink(path)
+        except FileNotFoundError:
+            continue  # somebody else swept
 
 
 def listing(tree: Tree) -> list[FolderFacts]:

@@ -466,3 +466,18 @@ def test_uids_are_synced_in_blocks_before_they_are_shown(
     fourth = module.Index(str(tmp_path / "index.sqlite"), "a run after a clean end")
     assert fourth.folders()[""].uid_next == folder.uid_next
     fourth.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_a_crash_left_in_tmp_is_swept_when_it_is_old(
+    disk_store: MailStore, bob: Account, tmp_path: Path
+) -> None:
+    await deliver(disk_store, bob)
+    old, young = maildir(tmp_path) / "tmp" / "1.old", maildir(tmp_path) / "tmp" / "2.young"
+    staged = maildir(tmp_path).parent / "mbox.1500000000.M1P1Q1.host"
+    for path in (old, young, staged):
+        path.write_bytes(b"half")
+    for path in (old, staged):
+        os.utime(path, (1_500_000_000, 1_500_000_000))
+    await disk_store.home(bob).folders()
+    assert not old.exists() and not staged.exists() and young.exists()
