@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import shutil
@@ -18,6 +19,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+import lorrainemail.config.load  # noqa: F401 (for a child that could not read it any more)
+from lorrainemail.cli import sendmail
 
 BIN = Path(sys.executable).parent
 #: Bound on every wait, in seconds.
@@ -424,6 +428,38 @@ def test_privileges_are_shed_after_low_ports_are_open(open_place: Place) -> None
     place.end(process)
     assert "Traceback" not in place.output()
     assert "runs as root" not in place.output()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may change to another user")
+def test_another_users_program_hands_mail_over_at_the_socket_that_is_open_to_it(open_place: Place) -> None:
+    place = open_place
+    place.state.mkdir(mode=0o700)
+    file = place.directory / "mail.toml"
+    file.write_text(
+        f'hostname = "mail.test"\nlocal_domains = ["ours.test"]\nstate = "{place.state}"\n'
+        f"[listen]\nsmtp = ['tcp:{place.ports['smtp']}:interface=127.0.0.1']\n"
+        f"local = ['unix:{place.directory}/submit.sock:mode=666']\n"
+    )
+    file.chmod(0o644)
+    (place.state / "accounts").write_text("bob@ours.test:\n")
+    process = place.front("--config", str(file))
+    place.wait_open(process)
+    # In a child of this process: another user may not be able to start this Python at all.
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.setgid(65534)
+            os.setuid(65534)
+            sys.stdin = io.TextIOWrapper(io.BytesIO(b"Subject: from cron\n\nhello\n"))
+            status = sendmail.main(["--config", str(file), "-f", "cron@ours.test", "bob@ours.test"])
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    (message,) = (place.state / "mail/ours.test/bob/Maildir/new").iterdir()
+    assert b"Subject: from cron\n" in message.read_bytes()
+    assert "A program of uid 65534 hands over" in place.output()
+    place.end(process)
 
 
 @pytest.mark.parametrize("option", ["--version", "--help"])
