@@ -239,7 +239,8 @@ class Lorrainemail:
         return resident(self.process.pid)
 
     def delivered(self) -> int:
-        return sum(len(os.listdir(new)) for new in self.state.glob(f"mail/{DOMAIN}/*/Maildir/new"))
+        homes = self.state.glob(f"mail/{DOMAIN}/*/Maildir")
+        return sum(len(os.listdir(home / part)) for home in homes for part in ("new", "cur"))
 
     def stop(self) -> str:
         """End it; what it says of its callbacks."""
