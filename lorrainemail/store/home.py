@@ -141,6 +141,9 @@ class LiveHome:
 
     def delivered(self, directory: str, base: str, size: int, data: bytes | None) -> str:
         """A message is in new/: the index shall know, and the folder's name is answered."""
+        mailbox = next((m for m in self._mailboxes.values() if m.directory == directory), None)
+        if mailbox is not None:
+            mailbox.delivered(base)
         if self._is_warm():
             now = self.tree.now()
             if data is not None and not self._store.keep(len(data)):
@@ -148,7 +151,7 @@ class LiveHome:
             self._waiting.append(Arrived(directory, base, 0, "", 0, size, now, now, data))
             if self._usage is not None:
                 self._usage = (self._usage[0] + size, self._usage[1] + 1)
-            if len(self._waiting) >= MAX_WAITING or self._is_watched(directory):
+            if len(self._waiting) >= MAX_WAITING or (mailbox is not None and mailbox.watched):
                 self.flush()
             else:
                 self._store.flush_soon(self)
@@ -233,9 +236,6 @@ class LiveHome:
         """Whether the index is to hear of deliveries. While nobody reads, opening it for each of many
         accounts would cost more than the look that the first reader takes."""
         return bool(self._mailboxes) or self.limited or self.tree.is_open
-
-    def _is_watched(self, directory: str) -> bool:
-        return any(mailbox.directory == directory and mailbox.watched for mailbox in self._mailboxes.values())
 
     def flush(self) -> None:
         """Let the index know what was delivered."""

@@ -419,6 +419,10 @@ class Mailbox:
         if not self._notices.active:
             self._notice = self._home.clock.callLater(POLL, self._poll)
 
+    def delivered(self, base: str) -> None:
+        """A delivery of ours is in new/."""
+        self._notices.expect(f"new/{base}")
+
     async def _loudly(self, count: int, work: Callable[[], Generator[None, None, T]]) -> T:
         """Work that changes so many files. Of many we would be told, each twice: so we do not listen
         meanwhile, and look once afterwards at what others did."""

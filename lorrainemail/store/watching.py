@@ -132,12 +132,13 @@ class Notices:
     :ivar listener: called when there is something to look at.
     """
 
-    __slots__ = ("_ends", "_inotify", "_names", "active", "listener")
+    __slots__ = ("_ends", "_expected", "_inotify", "_names", "active", "listener")
 
     def __init__(self, inotify: Inotify | None, directories: dict[str, str]) -> None:
         self._inotify = inotify
         self._ends: list[Callable[[], None]] = []
         self._names: set[str] | None = set()
+        self._expected: set[str] = set()
         self.active = inotify is not None
         self.listener: Callable[[], None] | None = None
         for label, path in directories.items():
@@ -147,7 +148,17 @@ class Notices:
             else:
                 self._ends.append(end)
 
+    def expect(self, name: str) -> None:
+        """A file of our own: it is no news, whether it was heard of already or will be."""
+        if self._names is not None and name in self._names:
+            self._names.discard(name)
+        elif self.active and len(self._expected) < MAX_NAMES:
+            self._expected.add(name)
+
     def _heard(self, label: str, name: str | None) -> None:
+        if name is not None and f"{label}/{name}" in self._expected:
+            self._expected.discard(f"{label}/{name}")
+            return
         if name is None or (self._names is not None and len(self._names) >= MAX_NAMES):
             self._names = None
         elif self._names is not None:
