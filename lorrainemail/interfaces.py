@@ -713,7 +713,10 @@ class QueueRecipient:
 
 @attrs.frozen(slots=True)
 class QueueItem:
-    """A queued message: envelope (with the session facts that its DSN needs), recipients, times."""
+    """A queued message: envelope (with the session facts that its DSN needs), recipients, times.
+
+    :ivar trusted: see :class:`Transaction`.
+    """
 
     envelope: Envelope
     recipients: tuple[QueueRecipient, ...]
@@ -721,6 +724,7 @@ class QueueItem:
     size: int
     door: str = ""
     account: str = ""
+    trusted: bool = False
 
 
 class IQueue(Interface):
@@ -741,6 +745,7 @@ class Outcome:
     :ivar reply: the remote's reply or ours in its stead.
     :ivar ours: the failure is on our side (DESIGN: whose fault); deferred with an alarm, never final.
     :ivar host: the next hop that said it, "" where none did; ``tls`` "TLSv1.3 ..." of that session.
+    :ivar confirms: delivered to a host that keeps the promises of DSN from here on (RFC 3461 §5.2.1).
     """
 
     recipient: Recipient
@@ -749,6 +754,7 @@ class Outcome:
     ours: bool = False
     host: str = ""
     tls: str = ""
+    confirms: bool = False
 
 
 class ICourier(Interface):
@@ -779,7 +785,11 @@ class Accepted:
 
 @attrs.frozen(slots=True)
 class Transaction:
-    """A complete transaction at its final dot."""
+    """A complete transaction at its final dot.
+
+    :ivar trusted: the session logged in or comes from a listed network: notices of success and delay are for
+        such peers alone.
+    """
 
     session: Session
     envelope: Envelope
@@ -787,6 +797,7 @@ class Transaction:
     tables: ITables
     content: IContent
     verdicts: tuple[Verdict, ...] = ()
+    trusted: bool = False
 
 
 class IIntake(Interface):

@@ -22,6 +22,7 @@ from lorrainemail.delivery.arrival import VERDICT_FIELD, for_mailbox, header_of,
 from lorrainemail.envelope import Recipient
 from lorrainemail.errors import INTERNAL_ERROR, MailError, PermanentError, Reply
 from lorrainemail.interfaces import (
+    Accepted,
     Action,
     IContent,
     IPlacement,
@@ -59,6 +60,8 @@ NOT_IN_TIME: Final = Reply(451, "4.3.0", "Not finished in time, try again later"
 #: Where a final recipient stands.
 OPEN, KEPT, QUEUED, LATER, REFUSED = "open", "kept", "queued", "later", "refused"
 _UNFINISHED: Final = object()
+
+DELIVERED: Final = Reply(250, "2.1.5", "Delivered")
 
 
 @attrs.define(slots=True)
@@ -112,6 +115,19 @@ class _Target:
         )
 
 
+@attrs.frozen(slots=True)
+class _Success:
+    """A recipient whose sender wants to hear of success, from us (RFC 3461 §5.2).
+
+    :ivar action: "delivered" (one mailbox here), "expanded" (an alias of several), "relayed" (an alias that
+        leads elsewhere: who is behind it is its owner's affair, so nobody further on is asked for a notice).
+    """
+
+    recipient: Recipient
+    action: dsn.Action
+    targets: list[_Target]
+
+
 class Taking:
     """One transaction on its way from the final dot to its reply.
 
@@ -126,6 +142,7 @@ class Taking:
         "_means",
         "_prefix",
         "_refused",
+        "_successes",
         "_targets",
         "_transaction",
         "_waiter",
@@ -151,6 +168,7 @@ class Taking:
         self._each = each
         self._refused = refused
         self._targets: list[_Target] = []
+        self._successes: list[_Success] = []
         self._dead: dict[int, Reply] = {}
         self._waiter: Deferred[None] | None = None
         self._prefix = b""
@@ -178,6 +196,8 @@ class Taking:
         await self._queue_leftovers()
         replies = self._replies()
         await self._notify(replies)
+        if self._successes:
+            await self._notify_success()
         self._note_end(replies)
         return replies
 
@@ -198,6 +218,12 @@ class Taking:
         for index, accepted in enumerate(transaction.accepted):
             group = index if self._each else 0
             to_junk = junk or (bool(accepted.verdicts) and _is_junk(accepted.verdicts))
+            asked = accepted.recipient
+            success = None
+            if asked.notify is not None and "SUCCESS" in asked.notify:
+                success, asked = _success(accepted)
+                if success is not None:
+                    self._successes.append(success)
             for final in accepted.expansion.finals:
                 if isinstance(final, LocalMailbox):
                     mailbox: LocalMailbox | None = final
@@ -211,15 +237,23 @@ class Taking:
                 if target is not None:
                     if group not in target.groups:
                         target.groups.append(group)
+                    notify = _both(target.recipient.notify, asked.notify)
+                    if notify != target.recipient.notify:
+                        target.recipient = attrs.evolve(target.recipient, notify=notify)
+                    if success is not None:
+                        success.targets.append(target)
                     continue
-                recipient = accepted.recipient
+                recipient = asked
                 if final.address is not recipient.address and final.address != recipient.address:
                     recipient = attrs.evolve(
                         recipient,
                         address=final.address,
                         original=recipient.original or str(recipient.address),
                     )
-                targets[key] = _Target(recipient, mailbox, forwarded, bool(final.path), folder, [group])
+                target = _Target(recipient, mailbox, forwarded, bool(final.path), folder, [group])
+                targets[key] = target
+                if success is not None:
+                    success.targets.append(target)
         planned = list(targets.values())
         for recipient, reply in self._refused or ():
             planned.append(_Target(recipient, None, False, False, "", [0], REFUSED, reply))
@@ -378,6 +412,7 @@ class Taking:
             size=transaction.content.size + len(self._prefix),
             door=transaction.session.door,
             account=transaction.session.account,
+            trusted=transaction.trusted,
         )
         return self._means.queue.placement(item, self._prefix, transaction.content)
 
@@ -513,8 +548,29 @@ class Taking:
                 reply=str(fate.reply),
                 notice="sent" if tell and fate in told else "none" if proven else "none: sender unproven",
             )
-        if not tell or envelope.sender is None:
+        if tell:
+            await self._tell(told)
+
+    async def _notify_success(self) -> None:
+        """Tell the sender of what was delivered, where he asked for it and is one of our own."""
+        transaction = self._transaction
+        if not transaction.trusted or transaction.envelope.sender is None:
             return
+        fates: dict[str, list[dsn.Fate]] = {}
+        for success in self._successes:
+            states = {target.state for target in success.targets}
+            # A mailbox that must wait is told by the queue, which still knows the wish.
+            if KEPT in states or (QUEUED in states and success.action != "delivered"):
+                fate = dsn.Fate(success.recipient, success.action, DELIVERED, concealed=True)
+                fates.setdefault(success.action, []).append(fate)
+        for told in fates.values():
+            await self._tell(told)
+
+    async def _tell(self, told: Sequence[dsn.Fate]) -> None:
+        """One notice to the sender, durable when this ends, or its loss logged."""
+        transaction = self._transaction
+        envelope = transaction.envelope
+        assert envelope.sender is not None
         wanted = dsn.octets_wanted(envelope, transaction.content.size)
         notice = Content(
             dsn.build(
@@ -570,6 +626,30 @@ class Taking:
                 kind = "refused" if reply.permanent else "deferred"
                 self._means.trace.event(self.id, kind, reply=str(reply))
                 _log.info("{id}: answered {reply}", id=self.id, reply=str(reply))
+
+
+def _success(accepted: Accepted) -> tuple[_Success | None, Recipient]:
+    """Who tells of the success of a recipient: we, or None for whoever delivers it in the end; and the
+    recipient as those further on see it."""
+    recipient, finals = accepted.recipient, accepted.expansion.finals
+    action: dsn.Action = "expanded"
+    if len(finals) == 1:
+        if isinstance(finals[0], LocalMailbox):
+            return _Success(recipient, "delivered", []), recipient
+        if not finals[0].forwarded:
+            return None, recipient
+        action = "relayed"
+    rest = tuple(word for word in recipient.notify or () if word != "SUCCESS")
+    return _Success(recipient, action, []), attrs.evolve(recipient, notify=rest or ("NEVER",))
+
+
+def _both(one: tuple[str, ...] | None, other: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """The NOTIFY of two RCPTs that lead to the same place: whatever either wants (RFC 3461 §4.1)."""
+    if one == other:
+        return one
+    usual = ("FAILURE", "DELAY")
+    words = {*(usual if one is None else one), *(usual if other is None else other)}
+    return tuple(word for word in ("SUCCESS", *usual) if word in words) or ("NEVER",)
 
 
 def _abort_late(_: object, placement: IPlacement) -> Deferred[None]:

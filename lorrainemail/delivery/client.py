@@ -30,6 +30,7 @@ from lorrainemail.delivery.replies import RemoteReply
 from lorrainemail.delivery.wire import InThread, SessionLost, Wire, encode_line
 from lorrainemail.envelope import Envelope, Recipient
 from lorrainemail.errors import Reply
+from lorrainemail.grammar.smtp import encode_orcpt, encode_xtext
 from lorrainemail.interfaces import IContent
 
 #: RFC 5321 §4.5.3.2.1 to §4.5.3.2.6, in seconds.
@@ -220,7 +221,7 @@ class ClientSession:
             if envelope.ret:
                 words.append(f"RET={envelope.ret}")
             if envelope.envid:
-                words.append(f"ENVID={_xtext(envelope.envid)}")
+                words.append(f"ENVID={encode_xtext(envelope.envid)}")
         return " ".join(words)
 
     def _rcpt(self, recipient: Recipient) -> str:
@@ -228,9 +229,8 @@ class ClientSession:
         if "DSN" in self.extensions:
             if recipient.notify:
                 words.append(f"NOTIFY={','.join(recipient.notify)}")
-            if recipient.orcpt.isascii() and ";" in recipient.orcpt:
-                kind, _, address = recipient.orcpt.partition(";")
-                words.append(f"ORCPT={kind};{_xtext(address)}")
+            if ";" in recipient.orcpt:
+                words.append(f"ORCPT={encode_orcpt(recipient.orcpt)}")
         return " ".join(words)
 
     async def _transaction_at_once(self, mail: str, rcpts: Sequence[str], content: IContent) -> list[Sent]:
@@ -394,11 +394,6 @@ def _extensions(reply: RemoteReply) -> dict[str, str]:
             keyword = keyword.upper()
             found[keyword] = f"{found[keyword]} {value}".strip() if keyword in found else value.strip()
     return found
-
-
-def _xtext(text: str) -> str:
-    """RFC 3461 §4."""
-    return "".join(char if "!" <= char <= "~" and char not in "+=" else f"+{ord(char):02X}" for char in text)
 
 
 def _swallow(deferred: Deferred[RemoteReply]) -> None:

@@ -1,8 +1,9 @@
 """Who is told what became of a queued message, and who is not.
 
-Owns the rule against backscatter for what the queue gives up or delays (DESIGN: no backscatter): a notice
-goes only to a reverse-path that is our own user's or was proven at acceptance, as the recipient's NOTIFY
-allows, and never for ``<>``. Where there is none, the trace keeps the reason. The form is
+Owns the rule against backscatter for what the queue gives up, delays or delivers (DESIGN: no backscatter): a
+notice goes only to a reverse-path that is our own user's or was proven at acceptance (of delays and successes
+only to logged-in and listed peers), as the recipient's NOTIFY allows,
+and never for ``<>``. Where there is none, the trace keeps the reason. The form is
 :mod:`lorrainemail.message.dsn`; the way out is the injector, so a notice is durable when it is told as sent.
 The runner is the caller.
 """
@@ -15,7 +16,7 @@ from twisted.logger import Logger
 
 from lorrainemail.delivery.wire import InThread
 from lorrainemail.errors import MailError
-from lorrainemail.interfaces import IContent, IInjector, ITrace, QueueItem, QueueRecipient
+from lorrainemail.interfaces import IContent, IInjector, ITrace, Outcome, QueueItem, QueueRecipient
 from lorrainemail.message.dsn import Fate, build, octets_wanted
 
 _log = Logger("lorrainemail.delivery.notices")
@@ -37,11 +38,25 @@ def why_no_delay_notice(item: QueueItem, one: QueueRecipient) -> str:
     """Likewise for a delay: only our own users are told, and only once."""
     if item.envelope.sender is None:
         return "the reverse-path is null"
-    if not item.account:
-        return "only our own users are told of delays"
+    if not (item.trusted or item.account):
+        return "only our own users and listed networks are told of delays"
     notify = one.recipient.notify
     if one.delay_told or (notify is not None and "DELAY" not in notify):
         return "told already, or not asked for"
+    return ""
+
+
+def why_no_success_notice(item: QueueItem, one: QueueRecipient, outcome: Outcome) -> str:
+    """Likewise for a delivery; it must have been asked for, and nobody behind us be there to tell it."""
+    notify = one.recipient.notify
+    if notify is None or "SUCCESS" not in notify:
+        return "not asked for"
+    if item.envelope.sender is None:
+        return "the reverse-path is null"
+    if outcome.confirms:
+        return "the next host takes care of it"
+    if not (item.trusted or item.account):
+        return "only our own users and listed networks are told of deliveries"
     return ""
 
 

@@ -212,8 +212,18 @@ class _Attempt:
     def _all(self, kind: _Kind, reply: Reply, ours: bool) -> list[Outcome]:
         return [Outcome(one.recipient, kind, reply, ours) for one in self.recipients]
 
-    def _set(self, index: int, kind: _Kind, reply: Reply, ours: bool, host: str = "", tls: str = "") -> None:
-        self.outcomes[index] = Outcome(self.recipients[index].recipient, kind, reply, ours, host, tls)
+    def _set(
+        self,
+        index: int,
+        kind: _Kind,
+        reply: Reply,
+        ours: bool,
+        host: str = "",
+        tls: str = "",
+        confirms: bool = False,
+    ) -> None:
+        recipient = self.recipients[index].recipient
+        self.outcomes[index] = Outcome(recipient, kind, reply, ours, host, tls, confirms)
 
     async def _send(self, target: Target, part: list[int]) -> list[int]:
         """Offer the message to one host; the indices that the next host may be offered.
@@ -233,6 +243,7 @@ class _Attempt:
         except BaseException:
             session.wire.end(SessionLost(Reply(421, "4.3.2", "given up here")))
             raise
+        confirms = "DSN" in session.extensions
         sessions.give_back(target, session)
         for index, one in zip(part, sent, strict=True):
             kind: _Kind = "deferred"
@@ -240,7 +251,8 @@ class _Attempt:
                 kind = "delivered"
             elif one.reply.permanent:
                 kind = "failed"
-            self._set(index, kind, one.reply, False, str(target) if one.remote else "", session.wire.tls)
+            host = str(target) if one.remote else ""
+            self._set(index, kind, one.reply, False, host, session.wire.tls, confirms)
         return [
             index for index, one in zip(part, sent, strict=True) if one.reply.temporary and not one.uncertain
         ]

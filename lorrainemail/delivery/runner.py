@@ -30,7 +30,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from lorrainemail.delivery.destinations import PATIENCE, Destinations
-from lorrainemail.delivery.notices import Notices, why_no_delay_notice, why_no_failure_notice
+from lorrainemail.delivery.notices import (
+    Notices,
+    why_no_delay_notice,
+    why_no_failure_notice,
+    why_no_success_notice,
+)
 from lorrainemail.errors import Problem, Reply
 from lorrainemail.interfaces import ICourier, ITrace, Outcome, QueueItem, QueueRecipient, later
 from lorrainemail.message.dsn import Action, Fate
@@ -344,6 +349,7 @@ class Runner(Service):
         changes: dict[int, QueueRecipient] = {}
         failed: dict[int, Fate] = {}
         delayed: dict[int, Fate] = {}
+        served: list[Fate] = []
         expired = self.spool.schedule.expired(self.spool.age(job.entry))
         for index, outcome in outcomes.items():
             one = stored.item.recipients[index]
@@ -351,6 +357,11 @@ class Runner(Service):
             reply = str(outcome.reply)[:MAX_LAST_REPLY]
             if outcome.kind == "delivered":
                 changes[index] = attrs.evolve(one, state="done", attempts=one.attempts + 1, last_reply=reply)
+                if not why_no_success_notice(stored.item, one, outcome):
+                    # RFC 3461 §5.2.2, §5.2.3
+                    action: Action = "delivered" if job.courier == "local" else "relayed"
+                    fate = self._fate(one, outcome, action, False)
+                    served.append(attrs.evolve(fate, concealed=fate.concealed or action == "delivered"))
             elif (outcome.kind == "failed" and not outcome.ours) or expired:
                 failed[index] = self._fate(one, outcome, "failed", outcome.kind != "failed" or outcome.ours)
             else:
@@ -364,6 +375,9 @@ class Runner(Service):
                     fate = self._fate(one, outcome, "delayed", False)
                     delayed[index] = attrs.evolve(fate, retry_until=self.spool.now() + left)
         changes.update(await self._fail(job.entry, stored, failed))
+        if served:
+            # A notice that cannot be kept is not worth a second delivery; the log has it.
+            await self._tell(stored, served)
         if delayed and await self._tell(stored, list(delayed.values())):
             for index in delayed:
                 changes[index] = attrs.evolve(changes[index], delay_told=True)

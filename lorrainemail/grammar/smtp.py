@@ -190,6 +190,17 @@ def encode_xtext(text: str) -> str:
     )
 
 
+def encode_orcpt(orcpt: str) -> str:
+    """A decoded ORCPT as it goes on: xtext, or for the type utf-8 what RFC 6533 §3 makes of it."""
+    kind, _, address = orcpt.partition(";")
+    if kind.lower() != "utf-8":
+        return f"{kind};{encode_xtext(address)}"
+    encoded = "".join(
+        char if "!" <= char <= "~" and char not in "\\+=" else f"\\x{{{ord(char):02X}}}" for char in address
+    )
+    return f"{kind};{encoded}"
+
+
 def _syntax(enhanced: str, text: str) -> NoReturn:
     raise PermanentError(Reply(501, enhanced, text))
 

@@ -155,7 +155,9 @@ def build(
     """
     if envelope.sender is None:
         raise ValueError("a null reverse-path gets no notice")
-    whole = envelope.ret.upper() == "FULL" and len(original) == size
+    # RFC 3461 §4.3: RET=FULL is about failures.
+    failed = any(fate.action == "failed" for fate in fates)
+    whole = failed and envelope.ret.upper() == "FULL" and len(original) == size
     header, separator, _ = original.partition(b"\r\n\r\n")
     if separator:
         header += b"\r\n"

@@ -6,7 +6,7 @@
     everything else, one JSON object on one line::
 
         {"format": 1, "id": "...", "queued_at": 1790000000.0, "age": 0.0, "size": 4711, "eight_bit": false,
-         "door": "submission", "account": "carole@elorac.fr",
+         "door": "submission", "account": "carole@elorac.fr", "trusted": true,
          "envelope": {"sender": "carole@elorac.fr" | null, "size": 0, "body": "8BITMIME", "smtputf8": false,
                       "ret": "", "envid": "", "parameters": [["SIZE", "4711"], ...],
                       "received_at": 1790000000.0, "hops": 0, "sender_verified": true},
@@ -79,6 +79,7 @@ def encode(stored: Stored) -> bytes:
         "eight_bit": stored.eight_bit,
         "door": item.door,
         "account": item.account,
+        "trusted": item.trusted,
         "envelope": {
             "sender": None if envelope.sender is None else str(envelope.sender),
             "size": envelope.size,
@@ -192,6 +193,7 @@ def _decode(document: dict[str, Any]) -> Stored:
         size=int(document["size"]),
         door=_text(document.get("door", "")),
         account=_text(document.get("account", "")),
+        trusted=bool(document.get("trusted", document.get("account"))),
     )
     return Stored(item, bool(document.get("eight_bit", False)), max(0.0, float(document.get("age", 0.0))))
 

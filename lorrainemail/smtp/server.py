@@ -363,7 +363,15 @@ class SmtpServer(SmtpConnection):
                     return reply
                 verdicts += judged
             return await door.intake.take(
-                Transaction(session, envelope, tuple(transaction.accepted), tables, content, verdicts)
+                Transaction(
+                    session,
+                    envelope,
+                    tuple(transaction.accepted),
+                    tables,
+                    content,
+                    verdicts,
+                    principal is not None or transaction.relay.allowed,
+                )
             )
         finally:
             content.close()

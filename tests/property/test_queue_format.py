@@ -78,6 +78,7 @@ def items(draw: st.DrawFn) -> Stored:
         draw(st.integers(0, 2**40)),
         draw(TEXT),
         draw(TEXT),
+        draw(st.booleans()),
     )
     return Stored(item, draw(st.booleans()), float(draw(st.integers(0, 10**6))))
 

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from lorrainemail.addresses import Address
 from lorrainemail.errors import PermanentError
 from lorrainemail.grammar.smtp import (
+    LONGEST_ORCPT,
     MAIL_PARAMETERS,
     RCPT_PARAMETERS,
     decode_xtext,
+    encode_orcpt,
     encode_xtext,
     parse_greeting,
     parse_mail,
@@ -123,3 +125,14 @@ def test_xtext_is_undone(text: str) -> None:
     encoded = encode_xtext(text)
     assert encoded.isascii()
     assert decode_xtext(encoded) == text
+
+
+@given(st.sampled_from(["rfc822", "utf-8", "UTF-8", "x400"]), st.text(min_size=1, max_size=40))
+def test_orcpt_goes_on_as_it_came(kind: str, address: str) -> None:
+    if not address.isprintable():
+        return
+    encoded = encode_orcpt(f"{kind};{address}")
+    assert encoded.isascii()
+    if len(encoded) <= LONGEST_ORCPT:
+        line = f"TO:<a@b> ORCPT={encoded}".encode()
+        assert parse_rcpt(line, RCPT_PARAMETERS, False).orcpt == f"{kind};{address}"

@@ -254,6 +254,10 @@ async def test_delivery_requests_go_on_to_servers_that_know_them(make_peer: Any)
     old = make_peer(extensions=())
     await sent(old, recipient, ret="HDRS", envid="E=1")
     assert old.behaviour.commands[1] == "MAIL FROM:<carole@elorac.fr>"
+    beyond = make_peer(extensions=("DSN",))
+    await sent(beyond, Recipient(BOB.address, orcpt="utf-8;é+@x.org"), envid="é")
+    assert beyond.behaviour.commands[1].endswith(" ENVID=+C3+A9")
+    assert beyond.behaviour.commands[2].endswith(r" ORCPT=utf-8;\x{E9}\x{2B}@x.org")
 
 
 @pytest_twisted.ensureDeferred

@@ -145,6 +145,14 @@ async def test_a_message_reaches_its_mx(field: Field) -> None:
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("extensions", [(), ("DSN",)])
+async def test_only_a_host_that_knows_dsn_confirms_deliveries(field: Field, extensions: Any) -> None:
+    field.peer(extensions=extensions)
+    (one,) = await field.deliver()
+    assert (one.kind, one.confirms) == ("delivered", bool(extensions))
+
+
+@pytest_twisted.ensureDeferred
 async def test_the_next_address_is_tried_when_one_does_not_answer(field: Field) -> None:
     peer = field.peer(interface="127.0.0.3")
     field.names.found = ["127.0.0.2", "127.0.0.3"]

@@ -81,14 +81,16 @@ class Call:
     def addresses(self) -> list[str]:
         return [str(one.recipient.address) for one in self.recipients]
 
-    def answer(self, *replies: Reply, ours: bool = False, host: str = "mx[192.0.2.1]:25") -> None:
+    def answer(
+        self, *replies: Reply, ours: bool = False, host: str = "mx[192.0.2.1]:25", confirms: bool = False
+    ) -> None:
         outcomes = []
         for one, reply in zip(self.recipients, replies * len(self.recipients), strict=False):
             kind: Any = "delivered" if reply.positive else "failed" if reply.permanent else "deferred"
             if ours:
                 kind = "deferred"
             where = "" if reply is AWAY else host
-            outcomes.append(Outcome(one.recipient, kind, reply, ours, where))
+            outcomes.append(Outcome(one.recipient, kind, reply, ours, where, confirms=confirms))
         self.done.callback(outcomes)
 
 
@@ -174,7 +176,7 @@ class House:
         self.ids += 1
         identity = f"id{self.ids:05}"
         facts: dict[str, Any] = {"sender": parse_address("carole@ours.test"), "sender_verified": True}
-        item_facts = {"account": more.pop("account", "")}
+        item_facts = {"account": more.pop("account", ""), "trusted": more.pop("trusted", False)}
         changes = {name: more.pop(name) for name in ("notify",) if name in more}
         one = QueueRecipient("remote", Recipient(parse_address("x@x.org"), **changes))
         recipients = tuple(
@@ -272,6 +274,40 @@ def test_a_refused_recipient_is_told_to_the_sender_and_leaves(house: House) -> N
     assert b"a@x.org" in octets and b"b@x.org" not in octets
     assert b"Subject: hello" in octets and b"Status: 5.1.1" in octets
     assert b"Remote-MTA: dns; mx\r\n" in octets
+
+
+@pytest.mark.parametrize(
+    ("facts", "confirms", "told"),
+    [
+        ({"notify": ("SUCCESS",), "trusted": True}, False, True),
+        ({"notify": ("SUCCESS",), "account": "carole@ours.test"}, False, True),
+        ({"notify": ("SUCCESS",), "trusted": True}, True, False),
+        ({"notify": ("SUCCESS",)}, False, False),
+        ({"notify": ("SUCCESS",), "trusted": True, "sender": None}, False, False),
+        ({"notify": ("FAILURE",), "trusted": True}, False, False),
+        ({"trusted": True}, False, False),
+    ],
+)
+def test_who_asked_and_is_ours_hears_of_a_relay_that_the_next_host_will_not_confirm(
+    house: House, facts: Any, confirms: bool, told: bool
+) -> None:
+    house.put("a@x.org", ret="FULL", **facts)
+    (call,) = house.calls()
+    call.answer(OK, confirms=confirms)
+    house.settle()
+    assert house.spool.count == 0
+    assert len(house.injector.sent) == told
+    if told:
+        octets = house.injector.sent[0][2]
+        assert b"Action: relayed" in octets and b"Final-Recipient: rfc822; a@x.org" in octets
+        assert b"text/rfc822-headers" in octets  # RFC 3461 §4.3
+
+
+def test_a_success_whose_notice_cannot_be_kept_is_not_delivered_again(house: House) -> None:
+    house.injector.broken = True
+    house.put("a@x.org", notify=("SUCCESS",), trusted=True)
+    house.answer_all(OK)
+    assert house.spool.count == 0
 
 
 def test_all_that_failed_together_is_told_in_one_notice(house: House) -> None:

@@ -186,11 +186,12 @@ def transaction(
     *recipients: Accepted, message: bytes = MESSAGE, sender: str = "carole@elorac.fr", **more: Any
 ) -> Transaction:
     verdicts = more.pop("verdicts", ())
+    trusted = more.pop("trusted", False)
     session = more.pop("session", Session("s1", "smtp", peer="192.0.2.9", helo="client.example", esmtp=True))
     envelope = Envelope(
         "m1", parse_address(sender) if sender else None, tuple(r.recipient for r in recipients), **more
     )
-    return Transaction(session, envelope, recipients, None, Content(message), verdicts)  # type: ignore[arg-type]
+    return Transaction(session, envelope, recipients, None, Content(message), verdicts, trusted)  # type: ignore[arg-type]
 
 
 def answer(deferred: Deferred[Any]) -> Any:
@@ -420,6 +421,81 @@ def test_private_target_of_an_alias_is_not_told_to_the_sender() -> None:
     assert answer(done).code == 250
     notice = world.delivered[1][2]
     assert b"dave" not in notice and b"sales@bricoleur.com" in notice
+
+
+def asking(which: Accepted, *notify: str, **more: Any) -> Accepted:
+    """The same with NOTIFY."""
+    return attrs.evolve(which, recipient=attrs.evolve(which.recipient, notify=notify, **more))
+
+
+def notices(world: World) -> list[bytes]:
+    return [data for name, _, data in world.delivered if name == "eve@bricoleur.com"]
+
+
+OURS: dict[str, Any] = {"sender": "eve@bricoleur.com", "sender_verified": True, "trusted": True}
+
+
+def test_sender_of_ours_hears_of_a_delivery_when_asked_for() -> None:
+    world = World()
+    bob = asking(accepted(BOB, to="robert@bricoleur.com"), "SUCCESS", orcpt="rfc822;first@far.example")
+    assert answer(world.intake.take(transaction(bob, accepted(DAVE), ret="FULL", **OURS))).code == 250
+    (notice,) = notices(world)
+    assert b"Action: delivered" in notice and b"Final-Recipient: rfc822; robert@bricoleur.com" in notice
+    assert b"Original-Recipient: rfc822; first@far.example" in notice
+    assert b"dave" not in notice and b"text/rfc822-headers" in notice
+
+
+def test_stranger_gets_no_notice_of_success_however_well_proven() -> None:
+    for more in ({**OURS, "trusted": False}, {**OURS, "sender": ""}):
+        world = World()
+        assert answer(world.intake.take(transaction(asking(accepted(BOB), "SUCCESS"), **more))).code == 250
+        assert [name for name, _, _ in world.delivered] == ["bob@bricoleur.com"]
+
+
+def test_alias_of_several_is_told_once_and_its_members_see_no_wish_for_notices() -> None:
+    world = World()
+    everybody = asking(accepted(BOB, FAR, to="all@bricoleur.com"), "SUCCESS", "FAILURE")
+    assert answer(world.intake.take(transaction(everybody, **OURS))).code == 250
+    (notice,) = notices(world)
+    assert b"Action: expanded" in notice and b"Final-Recipient: rfc822; all@bricoleur.com" in notice
+    assert b"bob" not in notice and b"far.example" not in notice
+    ((item, _),) = world.queued
+    assert item.trusted
+    assert [r.recipient.notify for r in item.recipients] == [("FAILURE",)]
+
+
+def test_alias_that_leads_elsewhere_does_not_show_where_by_a_notice() -> None:
+    world = World()
+    away = RemoteMailbox(parse_address("x@far.example"), forwarded=True)
+    alone = asking(accepted(away, to="bob@bricoleur.com"), "SUCCESS")
+    assert answer(world.intake.take(transaction(alone, **OURS))).code == 250
+    (notice,) = notices(world)
+    assert b"Action: relayed" in notice and b"far.example" not in notice
+    assert world.queued[0][0].recipients[0].recipient.notify == ("NEVER",)
+
+
+def test_wish_for_success_goes_on_with_a_recipient_elsewhere_and_with_a_mailbox_that_must_wait() -> None:
+    world = World()
+    world.mailboxes["bob@bricoleur.com"] = {"commit": "temp", "stage": "temp"}
+    both = [asking(accepted(BOB), "SUCCESS"), asking(accepted(FAR), "SUCCESS", "DELAY")]
+    assert answer(world.intake.take(transaction(*both, **OURS))).code == 250
+    assert notices(world) == []
+    wishes = {r.courier: r.recipient.notify for item, _ in world.queued for r in item.recipients}
+    assert wishes == {"local": ("SUCCESS",), "remote": ("SUCCESS", "DELAY")}
+
+
+def test_two_names_of_one_mailbox_keep_the_wishes_of_both() -> None:
+    for first, second, merged in (
+        (("NEVER",), None, ("FAILURE", "DELAY")),
+        (("NEVER",), ("SUCCESS",), ("SUCCESS",)),
+        (("DELAY",), ("FAILURE",), ("FAILURE", "DELAY")),
+    ):
+        world = World()
+        one, other = accepted(FAR), accepted(FAR)
+        one = attrs.evolve(one, recipient=attrs.evolve(one.recipient, notify=first))
+        other = attrs.evolve(other, recipient=attrs.evolve(other.recipient, notify=second))
+        assert answer(world.intake.take(transaction(one, other, **OURS))).code == 250
+        assert world.queued[0][0].recipients[0].recipient.notify == merged
 
 
 # -- LMTP ------------------------------------------------------------------------------------------
