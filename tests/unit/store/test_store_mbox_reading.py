@@ -49,11 +49,11 @@ def mbox(tmp_path: Path) -> Path:
     return path
 
 
-async def written(path: Path, wanted: bytes) -> bytes:
+async def written(tmp_path: Path, wanted: bytes) -> bytes:
     """The file once it has these octets and no lock; bounded."""
     for _ in range(500):
-        data = path.read_bytes()
-        if wanted in data and not path.with_name("mbox.rewrite").exists():
+        data = mbox(tmp_path).read_bytes()
+        if wanted in data and not mbox(tmp_path).with_name("mbox.rewrite").exists():
             return data
         await task.deferLater(reactor, 0.01, lambda: None)  # type: ignore[arg-type]
     raise AssertionError(f"{wanted!r} never reached the file")
@@ -86,7 +86,7 @@ async def test_flags_reach_the_file_when_the_mailbox_is_closed(
     await inbox.change_flags([2], "add", ["\\Seen", "\\Deleted"])
     await inbox.change_flags([1], "set", [])
     inbox.close()
-    data = await written(mbox(tmp_path), b"X-Status: D")
+    data = await written(tmp_path, b"X-Status: D")
     assert b"Status: RO\nX-Status: D\nSubject: two\n\ntext\n" in data
     assert b"Status: O\nX-UID: 7\nSubject: one\n" in data
     assert mbox(tmp_path).stat().st_ino == inode
