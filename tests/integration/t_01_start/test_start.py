@@ -14,6 +14,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -324,6 +325,39 @@ def test_sigterm_says_goodbye_to_open_sessions_and_is_quick(place: Place) -> Non
             rest += more
     assert b"* BYE" in rest
     assert smtp.getreply()[0] == 421
+    assert "Traceback" not in place.output()
+
+
+def test_sigterm_in_the_middle_of_deliveries_loses_nothing_that_was_answered(place: Place) -> None:
+    process = place.front()
+    place.wait_open(process)
+    answered: list[str] = []
+    began = threading.Event()
+
+    def send(name: str) -> None:
+        with contextlib.suppress(OSError, smtplib.SMTPException):
+            for number in range(1000):
+                with smtplib.SMTP("127.0.0.1", place.ports["smtp"], timeout=PATIENCE) as smtp:
+                    subject = f"{name}-{number}"
+                    smtp.sendmail("a@example.test", "me@example.test", f"Subject: {subject}\r\n\r\nhello\r\n")
+                    answered.append(subject)
+                if len(answered) > 40:
+                    began.set()
+
+    clients = [threading.Thread(target=send, args=(f"c{number}",)) for number in range(6)]
+    for client in clients:
+        client.start()
+    assert began.wait(PATIENCE)
+    place.end(process)
+    for client in clients:
+        client.join(PATIENCE)
+    inbox = place.state / "mail" / "example.test" / "me" / "Maildir" / "new"
+    stored = [
+        re.search(rb"^Subject: (\S+)$", path.read_bytes(), re.M)[1].decode()  # type: ignore[index]
+        for path in inbox.iterdir()
+    ]
+    assert len(stored) == len(set(stored))
+    assert set(answered) <= set(stored)
     assert "Traceback" not in place.output()
 
 
