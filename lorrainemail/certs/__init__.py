@@ -1,0 +1,1 @@
+"""Certificates that the server makes for itself."""

@@ -1,0 +1,1 @@
+"""The control socket: the operator's commands to the running server."""

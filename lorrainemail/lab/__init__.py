@@ -1,0 +1,1 @@
+"""The lab: one message, two complete servers, every line shown."""

@@ -1,0 +1,1 @@
+"""The network's side: peers, limits, TLS, DNS."""
