@@ -14,6 +14,7 @@ import hashlib
 import os
 import re
 import stat
+from functools import lru_cache
 from typing import Final
 
 import attrs
@@ -64,6 +65,7 @@ def info_letters(info: str) -> str:
     return info[3:] if info.startswith(":2,") else ""
 
 
+@lru_cache(maxsize=4096)
 def info_bits(info: str) -> int:
     """The flags that a file's name carries."""
     return from_letters(info_letters(info))
@@ -86,7 +88,7 @@ def fields(base: str) -> dict[str, str]:
 
 def wire_size(base: str) -> int:
     """Octets with CRLF as the name says, -1 where it does not."""
-    value = fields(base).get("W", "")
+    value = fields(base).get("W", "") if ",W=" in base else ""
     return int(value) if value.isdigit() and len(value) < 16 else -1
 
 
@@ -95,7 +97,7 @@ def message_id(base: str) -> str:
 
     So it survives the loss of the index.
     """
-    given = fields(base).get("E", "")
+    given = fields(base).get("E", "") if ",E=" in base else ""
     if given.isalnum() and given.isascii() and len(given) <= 40:
         return given
     return hashlib.blake2b(os.fsencode(base), digest_size=10).hexdigest()
