@@ -233,9 +233,10 @@ def _take_names(tree: Tree, folder: Folder, bases: Iterable[str], seen: maildir.
 def _note_scan(folder: Folder, seen: maildir.Scan) -> None:
     """Remember what was seen, where the directories' times can be believed."""
     believed = seen.stable and time.time_ns() - max(seen.new_mtime, seen.cur_mtime) > maildir.SETTLED_NS
-    folder.new_seen = seen.new_mtime if believed else 0
-    folder.cur_seen = seen.cur_mtime if believed else 0
-    folder.dirty = True
+    times = (seen.new_mtime, seen.cur_mtime) if believed else (0, 0)
+    if times != (folder.new_seen, folder.cur_seen):
+        folder.new_seen, folder.cur_seen = times
+        folder.dirty = True
 
 
 def _read(path: str, limit: int) -> str:
