@@ -91,7 +91,7 @@ def _make(options: Options, owner: Owner, undo: Undo) -> Service:
     from lorrainemail.setup.first_start import prepare
     from lorrainemail.setup.greeting import greeting
     from lorrainemail.setup.ports import bind_all
-    from lorrainemail.setup.running import Running, lock_state
+    from lorrainemail.setup.running import Running, lock_state, raise_file_limit
     from lorrainemail.setup.state import open_state
 
     located = locate(options["config"], options["state"])
@@ -110,4 +110,5 @@ def _make(options: Options, owner: Owner, undo: Undo) -> Service:
     root = (os.geteuid() if owner.uid is None else owner.uid) == 0
     with contextlib.suppress(OSError, ValueError):  # nobody reads, or there is no output at all
         print(greeting(settings, prepared, ports, root), flush=True)
+    raise_file_limit()
     return Running(reactor, server, lock)

@@ -36,7 +36,7 @@ COMMANDS: Final = {
     "account": Command("account", "add, list, disable and remove accounts; set passwords"),
     "queue": Command("queue", "mail that waits: list, retry, drop, bounce"),
     "trace": Command("trace", "what happened to a message"),
-    "mailbox": Command("mailbox", "folders of an account and what is in them"),
+    "mailbox": Command("mailbox", "mailboxes on disk: what is in them, whether their index is sound"),
     "lab": Command("lab", "see one message travel through two complete servers"),
     "status": Command("server", "whether the server runs, and how it is"),
     "reload": Command("server", "have the server take its configuration anew"),

@@ -1,1 +1,1 @@
-"""A start: state directory, lock, ports, first files; and how the parts of a server begin and end together."""
+"""A start: state directory, lock, ports, first files; and how a server's parts begin and end."""

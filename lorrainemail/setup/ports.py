@@ -336,8 +336,8 @@ def _port_error(door: str, text: str, error: OSError, where: str) -> StartError:
     place = f"{door} in [listen] of {where}"
     if error.errno == errno.EADDRINUSE:
         return StartError(
-            f"cannot listen on {text}: the port is in use by another program",
-            f"stop that program (ss -ltnp shows it) or change {place}",
+            f"cannot listen on {text}: the port is in use already",
+            f"stop the program that has it (ss -ltnp shows it) or change {place}",
         )
     if error.errno in (errno.EACCES, errno.EPERM):
         return StartError(

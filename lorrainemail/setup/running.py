@@ -7,7 +7,9 @@ test that runs several servers in one process starts the composed servers themse
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import signal
 import time
 from typing import Any, Final
@@ -25,6 +27,8 @@ _log = Logger(namespace="lorrainemail")
 
 #: Seconds between the answer to "stop" and the end's beginning.
 _FAREWELL: Final = 0.05
+#: Open files that are asked for; more than all doors' connections.
+MAX_FILES: Final = 65536
 
 
 def lock_state(state: str, owner: Owner, undo: Undo) -> StateLock:
@@ -49,6 +53,15 @@ def lock_state(state: str, owner: Owner, undo: Undo) -> StateLock:
     if owner.changes:
         owner.take(lock.path)
     return lock
+
+
+def raise_file_limit() -> None:
+    """As many open files as the system lets us have without asking: each connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):  # fewer connections, then
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class Running(Service):

@@ -456,6 +456,9 @@ def test_privileges_are_shed_after_low_ports_are_open(open_place: Place) -> None
     nobody = shutil._get_uid("nobody")  # type: ignore[attr-defined]
     status = Path(f"/proc/{process.pid}/status").read_text()
     assert re.search(rf"^Uid:\t{nobody}\t{nobody}\t{nobody}\t{nobody}$", status, re.M)
+    limits = Path(f"/proc/{process.pid}/limits").read_text()
+    soft, hard = re.search(r"^Max open files\s+(\d+)\s+(\d+)", limits, re.M).groups()  # type: ignore[union-attr]
+    assert int(soft) == min(int(hard), 65536) or int(soft) > 65536
     owners = {path.stat().st_uid for path in place.state.rglob("*")}
     assert owners == {nobody}
     assert place.command("reload", "--state", str(place.state)).returncode == 0

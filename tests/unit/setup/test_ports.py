@@ -51,7 +51,7 @@ def test_a_failure_closes_what_was_open(tmp_path: Path) -> None:
             bind(tmp_path, undo, smtp=("unix:s",), imap=(f"tcp:{taken}:interface=127.0.0.1",))
     assert f"tcp:{taken}:interface=127.0.0.1" in failed.value.what
     assert failed.value.mend == (
-        "stop that program (ss -ltnp shows it) or change imap in [listen] of the.toml"
+        "stop the program that has it (ss -ltnp shows it) or change imap in [listen] of the.toml"
     )
     assert list(tmp_path.iterdir()) == []
 
