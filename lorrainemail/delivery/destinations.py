@@ -15,7 +15,7 @@ Pure but for the clock that it is given. The runner puts jobs in and takes them 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Final, Generic, Protocol, TypeVar
 
 import attrs
@@ -162,17 +162,19 @@ class Destinations(Generic[J]):
         """The instant at which :meth:`wake` has something to do."""
         return min((self._known[key].down_until for key in self._down), default=None)
 
-    def take_waiting(self, key: str) -> list[J]:
-        """All jobs in line, taken out of it."""
-        found = self._known[key]
-        jobs = list(found.waiting)
-        found.waiting.clear()
-        self._ready.pop(key, None)
-        return jobs
-
-    def all(self) -> Iterator[tuple[str, Destination[J]]]:
-        """Every known destination."""
-        yield from self._known.items()
+    def take_out(self, key: str, count: int, wanted: Callable[[J], bool]) -> list[J]:
+        """Of the first so many jobs in line, those wanted, taken out; the others go to the line's end."""
+        waiting = self._known[key].waiting
+        found = []
+        for _ in range(min(count, len(waiting))):
+            job = waiting.popleft()
+            if wanted(job):
+                found.append(job)
+            else:
+                waiting.append(job)
+        if not waiting:
+            self._ready.pop(key, None)
+        return found
 
     def _look(self, key: str, found: Destination[J], now: float) -> None:
         """Put a destination where its state says."""

@@ -48,6 +48,10 @@ LOOKUPS: Final = 32
 LONGEST_SLEEP: Final = 30.0
 #: Seconds that running attempts get when the server stops.
 GRACE: Final = 5.0
+#: Seconds before an item is tried again that met an error of this program.
+AFTER_A_FAULT: Final = 300.0
+#: Jobs in line that are looked at in one turn of the reactor.
+SLICE: Final = 500
 #: Alarms that are remembered, one a destination.
 MAX_ALARMS: Final = 100
 #: Characters of a reply that are kept with a recipient.
@@ -107,6 +111,8 @@ class Runner(Service):
         self._closing = closing
         self._lookups = 0
         self._attempts: dict[Job, Deferred[None]] = {}
+        self._jobs: dict[str, list[Job]] = {}
+        self._sweeping: set[str] = set()
         self._timer: IDelayedCall | None = None
         self._alarms: dict[str, Problem] = {}
         self._wanted = False
@@ -122,6 +128,7 @@ class Runner(Service):
         """Begin nothing new; answer when every attempt has ended, by itself or cut."""
         super().stopService()  # type: ignore[no-untyped-call]
         self._disarm()
+        self._wanted = False
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
@@ -219,7 +226,9 @@ class Runner(Service):
             idle = tuple(index for index in indices if index not in entry.busy)  # two looks may overlap
             if idle:
                 entry.busy |= frozenset(idle)
-                self.destinations.add(Job(entry, courier_name, destination, idle), now)
+                job = Job(entry, courier_name, destination, idle)
+                self._jobs.setdefault(entry.id, []).append(job)
+                self.destinations.add(job, now)
 
     async def _destination(self, courier: ICourier, item: QueueItem, one: QueueRecipient) -> str:
         try:
@@ -244,9 +253,11 @@ class Runner(Service):
             if timer.active():
                 timer.cancel()
             del self._attempts[job]
+            wait = 0.0
             if isinstance(result, Failure) and not isinstance(result.value, CancelledError):
                 self._failed(result, job.entry)
-            self._release(job)
+                wait = AFTER_A_FAULT
+            self._release(job, wait)
             self.destinations.end(job.destination, job.slow, self.spool.monotonic())
             self.wake()
 
@@ -257,16 +268,21 @@ class Runner(Service):
         self.destinations.slow_down()
         self.wake()
 
-    def _release(self, job: Job) -> None:
+    def _release(self, job: Job, at_least: float = 0.0) -> None:
         """Give a job's recipients back to the spool."""
         job.entry.busy -= frozenset(job.indices)
+        jobs = self._jobs.get(job.entry.id, [])
+        if job in jobs:
+            jobs.remove(job)
+        if not jobs:
+            self._jobs.pop(job.entry.id, None)
         if not self.spool.alive(job.entry) or not self.running:
             return
-        Deferred.fromCoroutine(self._reschedule(job.entry)).addErrback(self._failed, job.entry)
+        Deferred.fromCoroutine(self._reschedule(job.entry, at_least)).addErrback(self._failed, job.entry)
 
-    async def _reschedule(self, entry: Entry) -> None:
+    async def _reschedule(self, entry: Entry, at_least: float) -> None:
         stored = await self.spool.read(entry)
-        self.spool.give_back(entry, stored)
+        self.spool.give_back(entry, stored, at_least)
         self.wake()
 
     async def _attempt(self, job: Job) -> None:
@@ -280,7 +296,18 @@ class Runner(Service):
             outcomes = await self._deliver(job, stored, waiting)
             job.settling = True
             self._judge_destination(job, outcomes)
-            await self._settle(job, stored, dict(zip(waiting, outcomes, strict=True)))
+            known = dict(zip(waiting, outcomes, strict=True))
+            try:
+                await self._settle(job, stored, known)
+            except Exception:
+                # whatever else went wrong: what was delivered must not be delivered again
+                delivered = {
+                    index: attrs.evolve(stored.item.recipients[index], state="done")
+                    for index, outcome in known.items()
+                    if outcome.kind == "delivered"
+                }
+                await self.spool.change(job.entry, delivered)
+                raise
 
     async def _deliver(self, job: Job, stored: Stored, waiting: list[int]) -> list[Outcome]:
         recipients = [stored.item.recipients[index] for index in waiting]
@@ -311,22 +338,31 @@ class Runner(Service):
             for one in outcomes
         ):
             self.destinations.missed(job.destination, str(first), self.spool.monotonic())
-            self._spare_the_old(job.destination, first)
+            if job.destination not in self._sweeping:
+                self._sweeping.add(job.destination)
+                sweep = Deferred.fromCoroutine(self._spare_the_old(job.destination, first))
+                sweep.addErrback(self._failed, job.entry)
+                sweep.addBoth(lambda _: self._sweeping.discard(job.destination))
         elif not any(one.ours for one in outcomes):
             self.destinations.reached(job.destination)
             self._alarms.pop(job.destination, None)
 
-    def _spare_the_old(self, destination: str, reply: Reply) -> None:
+    async def _spare_the_old(self, destination: str, reply: Reply) -> None:
         """Jobs in line that are old enough for a notice or for expiry share the outcome of the one that
-        tried, so that waiting in line neither hides a delay nor keeps a message for ever."""
+        tried, so that waiting in line neither hides a delay nor keeps a message for ever. In slices."""
         schedule = self.spool.schedule
         patience = min(schedule.delay_notice or schedule.expire, schedule.expire)
-        now = self.spool.monotonic()
-        for job in self.destinations.take_waiting(destination):
-            if self.spool.alive(job.entry) and self.spool.age(job.entry) < patience:
-                self.destinations.add(job, now)
-            else:
-                Deferred.fromCoroutine(self._share(job, reply)).addErrback(self._failed, job.entry)
+        left = len(self.destinations[destination].waiting)
+        while left > 0 and self.running:
+            slice_, left = min(left, SLICE), left - SLICE
+            old = self.destinations.take_out(
+                destination, slice_, lambda job: self.spool.age(job.entry) >= patience
+            )
+            for job in old:
+                await self._share(job, reply)
+            turn: Deferred[None] = Deferred()
+            self._reactor.callLater(0, turn.callback, None)
+            await turn
 
     async def _share(self, job: Job, reply: Reply) -> None:
         try:
@@ -472,9 +508,8 @@ class Runner(Service):
     def retry(self, entry: Entry) -> None:
         """Try every waiting recipient now, also where its destination is down."""
         now = self.spool.monotonic()
-        for key, destination in list(self.destinations.all()):
-            if any(job.entry is entry for job in destination.waiting):
-                self.destinations.revive(key, now)
+        for job in self._jobs.get(entry.id, ()):
+            self.destinations.revive(job.destination, now)
         self.spool.hurry(entry)
         self.wake()
 
@@ -497,15 +532,13 @@ class Runner(Service):
         """Of recipients in our hands: what they wait for, and for how many seconds (0: not known)."""
         found: dict[int, tuple[str, float]] = {}
         now = self.spool.monotonic()
-        for _, destination in self.destinations.all():
-            for job in destination.waiting:
-                if job.entry is entry:
-                    left = max(0.0, destination.down_until - now)
-                    words = f"destination down: {destination.words}" if left else "in line"
-                    found.update(dict.fromkeys(job.indices, (words, left)))
-        for job in self._attempts:
-            if job.entry is entry:
-                found.update(dict.fromkeys(job.indices, ("being delivered", 0.0)))
+        for job in self._jobs.get(entry.id, ()):
+            words, left = "being delivered", 0.0
+            if job not in self._attempts:
+                destination = self.destinations[job.destination]
+                left = max(0.0, destination.down_until - now)
+                words = f"destination down: {destination.words}" if left else "in line"
+            found.update(dict.fromkeys(job.indices, (words, left)))
         return found
 
 

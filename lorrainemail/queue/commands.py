@@ -18,6 +18,7 @@ seconds, the latter from now and None where none is planned. An unknown id is a 
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
@@ -80,7 +81,7 @@ class _Live:
 
     async def list(self, limit: int, after: str) -> dict[str, Any]:
         identities = self._spool.identities()
-        page = [identity for identity in identities if identity > after][: max(1, min(limit, MAX_PAGE))]
+        page = _page(identities, limit, after)
         items = []
         for identity in page:
             entry = self._spool.find(identity)
@@ -167,6 +168,11 @@ def _recipient(one: QueueRecipient, now: float, standing: tuple[str, float] | No
     }
 
 
+def _page(identities: Sequence[str], limit: int, after: str) -> Sequence[str]:
+    start = bisect_right(identities, after)
+    return identities[start : start + max(1, min(limit, MAX_PAGE))]
+
+
 def _unknown(identity: str) -> PermanentError:
     words = f"no message {identity} in the queue"
     return PermanentError(Reply(550, "5.1.0", words), words)
@@ -209,7 +215,7 @@ class Offline:
 
     def _list(self, limit: int = MAX_PAGE, after: str = "") -> dict[str, Any]:
         identities = self._identities()
-        page = [identity for identity in identities if identity > after][: max(1, min(limit, MAX_PAGE))]
+        page = _page(identities, limit, after)
         items = []
         for identity in page:
             try:

@@ -36,6 +36,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from lorrainemail.errors import INTERNAL_ERROR, STORAGE_FULL, Reply, TemporaryError
@@ -143,6 +144,7 @@ class Spool(Service):
         self._listeners: list[Callable[[], None]] = []
         self._loading: Deferred[None] | None = None
         self._again: IDelayedCall | None = None
+        self._reload: IDelayedCall | None = None
 
     # -- service ---------------------------------------------------------------------------------
 
@@ -153,6 +155,9 @@ class Spool(Service):
     def startService(self) -> None:
         """Begin to load what an earlier process left; placements and deliveries go on beside it."""
         super().startService()  # type: ignore[no-untyped-call]
+        self._start_loading()
+
+    def _start_loading(self) -> None:
         self._loading = Deferred.fromCoroutine(self._load())
         self._loading.addErrback(self._load_failed)
 
@@ -162,9 +167,10 @@ class Spool(Service):
         if self._loading is not None:
             self._loading.cancel()
             self._loading = None
-        if self._again is not None and self._again.active():
-            self._again.cancel()
-        self._again = None
+        for call in (self._again, self._reload):
+            if call is not None and call.active():
+                call.cancel()
+        self._again = self._reload = None
 
     def reconfigure(self, schedule: Schedule, capacity: int) -> None:
         """New settings; waits that are running keep their length."""
@@ -188,10 +194,12 @@ class Spool(Service):
             self._unread = max(0, self._unread - len(part))
             self._wake()
 
-    def _load_failed(self, failure: object) -> None:
+    def _load_failed(self, failure: Failure) -> None:
         self._unread = 0
-        if not (hasattr(failure, "check") and failure.check(CancelledError)):
-            _log.error("the queue could not be read: {failure}", failure=failure)
+        if isinstance(failure.value, CancelledError) or not self.running:
+            return
+        _log.failure("the queue could not be read; that is tried again", failure)
+        self._reload = self._reactor.callLater(AGAIN, self._start_loading)
 
     def _say(self, faults: Iterable[Fault]) -> None:
         for fault in faults:

@@ -15,7 +15,7 @@ from zope.interface import implementer
 from lorrainemail.addresses import Address, parse_address
 from lorrainemail.delivery.destinations import DOWN, FIRST, PATIENCE
 from lorrainemail.delivery.notices import Notices
-from lorrainemail.delivery.runner import GRACE, Runner
+from lorrainemail.delivery.runner import AFTER_A_FAULT, GRACE, Runner
 from lorrainemail.envelope import Envelope, Recipient
 from lorrainemail.errors import INTERNAL_ERROR, Reply, TemporaryError
 from lorrainemail.interfaces import (
@@ -365,6 +365,21 @@ def test_a_courier_that_raises_defers(house: House, monkeypatch: pytest.MonkeyPa
     house.calls()[0].done.errback(RuntimeError("bug"))
     house.settle()
     assert house.state(identity)[0].attempts == 1 and house.injector.sent == []
+
+
+def test_an_error_of_our_own_neither_repeats_a_delivery_nor_spins(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identity = house.put("a@x.org", "b@x.org")
+    monkeypatch.setattr(house.runner, "_note", None)  # any bug will do
+    house.calls()[0].answer(OK, LATER)
+    house.settle()
+    assert [one.state for one in house.state(identity)] == ["done", "waiting"]
+    assert house.calls() == []
+    monkeypatch.undo()
+    house.clock.advance(AFTER_A_FAULT)
+    (call,) = house.calls()
+    assert call.addresses == ["b@x.org"]
 
 
 def test_a_courier_that_does_not_exist_defers(house: House) -> None:

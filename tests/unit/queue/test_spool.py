@@ -372,3 +372,20 @@ def test_nothing_is_due_in_an_empty_queue(make_spool: Any) -> None:
     spool = make_spool()
     assert spool.next_due() is None and spool.take(3) == []
     assert Entry("x", math.inf, 0.0).busy == frozenset()
+
+
+def test_a_queue_that_could_not_be_read_at_start_is_read_later(
+    make_spool: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(make_spool(), item())
+    real = os.scandir
+
+    def broken(path: str) -> Any:
+        raise OSError(errno.EIO, "disk")
+
+    monkeypatch.setattr(os, "scandir", broken)
+    spool = make_spool()
+    assert spool.count == 0
+    monkeypatch.setattr(os, "scandir", real)
+    clock.advance(AGAIN)
+    assert spool.identities() == ["id1"]
