@@ -8,6 +8,7 @@ read what Carole wrote, 1 where not.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import os
 import shutil
@@ -33,8 +34,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Play it; the exit status."""
     from twisted.internet import reactor
     from twisted.internet.defer import Deferred
+    from twisted.internet.error import ReactorNotRunning
     from twisted.logger import globalLogBeginner, textFileLogObserver
 
+    loop: Any = reactor
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without arrows shows question marks
     directory = tempfile.mkdtemp(prefix="lorrainemail-lab-")
@@ -44,14 +47,12 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             good.append(await _play(reactor, arguments, directory))
         finally:
-            stop: Any = reactor
-            if stop.running:
-                stop.stop()
+            with contextlib.suppress(ReactorNotRunning):  # a Ctrl-C has begun its end already
+                loop.stop()
 
     def begin() -> None:
         Deferred.fromCoroutine(play()).addErrback(_report)
 
-    loop: Any = reactor
     loop.callWhenRunning(begin)
     try:
         with open(os.path.join(directory, "log"), "w", encoding="utf-8") as log:
