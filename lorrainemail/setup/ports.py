@@ -36,6 +36,8 @@ from lorrainemail.setup.state import Owner, Undo
 
 #: Connections that the kernel keeps for us between two turns of the reactor.
 BACKLOG: Final = 1024
+#: Octets of a UNIX socket's path that the kernel has room for.
+MAX_UNIX_PATH: Final = 107
 
 
 class _Slot(Factory):
@@ -221,6 +223,8 @@ def bind_unix(path: str, mode: int) -> socket.socket:
 
     :raises OSError: EADDRINUSE where a living process listens, or where something else has that name.
     """
+    if len(os.fsencode(path)) > MAX_UNIX_PATH:
+        raise OSError(errno.ENAMETOOLONG, f"its path is longer than {MAX_UNIX_PATH} octets")
     if os.path.lexists(path):
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise OSError(errno.EADDRINUSE, "a file that is no socket has that name")
@@ -269,9 +273,10 @@ def bind_all(
         try:
             listener = bind_unix(path, mode)
         except OSError as error:
-            raise StartError(
-                f"cannot open the socket {path} ({error.strerror})", "remove it, or choose another state"
-            ) from None
+            mend = "remove what is there, or name another state directory with --state"
+            if error.errno == errno.ENAMETOOLONG:
+                mend = "name a state directory with a shorter path"
+            raise StartError(f"cannot open the socket {path} ({error.strerror})", mend) from None
         port = BoundPort(door, path, False, listener)
         port._outer = port._slot
         undo.add(port.close)

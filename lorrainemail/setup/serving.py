@@ -90,6 +90,6 @@ class Doors(Service):
     async def _stop(self) -> None:
         listening, self._listening = self._listening, []
         await DeferredList([maybeDeferred(port.stopListening) for port in listening], consumeErrors=True)
-        closes = {id(door.close): door.close for door in self._doors if door.close is not None}
-        ends = [close().addTimeout(SESSIONS_END, self._reactor) for close in closes.values()]
+        closes = dict.fromkeys(door.close for door in self._doors if door.close is not None)
+        ends = [close().addTimeout(SESSIONS_END, self._reactor) for close in closes]
         await DeferredList(ends, consumeErrors=True)  # those that were cut off have been aborted by it

@@ -112,6 +112,12 @@ def test_a_unix_socket_gets_its_mode_and_replaces_a_dead_one_only(tmp_path: Path
     assert path.read_text() == "a file"
 
 
+def test_a_state_whose_path_has_no_room_for_a_socket_is_a_clear_error(tmp_path: Path) -> None:
+    path = str(tmp_path / ("d" * 100) / "control.sock")
+    with pytest.raises(StartError, match=r"longer than 107 octets.*shorter path"):
+        bind_all(Listen(), str(tmp_path), Owner(), Undo(), "the.toml", [("control", path, 0o600)])
+
+
 def test_relative_unix_paths_are_below_the_state_directory(tmp_path: Path) -> None:
     with Undo() as undo:
         (port,) = bind(tmp_path, undo, smtp=("unix:door.sock",))

@@ -117,6 +117,21 @@ def test_the_plugin_file_is_all_that_twistd_reads_for_its_list() -> None:
     assert done.stdout == "[]\n", done.stderr
 
 
+def test_no_thread_starts_before_twistd_has_forked(tmp_path: Path) -> None:
+    """A thread of the parent would be missing in the daemon, whatever it held locked."""
+    code = (
+        "import threading; from lorrainemail.config import default; "
+        "default.PORTS = dict.fromkeys(default.PORTS, 0); "
+        "from lorrainemail.tap import Options, makeService; options = Options(); "
+        "options['state'] = 'state'; service = makeService(options); "
+        "assert threading.active_count() == 1, threading.enumerate()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_options_and_command_import_no_server() -> None:
     code = (
         "import sys; from lorrainemail.tap import Options; import lorrainemail.cli.main; Options(); "
