@@ -50,6 +50,7 @@ _HEXCHAR = re.compile(r"\+([0-9A-F]{2})")
 _UNICODE = re.compile(r"\\x\{([0-9A-F]{2,6})\}")
 _SIZE = re.compile(r"[0-9]{1,20}\Z")
 _ADDRESS_TYPE = re.compile(r"[A-Za-z0-9-]{1,32}\Z")
+_BDAT = re.compile(rb"([0-9]{1,20})(?:[ \t]+(LAST))?\Z", re.IGNORECASE)
 _VISIBLE = re.compile(rb"[!-~]+\Z")
 
 
@@ -168,6 +169,14 @@ def parse_auth(argument: bytes) -> tuple[bytes, bytes | None]:
     if not mechanism:
         _syntax("5.5.4", "Syntax: AUTH mechanism [initial-response]")
     return mechanism, initial.lstrip(b" ") if space else None
+
+
+def parse_bdat(argument: bytes) -> tuple[int, bool]:
+    """Count of octets, and whether they are the last, of BDAT (RFC 3030 §2)."""
+    match = _BDAT.match(argument)
+    if match is None:
+        _syntax("5.5.4", "Syntax: BDAT count [LAST]")
+    return int(match.group(1)), match.group(2) is not None
 
 
 def decode_xtext(value: str) -> str:

@@ -1,7 +1,8 @@
 """One SMTP connection below its verbs: input cut into lines or messages, output in order, time, pace.
 
 Input comes by :meth:`SmtpConnection.dataReceived` and is cut into command lines, or goes whole into the
-:class:`~lorrainemail.smtp.data.MessageReader` between 354 and the final dot. Each line becomes a coroutine of
+:class:`~lorrainemail.smtp.data.MessageReader` between 354 and the final dot, or by count into the
+:class:`~lorrainemail.smtp.chunks.ChunkReader` of a BDAT. Each line becomes a coroutine of
 :class:`~lorrainemail.smtp.server.SmtpServer`; while one waits (for a table, a check, intake) nothing else of
 this session is looked at, so replies come strictly in the order of the commands, and what follows the final
 dot waits for its reply.
@@ -32,7 +33,8 @@ from lorrainemail.net.peers import local_of, peer_of, peer_uid
 from lorrainemail.ops.ids import new_id
 from lorrainemail.sasl.mechanisms import Exchange
 from lorrainemail.smtp import replies
-from lorrainemail.smtp.data import MessageReader
+from lorrainemail.smtp.chunks import ChunkReader
+from lorrainemail.smtp.data import IncomingMessage, MessageReader
 from lorrainemail.smtp.door import Door
 from lorrainemail.smtp.transaction import OpenTransaction
 
@@ -64,7 +66,7 @@ class SmtpConnection(ESMTP):
         self._secure = False
         # What the verbs change; the input path asks.
         self._open: OpenTransaction | None = None
-        self._reader: MessageReader | None = None
+        self._reader: MessageReader | ChunkReader | None = None
         self._exchange: Exchange | None = None
         # Input that was not looked at yet begins at ``_position``.
         self._input = b""
@@ -93,8 +95,12 @@ class SmtpConnection(ESMTP):
         """What a command line asks for."""
         raise NotImplementedError
 
-    def _message(self, transaction: OpenTransaction, reader: MessageReader) -> Coroutine[Any, Any, None]:
+    def _message(self, transaction: OpenTransaction, message: IncomingMessage) -> Coroutine[Any, Any, None]:
         """Answer a final dot."""
+        raise NotImplementedError
+
+    def _chunk(self, reader: ChunkReader) -> Coroutine[Any, Any, None]:
+        """Answer a BDAT whose octets are in."""
         raise NotImplementedError
 
     # -- the connection ------------------------------------------------------------------------------
@@ -139,6 +145,7 @@ class SmtpConnection(ESMTP):
             self._note("{peer} went away in the middle of message {message}")
         elif reason.check(ConnectionDone, ConnectionLost) is None:  # type: ignore[no-untyped-call]
             self._note("The connection from {peer} broke: {reason}", reason=shown(reason.getErrorMessage()))
+        self._forget_message()
         self._door.leave(self, self._session.peer)
 
     def out_of_time(self, now: float) -> bool:
@@ -239,8 +246,14 @@ class SmtpConnection(ESMTP):
         self._turn = None
         self._work()
 
-    def _feed(self, reader: MessageReader) -> bool:
-        """Give all input to the message; True when its final dot was in it."""
+    def _forget_message(self) -> None:
+        """The transaction is over, and what BDAT brought of its message is of no use."""
+        transaction, self._open = self._open, None
+        if transaction is not None and transaction.chunks is not None:
+            transaction.chunks.abort()
+
+    def _feed(self, reader: MessageReader | ChunkReader) -> bool:
+        """Give all input to the message; True when its final dot, or the end of the chunk, was in it."""
         data = self._input[self._position :] if self._position else self._input
         self._input = b""
         self._position = 0
@@ -251,6 +264,9 @@ class SmtpConnection(ESMTP):
             return False
         self._input = rest
         self._reader = None
+        if isinstance(reader, ChunkReader):
+            self._run(self._chunk(reader))
+            return True
         transaction, self._open = self._open, None
         assert transaction is not None
         self._verb = "message"

@@ -7,7 +7,8 @@ edges, stuffed dots go by one replacement a chunk, bare CR and LF show as a diff
 Invariants: no input is long enough to need memory (over the limit it is counted and dropped; what might be
 the beginning of the end is four octets at most); only ``CRLF . CRLF`` ends a message, so that no other server
 can see an end where we see none or the reverse; NUL and 8-bit octets are kept. Fails at :meth:`finish`:
-552 5.3.4 too large, 550 5.6.0 bare CR or LF, 452 4.3.1 no room to spill.
+552 5.3.4 too large, 550 5.6.0 bare CR or LF, 452 4.3.1 no room to spill. What comes by BDAT is
+the business of :mod:`lorrainemail.smtp.chunks`.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ _DOT: Final = b"\r\n."
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 
 
-class MessageReader:
-    """Takes one message.
+class IncomingMessage:
+    """What is kept of a message while it comes in.
 
     :param directory: where it is spilled when it is large.
     :param limit: octets, dots unstuffed (RFC 1870 §5).
     :param mend: make CRLF of bare CR and LF instead of refusing them.
     """
 
-    __slots__ = ("_carry", "_failure", "_first", "_limit", "_mend", "_size", "_writer")
+    __slots__ = ("_failure", "_limit", "_mend", "_size", "_writer")
 
     def __init__(self, directory: str, limit: int, mend: bool = False) -> None:
         self._writer = ContentWriter(directory)
@@ -42,6 +43,49 @@ class MessageReader:
         self._mend = mend
         self._size = 0
         self._failure: MailError | None = None
+
+    def _keep(self, piece: bytes) -> None:
+        """The next octets of the message itself; no CRLF is cut in two."""
+        line_ends = piece.count(b"\r\n")
+        if piece.count(b"\n") != line_ends or piece.count(b"\r") != line_ends:
+            if not self._mend:
+                self._fail(PermanentError(BARE_LINE_END))
+                return
+            piece = _LINE_END.sub(b"\r\n", piece)
+        self._size += len(piece)
+        if self._size > self._limit:
+            self._fail(PermanentError(TOO_LARGE, f"over {self._limit} octets"))
+            return
+        try:
+            self._writer.write(piece)
+        except MailError as failure:
+            self._fail(failure)
+
+    def _fail(self, failure: MailError) -> None:
+        self._failure = failure
+        self._writer.abort()
+
+    def finish(self) -> Content | SpilledContent:
+        """The message, which belongs to the caller now.
+
+        :raises MailError: where it cannot be taken; the reply to its end.
+        """
+        if self._failure is not None:
+            raise self._failure
+        return self._writer.finish()
+
+    def abort(self) -> None:
+        """The client went away, or thought better of it."""
+        self._writer.abort()
+
+
+class MessageReader(IncomingMessage):
+    """Takes one message that comes by DATA."""
+
+    __slots__ = ("_carry", "_first")
+
+    def __init__(self, directory: str, limit: int, mend: bool = False) -> None:
+        super().__init__(directory, limit, mend)
         # The message begins at the start of a line: a CRLF that is not part of it stands before it.
         self._carry = b"\r\n"
         self._first = True
@@ -80,40 +124,9 @@ class MessageReader:
         """
         if not piece or self._failure is not None:
             return
-        line_ends = piece.count(b"\r\n")
-        bare = piece.count(b"\n") != line_ends or piece.count(b"\r") != line_ends
         if stuffed:
             piece = piece.replace(_DOT, b"\r\n")
         if self._first:
             self._first = False
             piece = piece[2:]
-        if bare:
-            if not self._mend:
-                self._fail(PermanentError(BARE_LINE_END))
-                return
-            piece = _LINE_END.sub(b"\r\n", piece)
-        self._size += len(piece)
-        if self._size > self._limit:
-            self._fail(PermanentError(TOO_LARGE, f"over {self._limit} octets"))
-            return
-        try:
-            self._writer.write(piece)
-        except MailError as failure:
-            self._fail(failure)
-
-    def _fail(self, failure: MailError) -> None:
-        self._failure = failure
-        self._writer.abort()
-
-    def finish(self) -> Content | SpilledContent:
-        """The message, which belongs to the caller now.
-
-        :raises MailError: where it cannot be taken; the reply to the final dot.
-        """
-        if self._failure is not None:
-            raise self._failure
-        return self._writer.finish()
-
-    def abort(self) -> None:
-        """The client went away."""
-        self._writer.abort()
+        self._keep(piece)

@@ -137,6 +137,7 @@ class Door:
             f"SIZE {settings.message_size}",
             "8BITMIME",
             "ENHANCEDSTATUSCODES",
+            "CHUNKING",
         ]
         if settings.smtputf8:
             lines.append("SMTPUTF8")

@@ -17,7 +17,7 @@ BYE: Final = Reply(221, "2.0.0", "Bye").wire()
 # RFC 5321 §3.5.3: neither confirmed nor denied.
 VRFY: Final = Reply(252, "2.5.2", "Cannot verify, but will take a message and try to deliver it").wire()
 HELP: Final = Reply(
-    214, "2.0.0", "Commands: EHLO HELO MAIL RCPT DATA RSET NOOP VRFY HELP QUIT\nSee RFC 5321"
+    214, "2.0.0", "Commands: EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT\nSee RFC 5321"
 ).wire()
 START_TLS: Final = Reply(220, "2.0.0", "Ready to start TLS").wire()
 LOGGED_IN: Final = Reply(235, "2.7.0", "Authentication successful").wire()
@@ -34,6 +34,10 @@ MAIL_FIRST: Final = Reply(503, "5.5.1", "Send MAIL first")
 ALREADY_TLS: Final = Reply(503, "5.5.1", "TLS is active already")
 ALREADY_LOGGED_IN: Final = Reply(503, "5.5.1", "Authenticated already")
 NOT_DURING_MAIL: Final = Reply(503, "5.5.1", "Not during a mail transaction")
+# RFC 3030 §2: after a BDAT nothing but BDAT.
+CHUNKS_BEGUN: Final = Reply(
+    503, "5.5.1", "The message has begun by BDAT; end it with BDAT LAST, or send RSET"
+)
 NO_RECIPIENTS: Final = Reply(554, "5.5.1", "No valid recipients")
 TOO_MANY_RECIPIENTS: Final = Reply(452, "4.5.3", "Too many recipients; send the message again for the others")
 LOGIN_FIRST: Final = Reply(530, "5.7.0", "Authentication required")

@@ -2,8 +2,8 @@
 
 Each command is a method named after its verb; :mod:`lorrainemail.smtp.connection` calls them one after the
 other. State: greeted (after EHLO or HELO), then ``_open`` (after MAIL: the transaction), then ``_reader``
-(after DATA), then greeted again; ``_exchange`` while AUTH asks for lines. STARTTLS forgets all of it and
-every octet that was read but not yet looked at (RFC 3207 §4.2).
+(after DATA, and inside each BDAT), then greeted again; ``_exchange`` while AUTH asks for lines. STARTTLS
+forgets all of it and every octet that was read but not yet looked at (RFC 3207 §4.2).
 
 Made by :class:`~lorrainemail.smtp.factory.SmtpFactory`.
 """
@@ -18,7 +18,14 @@ from twisted.internet.interfaces import ITLSTransport
 
 from lorrainemail.envelope import Envelope, Recipient, Session
 from lorrainemail.errors import INTERNAL_ERROR, MailError, Reply
-from lorrainemail.grammar.smtp import parse_auth, parse_greeting, parse_mail, parse_rcpt, split_command
+from lorrainemail.grammar.smtp import (
+    parse_auth,
+    parse_bdat,
+    parse_greeting,
+    parse_mail,
+    parse_rcpt,
+    split_command,
+)
 from lorrainemail.interfaces import (
     Accepted,
     Circumstances,
@@ -33,8 +40,9 @@ from lorrainemail.ops.ids import new_id
 from lorrainemail.sasl.mechanisms import Claim, Exchange
 from lorrainemail.smtp import replies
 from lorrainemail.smtp.acceptance import judge_recipient, judge_sender, judge_session, judge_stage, stopped
+from lorrainemail.smtp.chunks import ChunkedMessage, ChunkReader
 from lorrainemail.smtp.connection import SmtpConnection, log
-from lorrainemail.smtp.data import MessageReader
+from lorrainemail.smtp.data import IncomingMessage, MessageReader
 from lorrainemail.smtp.door import Door
 from lorrainemail.smtp.submission import submitted
 from lorrainemail.smtp.transaction import OpenTransaction
@@ -132,7 +140,7 @@ class SmtpServer(SmtpConnection):
                 self._refuse(reply, name=name)
                 return
         # RFC 5321 §4.1.4: a greeting ends any transaction.
-        self._open = None
+        self._forget_message()
         self._session = session
         self._greeted = True
         self._greeting_verdicts = verdicts
@@ -148,7 +156,7 @@ class SmtpServer(SmtpConnection):
         else:
             # RFC 3207 §4.2: what came in clear text before TLS is forgotten, and so is what we know.
             self._drop_input()
-            self._open = None
+            self._forget_message()
             self._greeted = False
             self._greeting_verdicts = ()
             self._principal = None
@@ -256,6 +264,9 @@ class SmtpServer(SmtpConnection):
         if transaction is None:
             self._refuse(replies.MAIL_FIRST)
             return
+        if transaction.chunks is not None:
+            self._refuse(replies.CHUNKS_BEGUN)
+            return
         if len(transaction.accepted) >= self._settings.recipients:
             # RFC 5321 §4.5.3.1.10. No error of the client's: it is expected to come back.
             self._say(replies.TOO_MANY_RECIPIENTS.wire())
@@ -290,16 +301,59 @@ class SmtpServer(SmtpConnection):
         elif not transaction.accepted:
             # RFC 5321 §3.3, RFC 2920 §3.1.
             self._refuse(replies.NO_RECIPIENTS)
+        elif transaction.chunks is not None:
+            self._refuse(replies.CHUNKS_BEGUN)
         else:
             settings = self._settings
             mend = settings.mends(self._session.peer)
             self._reader = MessageReader(settings.spill_directory, settings.message_size, mend)
             self._say(replies.GO_AHEAD)
 
-    async def _message(self, transaction: OpenTransaction, reader: MessageReader) -> None:
+    async def do_BDAT(self, argument: bytes) -> None:
+        try:
+            count, last = parse_bdat(argument)
+        except MailError as error:
+            # RFC 3030 §2: octets follow, but how many? They must not be read as commands.
+            self._note_refusal(error.reply)
+            self._goodbye(error.reply)
+            return
+        transaction = self._open
+        message, refusal = None, None
+        if transaction is None:
+            refusal = replies.MAIL_FIRST
+        elif not transaction.accepted:
+            refusal = replies.NO_RECIPIENTS
+        else:
+            message = transaction.chunks
+            if message is None:
+                settings = self._settings
+                mend = settings.mends(self._session.peer)
+                message = ChunkedMessage(settings.spill_directory, settings.message_size, mend)
+                transaction.chunks = message
+            message.expect(count)
+        reader = ChunkReader(count, last, message, refusal)
+        if count:
+            self._reader = reader
+        elif last or self._useful():
+            await self._chunk(reader)
+
+    async def _chunk(self, reader: ChunkReader) -> None:
+        transaction, message = self._open, reader.message
+        if transaction is None or message is None:
+            self._refuse(reader.refusal or replies.MAIL_FIRST)
+        elif reader.last:
+            self._open = None
+            self._verb = "message"
+            await self._message(transaction, message)
+        elif message.failure is not None:
+            self._refuse(message.failure.reply, message.failure.detail)
+        else:
+            self._say(Reply(250, "2.0.0", f"{reader.count} octets received").wire())
+
+    async def _message(self, transaction: OpenTransaction, message: IncomingMessage) -> None:
         detail = ""
         try:
-            reply = await self._deliver(transaction, reader)
+            reply = await self._deliver(transaction, message)
         except MailError as failure:
             reply, detail = failure.reply, failure.detail
         except Exception:
@@ -315,11 +369,11 @@ class SmtpServer(SmtpConnection):
         else:
             self._refuse(reply, detail, transaction)
 
-    async def _deliver(self, transaction: OpenTransaction, reader: MessageReader) -> Reply:
+    async def _deliver(self, transaction: OpenTransaction, message: IncomingMessage) -> Reply:
         """Check the message and hand it to intake. The client waits."""
         door, session, principal = self._door, self._session, self._principal
         mail, tables = transaction.command, transaction.tables
-        content = reader.finish()
+        content = message.finish()
         try:
             if principal is not None:
                 content = await submitted(
@@ -391,7 +445,7 @@ class SmtpServer(SmtpConnection):
         if argument:
             self._refuse(replies.NO_ARGUMENT)
         elif self._useful():
-            self._open = None
+            self._forget_message()
             self._say(replies.OK)
 
     async def do_NOOP(self, argument: bytes) -> None:
@@ -431,6 +485,7 @@ _VERBS: Final = {
         "MAIL",
         "RCPT",
         "DATA",
+        "BDAT",
         "RSET",
         "NOOP",
         "VRFY",

@@ -1,8 +1,8 @@
 """SMTP over real sockets, as scripted dialogues.
 
 In a script ``C:`` sends a line, ``C>`` one that goes out together with the next, ``S:`` expects a line (shell
-patterns), ``S!`` expects the end of the connection. ``# door: submission`` as the first line chooses the
-door.
+patterns), ``S~`` a reply of that code in any number of lines, ``S!`` the end of the connection. ``# door:
+submission`` as the first line chooses the door.
 """
 
 from __future__ import annotations
@@ -124,6 +124,10 @@ def play(script: Path, port: int) -> None:
                 got = stream.readline(100_000)
                 assert got.endswith(b"\r\n"), f"{place}: got {got!r} for {text!r}"
                 assert fnmatch.fnmatchcase(got[:-2].decode(), text), f"{place}: {got!r} for {text!r}"
+            elif what == "S~":
+                while (got := stream.readline(100_000)).startswith(f"{text}-".encode()):
+                    pass
+                assert got.startswith(f"{text} ".encode()), f"{place}: {got!r} for {text!r}"
             elif what == "S!":
                 assert stream.read(1) == b"", f"{place}: the connection stays open"
             else:
