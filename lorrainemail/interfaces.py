@@ -520,6 +520,27 @@ class MessageFacts:
 
 
 @attrs.frozen(slots=True)
+class SortingFacts:
+    """What SORT and THREAD go by (RFC 5256), of one message.
+
+    :ivar sent: the Date field's instant, None where it has none to read.
+    :ivar base_subject: RFC 5256 §2.1, upper case; ``is_reply``: something like "Re:" was taken off it.
+    :ivar header_id: the Message-ID with its brackets, b"" for none; ``in_reply_to`` the first one there.
+    :ivar references: the message-ids of References, joined by spaces.
+    """
+
+    uid: int
+    size: int
+    internal_date: int
+    sent: int | None
+    base_subject: str
+    is_reply: bool
+    header_id: bytes
+    in_reply_to: bytes
+    references: bytes
+
+
+@attrs.frozen(slots=True)
 class MailboxChange:
     """Something happened in a mailbox. ``kind``: "added", "flags", "expunged", "gone" (the folder itself)."""
 
@@ -570,12 +591,25 @@ class IMailbox(Interface):
     def modseq(uid: int) -> int:
         """A message's MODSEQ now. From memory."""
 
-    def claim_recent(uids: Sequence[int]) -> frozenset[int]:
-        """Those of the uids that no session was told of as recent before; they are the caller's from now."""
+    def claim_recent(uids: Sequence[int], peek: bool = False) -> frozenset[int]:
+        """Those of the uids that no session was told of as recent before; they are the caller's from now,
+        unless he only peeks."""
 
     def facts(uids: Sequence[int], wire: bool = False) -> Deferred[list[MessageFacts]]:
         """Index rows in the order asked (gone ones left out); ``wire``: with envelope and structure.
         Callers ask in slices of some hundred."""
+
+    def sorting(uids: Sequence[int]) -> Deferred[list[SortingFacts]]:
+        """What messages are sorted and threaded by, in the order asked (gone ones left out). In slices."""
+
+    def candidates(field: Literal["envelope", "references"], words: Sequence[bytes]) -> Deferred[list[int]]:
+        """UIDs, ascending, of all messages but those of which the index says for sure that one of the words
+        (lower case, of ``[a-z0-9._-]``) is nowhere in the header fields that ENVELOPE shows, or in
+        References."""
+
+    def expunged_since(since: int) -> Deferred[list[int] | None]:
+        """UIDs, ascending, of messages expunged after that MODSEQ (RFC 7162 §3.2.5); None where that is not
+        known so far back."""
 
     def message(uid: int) -> Deferred[IMessage]:
         """Open one message. PermanentError where it is gone."""

@@ -18,21 +18,31 @@ _WORD = re.compile(r"[^\[\]]*\][ ]*")
 
 def base_subject(subject: bytes) -> str:
     """The subject without "Re:", "Fwd:", "[list]" and the like, decoded, upper case."""
+    return split_subject(subject)[0]
+
+
+def split_subject(subject: bytes) -> tuple[str, bool]:
+    """The same, and whether what was taken off says that it is a reply or was forwarded."""
+    reply = False
     text = " ".join(decode_words(subject[:MAX_SUBJECT]).split())
     for _ in range(MAX_ROUNDS):
         before = text
         while text[-5:].lower() == "(fwd)":
             text = text[:-5].rstrip(" ")
-        text = _without_leaders(text)
+            reply = True
+        text, leader = _without_leaders(text)
+        reply = reply or leader
         if text[:5].lower() == "[fwd:" and text.endswith("]"):
             text = text[5:-1].strip(" ")
+            reply = True
         if text == before:
             break
-    return text.upper()
+    return text.upper(), reply
 
 
-def _without_leaders(text: str) -> str:
-    """Without ``[blob]`` and "Re:" at its beginning, as long as something stays."""
+def _without_leaders(text: str) -> tuple[str, bool]:
+    """Without ``[blob]`` and "Re:" at its beginning while something stays; whether there was a "Re:"."""
+    found = False
     while True:
         blobs = last = 0
         while end := _blob(text, blobs):
@@ -42,8 +52,9 @@ def _without_leaders(text: str) -> str:
             colon = _blob(text, leader.end()) or leader.end()
             if text[colon : colon + 1] == ":":
                 text = text[colon + 1 :].lstrip(" ")
+                found = True
                 continue
-        return text[blobs:] or text[last:]
+        return text[blobs:] or text[last:], found
 
 
 def _blob(text: str, position: int) -> int:

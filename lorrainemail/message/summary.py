@@ -16,7 +16,7 @@ from lorrainemail.message.dates import parse_date
 from lorrainemail.message.header import unfold
 from lorrainemail.message.quoting import NIL, nstring, string
 from lorrainemail.message.structure import Parameters, Part, parse_parameters, parse_structure
-from lorrainemail.message.subject import base_subject
+from lorrainemail.message.subject import split_subject
 
 #: Message-ids of one References field that are kept.
 MAX_REFERENCES: Final = 500
@@ -38,6 +38,16 @@ ENVELOPE_FIELDS: Final = frozenset(
         b"message-id",
     )
 )
+#: Marks of a summary. The subject says that it answers or forwards something (RFC 5256 §2.1).
+REPLY: Final = 1
+#: A plain word that is in one of :data:`ENVELOPE_FIELDS` may be missing in the envelope's wire bytes: a field
+#: occurs twice, text is encoded, or addresses do not show all that stands there.
+UNSURE_ENVELOPE: Final = 2
+#: The same of References and the message-ids kept of it.
+UNSURE_REFERENCES: Final = 4
+#: Headers larger than this are not relied upon.
+MAX_SURE_HEADER: Final = 64 * 1024
+
 _WANTED: Final = ENVELOPE_FIELDS | {b"references"}
 _MESSAGE_ID = re.compile(rb"<[^<>\s]*>")
 _LANGUAGE = re.compile(rb"[A-Za-z0-9*-]+")
@@ -53,6 +63,7 @@ class Summary:
     :ivar base_subject: RFC 5256 §2.1, upper case.
     :ivar message_id: with its angle brackets, "" where there is none; ``in_reply_to`` the first there.
     :ivar references: of the References field, in order.
+    :ivar marks: :data:`REPLY` and the like.
     """
 
     envelope: bytes
@@ -63,6 +74,7 @@ class Summary:
     message_id: bytes
     in_reply_to: bytes
     references: tuple[bytes, ...]
+    marks: int
 
     @property
     def body(self) -> bytes:
@@ -76,16 +88,58 @@ def summarize(data: bytes) -> Summary:
     subject = part.field(b"subject")
     date = part.field(b"date")
     references = part.fields.get(b"references")
+    base, reply = split_subject(subject) if subject else ("", False)
+    wire = envelope(part.fields)
+    ids = message_ids(references[0]) if references else ()
+    marks = (REPLY if reply else 0) | _doubts(part, wire, ids)
     return Summary(
-        envelope(part.fields),
+        wire,
         structure(data, part),
         part.body,
         None if date is None else parse_date(date),
-        base_subject(subject) if subject else "",
+        base,
         _message_id(part.field(b"message-id")),
         _message_id(part.field(b"in-reply-to")),
-        message_ids(references[0]) if references else (),
+        ids,
+        marks,
     )
+
+
+_ADDRESS_FIELDS: Final = (b"from", b"sender", b"reply-to", b"to", b"cc", b"bcc")
+_ADDRESS_GAP = re.compile(rb"[ \t\"<>,]+")
+
+
+def _doubts(part: Part, wire: bytes, ids: tuple[bytes, ...]) -> int:
+    """:data:`UNSURE_ENVELOPE` and :data:`UNSURE_REFERENCES` where they hold."""
+    found = part.fields
+    if part.body > MAX_SURE_HEADER or any(len(found[name]) > 1 for name in _WANTED if name in found):
+        return UNSURE_ENVELOPE | UNSURE_REFERENCES
+    doubts = 0
+    # a literal holds 8 bit; NUL would be changed in it
+    if (
+        b"=?" in wire
+        or b"\r\n" in wire
+        or any(_hides(found[name][0]) for name in _ADDRESS_FIELDS if name in found)
+    ):
+        doubts |= UNSURE_ENVELOPE
+    if b"references" in found:
+        value = found[b"references"][0]
+        if not value or value.split() != list(ids) or not value.isascii() or b"=?" in value:
+            doubts |= UNSURE_REFERENCES
+    return doubts
+
+
+def _hides(value: bytes) -> bool:
+    """Whether an address field holds more than its address structures show."""
+    if b"\\" in value or b"=?" in value:
+        return True
+    shown: list[bytes] = []
+    for one in parse_addresses(value):
+        if one.host is None:
+            return True  # a group
+        shown.append(b"%b %b@%b" % (one.name or b"", one.mailbox or b"", one.host))
+    said = _ADDRESS_GAP.split(value)
+    return list(filter(None, said)) != list(filter(None, _ADDRESS_GAP.split(b",".join(shown))))
 
 
 def message_ids(value: bytes) -> tuple[bytes, ...]:

@@ -25,7 +25,7 @@ import attrs
 from twisted.logger import Logger
 
 from lorrainemail.store.flags import Keywords
-from lorrainemail.store.schema import SCHEMA, SCHEMA_VERSION
+from lorrainemail.store.schema import SCHEMA, SCHEMA_VERSION, UPGRADES
 
 #: What stands for the directory of an account's mbox file; no Maildir++ directory has this name.
 MBOX: Final = "mbox:"
@@ -101,6 +101,10 @@ _FACTS: Final = (
     "SELECT m.id & 4294967295, base, place, info, modseq, flags, size, internal_date, save_date, message_id, "
     "envelope, structure FROM messages m LEFT JOIN wire w ON w.id = m.id WHERE m.id "
 )
+_SORTING: Final = (
+    "SELECT m.id & 4294967295, size, internal_date, sent, base_subject, header_id, in_reply_to, refs, marks "
+    "FROM messages m LEFT JOIN wire w ON w.id = m.id WHERE m.id "
+)
 
 
 class Index:
@@ -142,7 +146,10 @@ class Index:
                 db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 _sync(self._path)
                 _sync(os.path.dirname(self._path))
-            elif version != SCHEMA_VERSION:
+            while 0 < version < SCHEMA_VERSION:
+                db.executescript(f"BEGIN; {UPGRADES[version]} PRAGMA user_version={version + 1}; COMMIT")
+                version += 1
+            if version > SCHEMA_VERSION:
                 raise sqlite3.DatabaseError(f"index of schema {version}: not a database of ours")
             self._take_over(db)
         except BaseException:
@@ -367,13 +374,13 @@ class Index:
 
     def add_wire(self, rows: Iterable[tuple[Any, ...]]) -> None:
         """Rows of ``wire``, in the order of its columns."""
-        self._db.executemany("INSERT OR REPLACE INTO wire VALUES (?,?,?,?,?,?,?,?,?)", rows)
+        self._db.executemany("INSERT OR REPLACE INTO wire VALUES (?,?,?,?,?,?,?,?,?,?)", rows)
 
     def copy_wire(self, pairs: Iterable[tuple[int, int]]) -> None:
         """Wire rows under further ids: (from, to)."""
         self._db.executemany(
             "INSERT OR REPLACE INTO wire SELECT ?2, envelope, structure, header_octets, sent, base_subject, "
-            "header_id, in_reply_to, refs FROM wire WHERE id = ?1",
+            "header_id, in_reply_to, refs, marks FROM wire WHERE id = ?1",
             pairs,
         )
 
@@ -428,18 +435,52 @@ class Index:
 
     def facts(self, folder: Folder, uids: Sequence[int]) -> dict[int, tuple[Row, bytes | None, bytes | None]]:
         """Rows with ENVELOPE and BODYSTRUCTURE (None where not known yet) by UID."""
+        found = self._of_each(_FACTS, folder, uids)
+        return {row[0]: (Row(*row[:10]), row[10], row[11]) for row in found}
+
+    def _of_each(self, select: str, folder: Folder, uids: Sequence[int]) -> list[Any]:
+        """Rows of these messages, and perhaps of some between them, in any order."""
         if not uids:
-            return {}
+            return []
         low, high = min(uids), max(uids)
         if high - low < 4 * len(uids) + 16:
-            found = self._db.execute(
-                _FACTS + "BETWEEN ? AND ?", (folder.key(low), folder.key(high))
+            return self._db.execute(
+                select + "BETWEEN ? AND ?", (folder.key(low), folder.key(high))
             ).fetchall()
-        else:
-            found = []
-            for uid in uids:
-                found += self._db.execute(_FACTS + "= ?", (folder.key(uid),)).fetchall()
-        return {row[0]: (Row(*row[:10]), row[10], row[11]) for row in found}
+        found: list[Any] = []
+        for uid in uids:
+            found += self._db.execute(select + "= ?", (folder.key(uid),)).fetchall()
+        return found
+
+    def sorting(self, folder: Folder, uids: Sequence[int]) -> dict[int, tuple[Any, ...]]:
+        """(uid, size, internal date, sent, base subject, Message-ID, In-Reply-To, References, marks) by UID;
+        all but the first three None where nobody has looked at the message yet."""
+        return {row[0]: row for row in self._of_each(_SORTING, folder, uids)}
+
+    def candidates(
+        self, folder: Folder, column: str, words: Sequence[bytes], unsure: int, first: int, last: int
+    ) -> list[int]:
+        """UIDs of a range without those whose column surely lacks one of the words."""
+        holds = "".join(f" AND instr(lower(CAST(w.{column} AS TEXT)), ?)" for _ in words)
+        found = self._db.execute(
+            "SELECT m.id & 4294967295 FROM messages m LEFT JOIN wire w ON w.id = m.id "
+            f"WHERE m.id BETWEEN ? AND ? AND (w.id IS NULL OR w.marks & ? OR (1{holds})) ORDER BY m.id",
+            (folder.key(first), folder.key(last), unsure, *(word.decode("ascii") for word in words)),
+        )
+        return [uid for (uid,) in found]
+
+    def expunged_since(self, folder: Folder, since: int) -> list[int] | None:
+        """UIDs expunged after that MODSEQ; None where the table does not reach back so far."""
+        known = self._db.execute(
+            "SELECT 1 FROM expunged WHERE folder = ? AND modseq <= ? LIMIT 1", (folder.id, since)
+        ).fetchone()
+        if known is None and since < folder.modseq:
+            return None
+        found = self._db.execute(
+            "SELECT id & 4294967295 FROM expunged WHERE folder = ? AND modseq > ? ORDER BY id",
+            (folder.id, since),
+        )
+        return [uid for (uid,) in found]
 
     def wire_of(self, folder: Folder, uid: int) -> tuple[bytes, bytes] | None:
         """ENVELOPE and BODYSTRUCTURE."""

@@ -9,7 +9,7 @@ for a while after the last :meth:`Mailbox.close`.
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
@@ -25,6 +25,7 @@ from lorrainemail.interfaces import (
     IMessage,
     MailboxChange,
     MessageFacts,
+    SortingFacts,
     StoreResult,
 )
 from lorrainemail.ops.content import Content
@@ -121,9 +122,10 @@ class Mailbox:
     def __len__(self) -> int:
         return len(self._uids)
 
-    def claim_recent(self, uids: Sequence[int]) -> frozenset[int]:
-        recent = [uid for uid in uids if uid > self._claimed and self._at(uid) >= 0]
-        if recent:
+    def claim_recent(self, uids: Sequence[int], peek: bool = False) -> frozenset[int]:
+        first = bisect_right(uids, self._claimed)
+        recent = [uid for uid in uids[first:] if self._at(uid) >= 0]
+        if recent and not peek:
             self._claimed = max(recent)
             self._background(lambda: changes.take_in(self._home.tree, self.number, sorted(recent)))
         return frozenset(recent)
@@ -181,24 +183,32 @@ class Mailbox:
 
     def _apply_expunged(self, uids: Sequence[int]) -> None:
         self._snapshot = None
-        if len(uids) <= 8:
-            for uid in uids:
-                at = self._at(uid)
-                if at >= 0:
-                    for column in (self._uids, self._modseqs, self._bits):
-                        del column[at]
+        gone = {at for uid in uids if (at := self._at(uid)) >= 0}
+        if not gone:
             return
-        removed = frozenset(uids)
-        keep = [at for at, uid in enumerate(self._uids) if uid not in removed]
-        self._modseqs = array("Q", [self._modseqs[at] for at in keep])
-        self._bits = array("Q", [self._bits[at] for at in keep])
-        self._uids = array("I", [self._uids[at] for at in keep])
+        # only what lies between the first and the last of them is looked at
+        first, last = min(gone), max(gone)
+        keep = [at for at in range(first, last) if at not in gone]
+        for column in (self._uids, self._modseqs, self._bits):
+            column[first : last + 1] = array(column.typecode, [column[at] for at in keep])
 
     # -- reading -----------------------------------------------------------------------------------
 
     def facts(self, uids: Sequence[int], wire: bool = False) -> Deferred[list[MessageFacts]]:
         wanted = tuple(uids)
         return self._run(lambda: self._home.tree.facts(self.number, wanted, wire))
+
+    def sorting(self, uids: Sequence[int]) -> Deferred[list[SortingFacts]]:
+        wanted = tuple(uids)
+        return self._run(lambda: self._home.tree.sorting(self.number, wanted))
+
+    def candidates(
+        self, field: Literal["envelope", "references"], words: Sequence[bytes]
+    ) -> Deferred[list[int]]:
+        return self._slices(lambda: self._home.tree.candidates(self.number, field, words))
+
+    def expunged_since(self, since: int) -> Deferred[list[int] | None]:
+        return self._run(lambda: self._home.tree.expunged_since(self.number, since))
 
     def message(self, uid: int) -> Deferred[IMessage]:
         if self._at(uid) < 0:

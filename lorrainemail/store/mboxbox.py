@@ -125,9 +125,9 @@ class MboxMailbox(Mailbox):
         home.tell("copied", self.name)
         return uid
 
-    def claim_recent(self, uids: Sequence[int]) -> frozenset[int]:
+    def claim_recent(self, uids: Sequence[int], peek: bool = False) -> frozenset[int]:
         recent = [uid for uid in uids if uid > self._claimed and self._at(uid) >= 0]
-        if recent:
+        if recent and not peek:
             self._claimed = max(recent)
             claimed = self._claimed
             self._run(lambda: _claimed(self._home.tree, self.number, claimed)).addErrback(self._ignore)

@@ -30,9 +30,10 @@ from lorrainemail.interfaces import (
     MailboxChange,
     MessageFacts,
     Placed,
+    SortingFacts,
     StoreResult,
 )
-from lorrainemail.message.summary import summarize
+from lorrainemail.message.summary import REPLY, UNSURE_ENVELOPE, UNSURE_REFERENCES, summarize
 from lorrainemail.store.failures import (
     OVER_QUOTA,
     already_exists,
@@ -112,6 +113,7 @@ class MemoryMailbox:
         self.highest_modseq = 1
         self.users = 0
         self._stored: dict[int, _Stored] = {}
+        self._expunged: dict[int, int] = {}
         self._keywords = Keywords()
         self._claimed = 0
         self._watchers: list[Callable[[MailboxChange], None]] = []
@@ -126,8 +128,10 @@ class MemoryMailbox:
     def modseq(self, uid: int) -> int:
         return self._stored[uid].modseq
 
-    def claim_recent(self, uids: Sequence[int]) -> frozenset[int]:
+    def claim_recent(self, uids: Sequence[int], peek: bool = False) -> frozenset[int]:
         recent = frozenset(uid for uid in uids if uid > self._claimed and uid in self._stored)
+        if peek:
+            return recent
         self._claimed = max((self._claimed, *uids))
         return recent
 
@@ -151,6 +155,41 @@ class MemoryMailbox:
             envelope=envelope,
             structure=structure,
         )
+
+    def sorting(self, uids: Sequence[int]) -> Deferred[list[SortingFacts]]:
+        return succeed([self._sorting(uid) for uid in uids if uid in self._stored])
+
+    def _sorting(self, uid: int) -> SortingFacts:
+        stored = self._stored[uid]
+        summary = summarize(stored.data)
+        return SortingFacts(
+            uid,
+            len(stored.data),
+            stored.internal_date,
+            summary.sent,
+            summary.base_subject,
+            bool(summary.marks & REPLY),
+            summary.message_id,
+            summary.in_reply_to,
+            b" ".join(summary.references),
+        )
+
+    def candidates(
+        self, field: Literal["envelope", "references"], words: Sequence[bytes]
+    ) -> Deferred[list[int]]:
+        found: list[int] = []
+        for uid, stored in self._stored.items():
+            summary = summarize(stored.data)
+            if field == "envelope":
+                unsure, text = summary.marks & UNSURE_ENVELOPE, summary.envelope
+            else:
+                unsure, text = summary.marks & UNSURE_REFERENCES, b" ".join(summary.references)
+            if unsure or all(word in text.lower() for word in words):
+                found.append(uid)
+        return succeed(found)
+
+    def expunged_since(self, since: int) -> Deferred[list[int] | None]:
+        return succeed(sorted(uid for uid, modseq in self._expunged.items() if modseq > since))
 
     def message(self, uid: int) -> Deferred[IMessage]:
         stored = self._stored.get(uid)
@@ -196,6 +235,7 @@ class MemoryMailbox:
         removed = [uid for uid in uids if self._stored.pop(uid, None) is not None]
         if removed:
             self.highest_modseq += 1
+            self._expunged.update(dict.fromkeys(removed, self.highest_modseq))
             self._tell("expunged", removed)
             self._home.store.tell("expunged", self._home.account, self.name)
         return succeed(tuple(removed))

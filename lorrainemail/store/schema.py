@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 SCHEMA: Final = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -48,8 +48,17 @@ CREATE TABLE wire (
     base_subject TEXT NOT NULL,
     header_id BLOB NOT NULL,             -- Message-ID
     in_reply_to BLOB NOT NULL,
-    refs BLOB NOT NULL                   -- References, joined by spaces
+    refs BLOB NOT NULL,                  -- References, joined by spaces
+    marks INTEGER NOT NULL               -- lorrainemail.message.summary
 );
 CREATE TABLE expunged (id INTEGER PRIMARY KEY, folder INTEGER NOT NULL, modseq INTEGER NOT NULL);
 CREATE INDEX expunged_modseq ON expunged (folder, modseq);
 """
+
+#: From the version before: what is known of messages is found anew, UIDs and MODSEQs stay.
+UPGRADES: Final = {
+    1: """
+DELETE FROM wire;
+ALTER TABLE wire ADD COLUMN marks INTEGER NOT NULL DEFAULT 0;
+"""
+}

@@ -12,14 +12,20 @@ delete, rename, subscriptions).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 from twisted.logger import Logger
 
-from lorrainemail.interfaces import MessageFacts
-from lorrainemail.message.summary import Summary, summarize
+from lorrainemail.interfaces import MessageFacts, SortingFacts
+from lorrainemail.message.summary import (
+    REPLY,
+    UNSURE_ENVELOPE,
+    UNSURE_REFERENCES,
+    Summary,
+    summarize,
+)
 from lorrainemail.ops.files import Files, make_directories
 from lorrainemail.store import maildir
 from lorrainemail.store.dovecot import KEYWORDS, UIDLIST, print_keywords
@@ -35,6 +41,8 @@ if TYPE_CHECKING:
 
 #: Messages summarised at most; of a larger one only so much is looked at.
 MAX_SUMMARISED: Final = 256 << 20
+#: UIDs that one slice of a search in the index covers.
+SEARCHED: Final = 20_000
 
 _log = Logger("lorrainemail.store")
 
@@ -462,6 +470,43 @@ class Tree:
             )
         return out
 
+    def sorting(self, number: int, uids: Sequence[int]) -> list[SortingFacts]:
+        """What messages are sorted by; what is not known yet is looked at."""
+        folder = self.known(number)
+        found = self.index.sorting(folder, uids)
+        unknown = [
+            uid for uid in uids if uid in found and (found[uid][8] is None or min(found[uid][1:3]) < 0)
+        ]
+        if unknown:
+            self.facts(number, unknown, True)
+            found.update(self.index.sorting(folder, unknown))
+        out: list[SortingFacts] = []
+        for uid in uids:
+            row = found.get(uid)
+            if row is not None and row[8] is not None:
+                _, size, date, sent, subject, header_id, in_reply_to, references, marks = row
+                is_reply = bool(marks & REPLY)
+                out.append(
+                    SortingFacts(uid, size, date, sent, subject, is_reply, header_id, in_reply_to, references)
+                )
+        return out
+
+    def candidates(
+        self, number: int, field: Literal["envelope", "references"], words: Sequence[bytes]
+    ) -> Generator[None, None, list[int]]:
+        """UIDs of messages that may hold all these words in those fields."""
+        column, unsure = ("envelope", UNSURE_ENVELOPE) if field == "envelope" else ("refs", UNSURE_REFERENCES)
+        found: list[int] = []
+        for first in range(1, self.known(number).uid_next, SEARCHED):
+            folder = self.known(number)
+            found += self.index.candidates(folder, column, words, unsure, first, first + SEARCHED - 1)
+            yield
+        return found
+
+    def expunged_since(self, number: int, since: int) -> list[int] | None:
+        """UIDs expunged after that MODSEQ, None where that is not known."""
+        return self.index.expunged_since(self.known(number), since)
+
     def open_message(self, number: int, uid: int) -> bytes | LargeFile:
         """A message's octets where it is small, else its file.
 
@@ -531,4 +576,5 @@ def wire_row(key: int, summary: Summary) -> tuple[Any, ...]:
         summary.message_id,
         summary.in_reply_to,
         b" ".join(summary.references),
+        summary.marks,
     )
