@@ -373,7 +373,7 @@ def _door_settings(settings: Settings, name: DoorName, loopback: bool, spill: st
     if name == "smtp":
         login = "offered" if settings.auth.on_smtp else "no"
     else:
-        login = "no" if name == "local" else "required"
+        login = "no" if name in ("lmtp", "local") else "required"
     return DoorSettings(
         name,
         settings.hostname,

@@ -18,7 +18,7 @@ HOUR = 3600
 DAY = 86400
 
 #: The doors of ``[listen]``, in the order in which they are bound.
-DOORS = ("smtp", "submission", "submissions", "pop3", "pop3s", "imap", "imaps", "dns")
+DOORS = ("smtp", "submission", "submissions", "lmtp", "pop3", "pop3s", "imap", "imaps", "dns")
 
 
 def _doc(text: str, **more: Any) -> dict[str, Any]:
@@ -68,6 +68,13 @@ class Listen:
     )
     submissions: tuple[str, ...] = attrs.field(
         default=(), metadata=_doc("mail from our users, TLS at once", kind="endpoint")
+    )
+    lmtp: tuple[str, ...] = attrs.field(
+        default=(),
+        metadata=_doc(
+            "mail for our mailboxes from a server in front, as in 'unix:/run/lorrainemail/lmtp:mode=660'",
+            kind="endpoint",
+        ),
     )
     pop3: tuple[str, ...] = attrs.field(default=(), metadata=_doc("POP3 with STLS", kind="endpoint"))
     pop3s: tuple[str, ...] = attrs.field(default=(), metadata=_doc("POP3, TLS at once", kind="endpoint"))

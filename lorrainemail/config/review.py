@@ -14,7 +14,7 @@ from typing import Final, Literal
 import attrs
 
 from lorrainemail.config.model import DOORS, Settings
-from lorrainemail.config.values import bound_to_loopback
+from lorrainemail.config.values import bound_to_loopback, endpoint_port
 from lorrainemail.errors import Problem
 from lorrainemail.interfaces import Origin
 
@@ -70,6 +70,15 @@ def _doors(settings: Settings) -> Iterator[Finding]:
         yield finding(
             "useless", where, "the smtp door is closed: no other server can send mail here", "or so meant"
         )
+    for index, endpoint in enumerate(open_doors["lmtp"]):
+        port = endpoint_port(endpoint)
+        origin = settings.origin("listen", "lmtp", index)
+        if port is not None and port[1] == 25:
+            yield finding("broken", origin, "LMTP must not be on port 25 (RFC 2033 §5)", "choose another")
+        elif port is not None and not bound_to_loopback(endpoint):
+            what = "whoever reaches this door delivers into our mailboxes unchecked"
+            mend = "use a UNIX socket or interface=127.0.0.1, or let a firewall see to it"
+            yield finding("dangerous", origin, what, mend)
     if settings.auth.plaintext == "loopback":
         for door in _LOGIN_DOORS:
             for index, endpoint in enumerate(open_doors[door]):

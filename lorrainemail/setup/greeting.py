@@ -20,6 +20,7 @@ _DOORS = {
     "smtp": "SMTP",
     "submission": "submission, STARTTLS",
     "submissions": "submission, TLS",
+    "lmtp": "LMTP",
     "pop3": "POP3, STLS",
     "pop3s": "POP3, TLS",
     "imap": "IMAP, STARTTLS",

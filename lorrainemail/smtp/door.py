@@ -105,7 +105,8 @@ class Door:
         self._settings = settings
         self.connections.total = settings.connections
         self.connections.per_peer = settings.connections_per_peer
-        self.greeting = Reply(220, "", f"{settings.hostname} ESMTP lorrainemail").wire()
+        protocol = "LMTP" if settings.door == "lmtp" else "ESMTP"
+        self.greeting = Reply(220, "", f"{settings.hostname} {protocol} lorrainemail").wire()
         self.hello = Reply(250, "", settings.hostname).wire()
         mail = {"SIZE", "BODY"}
         if settings.smtputf8:

@@ -6,6 +6,7 @@ from twisted.internet.interfaces import IAddress
 from twisted.mail.smtp import SMTPFactory
 
 from lorrainemail.smtp.door import Door
+from lorrainemail.smtp.lmtp import LmtpServer
 from lorrainemail.smtp.server import SmtpServer
 
 
@@ -21,6 +22,9 @@ class SmtpFactory(SMTPFactory):
     def __init__(self, door: Door) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.door = door
+        if door.settings.door == "lmtp":
+            self.protocol = LmtpServer
 
     def buildProtocol(self, addr: IAddress | None) -> SmtpServer:
-        return SmtpServer(self.door)
+        session: SmtpServer = self.protocol(self.door)
+        return session

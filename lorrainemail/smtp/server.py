@@ -10,10 +10,11 @@ Made by :class:`~lorrainemail.smtp.factory.SmtpFactory`.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
-from typing import Any, Final
+from collections.abc import Coroutine, Sequence
+from typing import Any, ClassVar, Final
 
 import attrs
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import ITLSTransport
 
 from lorrainemail.envelope import Envelope, Recipient, Session
@@ -56,8 +57,36 @@ MAX_FAILED_LOGINS: Final = 3
 _WEB_VERBS: Final = frozenset({b"GET", b"POST", b"PUT", b"HEAD", b"CONNECT", b"OPTIONS"})
 
 
+#: The verbs of a session; each is the method named after it.
+VERBS: Final = {
+    name.encode("ascii"): name
+    for name in (
+        "EHLO",
+        "HELO",
+        "STARTTLS",
+        "AUTH",
+        "MAIL",
+        "RCPT",
+        "DATA",
+        "BDAT",
+        "RSET",
+        "NOOP",
+        "VRFY",
+        "EXPN",
+        "HELP",
+        "QUIT",
+    )
+}
+
+
 class SmtpServer(SmtpConnection):
-    """See the module."""
+    """See the module.
+
+    :cvar verbs: the commands of this protocol. ``no_recipients``: said to a message for nobody.
+    """
+
+    verbs: ClassVar[dict[bytes, str]] = VERBS
+    no_recipients: ClassVar[Reply] = replies.NO_RECIPIENTS
 
     def __init__(self, door: Door) -> None:
         super().__init__(door)
@@ -73,7 +102,7 @@ class SmtpServer(SmtpConnection):
         if self._exchange is not None:
             return self._continue_login(self._exchange, line)
         verb, argument = split_command(line)
-        name = _VERBS.get(verb)
+        name = self.verbs.get(verb)
         if name is None:
             return self._unknown(verb)
         self._verb = name
@@ -300,7 +329,7 @@ class SmtpServer(SmtpConnection):
             self._refuse(replies.MAIL_FIRST)
         elif not transaction.accepted:
             # RFC 5321 §3.3, RFC 2920 §3.1.
-            self._refuse(replies.NO_RECIPIENTS)
+            self._refuse(self.no_recipients)
         elif transaction.chunks is not None:
             self._refuse(replies.CHUNKS_BEGUN)
         else:
@@ -322,7 +351,7 @@ class SmtpServer(SmtpConnection):
         if transaction is None:
             refusal = replies.MAIL_FIRST
         elif not transaction.accepted:
-            refusal = replies.NO_RECIPIENTS
+            refusal = self.no_recipients
         else:
             message = transaction.chunks
             if message is None:
@@ -353,23 +382,34 @@ class SmtpServer(SmtpConnection):
     async def _message(self, transaction: OpenTransaction, message: IncomingMessage) -> None:
         detail = ""
         try:
-            reply = await self._deliver(transaction, message)
+            answer = await self._deliver(transaction, message)
         except MailError as failure:
-            reply, detail = failure.reply, failure.detail
+            answer, detail = failure.reply, failure.detail
         except Exception:
             log.failure(
                 "Message {message} could not be taken (session {session})",
                 message=transaction.id,
                 session=self._session.id,
             )
-            reply = INTERNAL_ERROR
-        if reply.positive:
-            self._errors = self._idle_commands = 0
-            self._say(reply.wire())
-        else:
-            self._refuse(reply, detail, transaction)
+            answer = INTERNAL_ERROR
+        self._answer(transaction, answer, detail)
 
-    async def _deliver(self, transaction: OpenTransaction, message: IncomingMessage) -> Reply:
+    def _answer(self, transaction: OpenTransaction, answer: Reply | Sequence[Reply], detail: str) -> None:
+        """Say what became of the message."""
+        assert isinstance(answer, Reply)
+        if answer.positive:
+            self._errors = self._idle_commands = 0
+            self._say(answer.wire())
+        else:
+            self._refuse(answer, detail, transaction)
+
+    def _hand_over(self, transaction: Transaction) -> Deferred[Reply] | Deferred[list[Reply]]:
+        """To intake."""
+        return self._door.intake.take(transaction)
+
+    async def _deliver(
+        self, transaction: OpenTransaction, message: IncomingMessage
+    ) -> Reply | Sequence[Reply]:
         """Check the message and hand it to intake. The client waits."""
         door, session, principal = self._door, self._session, self._principal
         mail, tables = transaction.command, transaction.tables
@@ -416,7 +456,7 @@ class SmtpServer(SmtpConnection):
                 if reply is not None:
                     return reply
                 verdicts += judged
-            return await door.intake.take(
+            return await self._hand_over(
                 Transaction(
                     session,
                     envelope,
@@ -472,25 +512,3 @@ class SmtpServer(SmtpConnection):
             return
         self._say(replies.BYE)
         self._close()
-
-
-#: The verbs of a session; each is the method named after it.
-_VERBS: Final = {
-    name.encode("ascii"): name
-    for name in (
-        "EHLO",
-        "HELO",
-        "STARTTLS",
-        "AUTH",
-        "MAIL",
-        "RCPT",
-        "DATA",
-        "BDAT",
-        "RSET",
-        "NOOP",
-        "VRFY",
-        "EXPN",
-        "HELP",
-        "QUIT",
-    )
-}

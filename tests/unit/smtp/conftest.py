@@ -58,6 +58,9 @@ class Intake:
         self.taken: list[Transaction] = []
         self.wires: list[bytes] = []
         self.answer: Callable[[Transaction], Deferred[Reply]] = lambda _: succeed(TAKEN)
+        self.each: Callable[[Transaction], Deferred[list[Reply]]] = lambda t: succeed(
+            [TAKEN] * len(t.accepted)
+        )
 
     def take(self, transaction: Transaction) -> Deferred[Reply]:
         self.taken.append(transaction)
@@ -65,7 +68,9 @@ class Intake:
         return self.answer(transaction)
 
     def take_each(self, transaction: Transaction) -> Deferred[list[Reply]]:
-        raise NotImplementedError
+        self.taken.append(transaction)
+        self.wires.append(b"".join(transaction.content.chunks()))
+        return self.each(transaction)
 
 
 @implementer(ITrace)

@@ -1,0 +1,56 @@
+"""Extensions of SMTP against a real server: what a client asks for is in the mailbox afterwards."""
+
+from __future__ import annotations
+
+import smtplib
+from collections.abc import Callable
+from typing import Any
+
+MESSAGE = b"From: Anne <anne@ours.test>\r\nSubject: Hello\r\n\r\nHello\r\n"
+
+
+def test_lmtp(make_server: Callable[..., Any]) -> None:
+    """Over a UNIX socket: one reply a recipient, and the mail is there."""
+    server = make_server(accounts=("bob@ours.test", "anne@ours.test"), start=False)
+    text = server.configuration.read_text()
+    door = "[listen]\nlmtp = ['unix:lmtp.sock:mode=600']\n"
+    server.configuration.write_text(text.replace("[listen]\n", door))
+    server.start()
+    assert (server.state / "lmtp.sock").stat().st_mode & 0o777 == 0o600
+    recipients = ["bob@ours.test", "nobody@ours.test", "anne@ours.test"]
+    with smtplib.LMTP(str(server.state / "lmtp.sock")) as lmtp:
+        refused = lmtp.sendmail("carole@elorac.test", recipients, MESSAGE)
+        assert list(refused) == ["nobody@ours.test"] and refused["nobody@ours.test"][0] == 550
+        assert lmtp.getreply()[0] == 250  # the second recipient's, which smtplib leaves there
+        lmtp.docmd("MAIL FROM:<carole@elorac.test>")
+        assert lmtp.docmd("RCPT TO:<bob@elsewhere.test>")[0] == 550
+    for account in ("bob@ours.test", "anne@ours.test"):
+        (message,) = server.wait_for_messages(account, 1)
+        assert b" with LMTP\n" in message and message.endswith(b"\nHello\n")
+
+
+def test_dsn(make_server: Callable[..., Any]) -> None:
+    """A client of a listed network asks to hear of success; a message in chunks to an alias besides."""
+    server = make_server(
+        accounts=("bob@ours.test", "anne@ours.test"),
+        configuration='relay_networks = ["127.0.0.0/8"]',
+        start=False,
+    )
+    (server.state / "aliases").write_text("team: bob@ours.test, anne@ours.test\n")
+    server.start()
+    with smtplib.SMTP(server.address, 2525, timeout=30) as smtp:
+        smtp.ehlo("client.test")
+        assert smtp.has_extn("dsn") and smtp.has_extn("chunking")
+        smtp.mail("anne@ours.test", ["RET=FULL", "ENVID=QQ314159"])
+        smtp.rcpt("bob@ours.test", ["NOTIFY=SUCCESS,FAILURE", "ORCPT=rfc822;bob@ours.test"])
+        smtp.send(b"BDAT %d LAST\r\n" % len(MESSAGE) + MESSAGE)
+        code, words = smtp.getreply()
+        assert (code, words[:5]) == (250, b"2.0.0")
+        (notice,) = server.wait_for_messages("anne@ours.test", 1)
+        assert b"\nOriginal-Envelope-Id: QQ314159\n" in notice
+        assert b"\nFinal-Recipient: rfc822; bob@ours.test\nAction: delivered\nStatus: 2.1.5\n" in notice
+        smtp.mail("anne@ours.test")
+        smtp.rcpt("team@ours.test", ["NOTIFY=SUCCESS"])
+        assert smtp.data(MESSAGE)[0] == 250
+    assert sum(b"\nAction: expanded\n" in one for one in server.wait_for_messages("anne@ours.test", 3)) == 1
+    server.wait_for_messages("bob@ours.test", 2)

@@ -1,0 +1,27 @@
+"""What ``check`` says of doors that are open wider than meant."""
+
+from __future__ import annotations
+
+import pytest
+
+from lorrainemail.config.model import Listen, Settings
+from lorrainemail.config.review import review_settings
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "kind"),
+    [
+        (r"tcp:24:interface=\:\:", "dangerous"),
+        ("tcp:24", "dangerous"),
+        ("tcp:25:interface=127.0.0.1", "broken"),
+        ("tcp:24:interface=127.0.0.1", None),
+        ("unix:/run/lorrainemail/lmtp:mode=660", None),
+    ],
+)
+def test_an_lmtp_door_that_strangers_reach_is_named(endpoint: str, kind: str | None) -> None:
+    settings = Settings(
+        hostname="mail.ours.test",
+        local_domains=("ours.test",),
+        listen=Listen(smtp=("tcp:25",), lmtp=(endpoint,)),
+    )
+    assert [found.kind for found in review_settings(settings)] == ([] if kind is None else [kind])
