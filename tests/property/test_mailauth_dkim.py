@@ -129,9 +129,8 @@ def test_after_any_change_both_say_the_same(
         return
     if changed.replace(b"\r\n", b"").count(b"\r") or changed.replace(b"\r\n", b"").count(b"\n"):
         return
-    if changed[:1] in (b" ", b"\t") or any(
-        b" " in line.partition(b":")[0] for line in header if line[:1] > b" "
-    ):
+    names = [line.partition(b":")[0] for line in header if line[:1] not in (b" ", b"\t")]
+    if changed[:1] in (b" ", b"\t") or any(len(name.split()) != 1 or name != name.strip() for name in names):
         return
     if not changed.endswith(b"\r\n"):
         return
