@@ -1,0 +1,1 @@
+"""Sieve: scripts compiled and run to effects, and where accounts keep them."""
