@@ -401,6 +401,7 @@ class Verdict:
 class Circumstances:
     """What a check may look at; what its stage does not know yet is None or empty.
 
+    :ivar spoke_early: at "connect", whether the client has spoken by now, before it was greeted.
     :ivar dry_run: asked by explain: the check says what it would say and changes nothing (no counting, no
         greylisting row).
     """
@@ -415,6 +416,7 @@ class Circumstances:
     envelope: Envelope | None = None
     content: IContent | None = None
     dry_run: bool = False
+    spoke_early: Callable[[], bool] | None = None
 
 
 class IPolicyCheck(Interface):

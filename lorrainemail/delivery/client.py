@@ -12,6 +12,7 @@ Decisions, beyond the letter of RFC 5321:
 - 8-bit content for a host without 8BITMIME is refused with 5.6.3, not converted and not "just sent"
   (RFC 6152 §3): conversion breaks signatures, and such hosts have all but died out.
 - A UTF-8 address or header for a host without SMTPUTF8 is refused with 5.6.7 (RFC 6531 §3.5).
+- What a server says of its limits (LIMITS, RFC 9422) is kept: recipients are split, sessions ended.
 - DSN parameters go on only to hosts that know them (RFC 3461 §5.2.1).
 - A connection lost after the final dot and before its reply leaves the message's fate unknown: it is
   deferred, and not offered to another host in the same attempt.
@@ -101,7 +102,16 @@ class ClientSession:
     @property
     def usable(self) -> bool:
         """Whether it can carry another message."""
-        return self.wire.over is None and self._clean
+        most = self._limit("MAILMAX")
+        return self.wire.over is None and self._clean and (not most or self.transactions < most)
+
+    def _limit(self, name: str) -> int:
+        """A limit that the server announces (RFC 9422 §4), 0 where it does not."""
+        for word in self.extensions.get("LIMITS", "").upper().split():
+            keyword, _, value = word.partition("=")
+            if keyword == name and value.isascii() and value.isdigit():
+                return int(value[:9])
+        return 0
 
     # -- the beginning ---------------------------------------------------------------------------
 
@@ -161,6 +171,12 @@ class ClientSession:
         self, envelope: Envelope, recipients: Sequence[Recipient], content: IContent
     ) -> list[Sent]:
         """One message to at most :data:`MAX_RECIPIENTS`; what became of each, in order. Never fails."""
+        most = self._limit("RCPTMAX")
+        if most and len(recipients) > most:
+            found: list[Sent] = []
+            for start in range(0, len(recipients), most):
+                found += await self.send(envelope, recipients[start : start + most], content)
+            return found
         self.transactions += 1
         refusal = await self._cannot(envelope, content)
         if refusal is not None:

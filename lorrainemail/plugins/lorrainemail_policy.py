@@ -10,6 +10,7 @@ from zope.interface import implementer
 
 from lorrainemail.interfaces import IPolicyCheck, IPolicyPlugin, PolicyResources
 from lorrainemail.policy.checks import Helo, Limits, Loops, SenderDomain
+from lorrainemail.policy.early import EarlyTalker
 
 
 @implementer(IPlugin, IPolicyPlugin)
@@ -27,6 +28,7 @@ class BuiltIn:
 
 
 limits = BuiltIn("limits", lambda resources: Limits(resources.clock))
+early_talker = BuiltIn("early_talker", lambda resources: EarlyTalker(resources.clock))
 helo = BuiltIn("helo", lambda resources: Helo(resources.hostname))
 sender_domain = BuiltIn(
     "sender_domain", lambda resources: SenderDomain(resources.resolver) if resources.resolver else None

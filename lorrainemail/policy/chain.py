@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 import attrs
+from prometheus_client import Counter
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -35,6 +36,7 @@ from lorrainemail.interfaces import (
 )
 
 log = Logger()
+_VERDICTS = Counter("lorrainemail_policy_verdicts", "Verdicts of the policy checks", ["check", "action"])
 
 #: What the client is told when a check that may not be skipped could not be made.
 CHECK_FAILED: Final = Reply(451, "4.7.0", "A check could not be made, try again later")
@@ -114,7 +116,7 @@ class PolicyChain:
                 rest = self._continue(circumstances, verdicts, asked[position:], verdict)
                 return Deferred.fromCoroutine(rest)
             if verdict is not None:
-                verdicts.append(_worded(verdict))
+                verdicts.append(_worded(verdict, circumstances))
                 if verdict.action >= Action.DEFER:
                     break
         return tuple(verdicts)
@@ -137,7 +139,7 @@ class PolicyChain:
             except Exception as error:
                 answer = self._failed(guarded, circumstances, error)
             if answer is not None:
-                verdicts.append(_worded(answer))
+                verdicts.append(_worded(answer, circumstances))
                 if answer.action >= Action.DEFER:
                     break
         return tuple(verdicts)
@@ -167,8 +169,10 @@ class PolicyChain:
         return Verdict(Action.DEFER, name, reason, CHECK_FAILED)
 
 
-def _worded(verdict: Verdict) -> Verdict:
-    """A verdict that stops the mail always has a reply."""
+def _worded(verdict: Verdict, circumstances: Circumstances) -> Verdict:
+    """Counted, and with a reply where it stops the mail."""
+    if not circumstances.dry_run:
+        _VERDICTS.labels(verdict.check, verdict.action.name.lower()).inc()
     if verdict.action < Action.DEFER or verdict.reply is not None:
         return verdict
     return attrs.evolve(verdict, reply=REFUSED if verdict.action == Action.REFUSE else DEFERRED)

@@ -41,7 +41,7 @@ RECIPIENTS_BURST: Final = 5000.0
 _DELIVERED_TO = re.compile(rb"^Delivered-To:[ \t]*([^\r\n]+)", re.IGNORECASE | re.MULTILINE)
 
 
-def _is_stranger(circumstances: Circumstances) -> bool:
+def is_stranger(circumstances: Circumstances) -> bool:
     """A client on the smtp door that neither logged in nor may relay."""
     session = circumstances.session
     if session.door != "smtp" or session.account:
@@ -61,7 +61,7 @@ class Helo:
         self._hostname = hostname.lower()
 
     def judge(self, circumstances: Circumstances) -> Verdict | None:
-        if not _is_stranger(circumstances):
+        if not is_stranger(circumstances):
             return None
         session = circumstances.session
         greeting = session.helo
@@ -98,7 +98,7 @@ class SenderDomain:
 
     def judge(self, circumstances: Circumstances) -> Verdict | None | Deferred[Verdict | None]:
         sender = circumstances.sender
-        if sender is None or sender.domain.startswith("[") or not _is_stranger(circumstances):
+        if sender is None or sender.domain.startswith("[") or not is_stranger(circumstances):
             return None
         return Deferred.fromCoroutine(self._judge(circumstances, sender.domain))
 
@@ -184,7 +184,7 @@ class Limits:
 
     def judge(self, circumstances: Circumstances) -> Verdict | None:
         session = circumstances.session
-        if is_loopback(session.peer) or not _is_stranger(circumstances):
+        if is_loopback(session.peer) or not is_stranger(circumstances):
             return None
         buckets, what = (
             (self._messages, "messages")

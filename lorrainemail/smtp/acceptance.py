@@ -75,14 +75,19 @@ async def judge_session(
     session: Session,
     relay: RelayRight | None = None,
     dry_run: bool = False,
+    spoke_early: Callable[[], bool] | None = None,
 ) -> tuple[Verdict, ...]:
     """The verdicts on a connection ("connect") or its greeting ("helo").
 
     :param relay: whether the session may send outside, where that was asked already.
+    :param spoke_early: whether the client has spoken before it was greeted.
     """
     if stage not in policy.stages:
         return ()
-    return await judge_stage(policy, Circumstances(stage, session, tables, relay=relay, dry_run=dry_run))
+    return await judge_stage(
+        policy,
+        Circumstances(stage, session, tables, relay=relay, dry_run=dry_run, spoke_early=spoke_early),
+    )
 
 
 async def judge_sender(

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any, Final
 
+from prometheus_client import Counter
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, ISSLTransport
@@ -39,6 +40,7 @@ from lorrainemail.smtp.door import Door
 from lorrainemail.smtp.transaction import OpenTransaction
 
 log = Logger(namespace="lorrainemail.smtp")
+_REFUSED = Counter("lorrainemail_smtp_refused", "Commands and messages refused", ["door", "verb", "code"])
 
 #: Octets of commands that are kept while one of them waits; then the connection is not read.
 MAX_PIPELINED: Final = 65536
@@ -307,6 +309,9 @@ class SmtpConnection(ESMTP):
         self._input = b""
         self._position = 0
 
+    def _has_input(self) -> bool:
+        return bool(self._input)
+
     def _run(self, verb: Coroutine[Any, Any, None]) -> None:
         """Run a verb; where it has to wait, nothing else is done until it is through."""
         try:
@@ -402,6 +407,7 @@ class SmtpConnection(ESMTP):
         self, reply: Reply, detail: str = "", message: OpenTransaction | None = None, **facts: object
     ) -> None:
         session = self._session
+        _REFUSED.labels(session.door, self._verb, str(reply.code)).inc()
         words = {name: shown(str(value)) for name, value in facts.items()}
         message = message or self._open
         if message is not None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
+from prometheus_client import Counter
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
@@ -21,6 +22,8 @@ from lorrainemail.net.limits import ConnectionCounter
 from lorrainemail.smtp import replies
 from lorrainemail.smtp.acceptance import MayAccept
 from lorrainemail.smtp.settings import DoorSettings
+
+_CONNECTIONS = Counter("lorrainemail_smtp_connections", "Connections at the SMTP doors", ["door", "end"])
 
 #: How often the sessions' time is looked at, in seconds.
 SWEEP: Final = 10.0
@@ -94,6 +97,7 @@ class Door:
         self._emptied: list[Deferred[None]] = []
         self._extensions: dict[tuple[bool, bool], bytes] = {}
         self.settings = settings
+        self._entered = _CONNECTIONS.labels(settings.door, "taken")
 
     @property
     def settings(self) -> DoorSettings:
@@ -139,6 +143,8 @@ class Door:
             "8BITMIME",
             "ENHANCEDSTATUSCODES",
             "CHUNKING",
+            # RFC 9422 §3.
+            f"LIMITS RCPTMAX={settings.recipients}",
         ]
         if settings.smtputf8:
             lines.append("SMTPUTF8")
@@ -159,7 +165,12 @@ class Door:
         else:
             too_many = self.connections.enter(peer)
             refusal = {None: None, "peer": replies.TOO_MANY_HERE, "total": replies.TOO_MANY_AT_ALL}[too_many]
-        (self._counted if refusal is None else self._turned_away).add(session)
+        if refusal is None:
+            self._counted.add(session)
+            self._entered.inc()
+        else:
+            self._turned_away.add(session)
+            _CONNECTIONS.labels(self._settings.door, "turned away").inc()
         if self._sweep is None:
             self._sweep = self.clock.callLater(SWEEP, self._look)
         return refusal

@@ -14,6 +14,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, ClassVar, Final
 
 import attrs
+from prometheus_client import Counter
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import ITLSTransport
 
@@ -52,6 +53,8 @@ from lorrainemail.smtp.transaction import OpenTransaction
 MAX_IDLE_COMMANDS: Final = 100
 #: Failed logins of one connection (RFC 4954 §9).
 MAX_FAILED_LOGINS: Final = 3
+
+_TLS = Counter("lorrainemail_smtp_tls", "Sessions under TLS, by version", ["door", "version"])
 
 #: What browsers and proxies say when somebody makes them speak to us.
 _WEB_VERBS: Final = frozenset({b"GET", b"POST", b"PUT", b"HEAD", b"CONNECT", b"OPTIONS"})
@@ -122,7 +125,9 @@ class SmtpServer(SmtpConnection):
     async def _connected(self) -> None:
         door = self._door
         if "connect" in door.policy.stages:
-            verdicts = await judge_session("connect", door.tables.current(), door.policy, self._session)
+            verdicts = await judge_session(
+                "connect", door.tables.current(), door.policy, self._session, spoke_early=self._has_input
+            )
             reply = stopped(verdicts)
             if reply is not None:
                 self._note_refusal(reply)
@@ -146,6 +151,7 @@ class SmtpServer(SmtpConnection):
         tls = before.tls
         if self._secure and tls is None:
             tls = tls_facts(self.transport)
+            _TLS.labels(before.door, tls.version if tls is not None else "unknown").inc()
         session = Session(
             before.id,
             before.door,

@@ -261,6 +261,20 @@ async def test_delivery_requests_go_on_to_servers_that_know_them(make_peer: Any)
 
 
 @pytest_twisted.ensureDeferred
+async def test_what_a_server_says_of_its_limits_is_kept(make_peer: Any) -> None:
+    peer = make_peer(extensions=("PIPELINING", "LIMITS RCPTMAX=2 MAILMAX=4 RCPTMAX=x"))
+    session = await ready(peer)
+    recipients = [Recipient(parse_address(f"user{number}@x.org")) for number in range(5)]
+    found = await session.send(envelope(), recipients, Content(b"a: b\r\n\r\n"))
+    assert codes(found) == [250] * 5
+    assert peer.behaviour.verbs()[1:] == ["MAIL", "RCPT", "RCPT", "DATA"] * 2 + ["MAIL", "RCPT", "DATA"]
+    assert session.usable
+    await session.send(envelope(), recipients[:1], Content(b"a: b\r\n\r\n"))
+    assert not session.usable
+    await session.quit()
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_bounce_leaves_with_the_null_reverse_path(make_peer: Any) -> None:
     peer = make_peer()
     await sent(peer, sender=None)

@@ -23,6 +23,7 @@ def test_greeting_and_extensions_of_the_mx_door(world: Any) -> None:
         "250-8BITMIME",
         "250-ENHANCEDSTATUSCODES",
         "250-CHUNKING",
+        "250-LIMITS RCPTMAX=1000",
         "250 SMTPUTF8",
     ]
     assert client.send("HELO c\r\n") == "250 mail.ours.test\r\n"
