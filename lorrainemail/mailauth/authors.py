@@ -21,6 +21,7 @@ MAX_AUTHORS: Final = 50
 
 
 _QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*"?|\((?:[^()\\]|\\.)*\)', re.DOTALL)
+_PHRASE = re.compile(rb"([^<>,;:]+)(<?)")
 _HOST = re.compile(rb"@([^\s,;:<>()@\"\[\]]+)")
 
 
@@ -76,7 +77,9 @@ def author_domain(header: Header) -> str:
         # RFC 9989 §5.3.1: allowed by RFC 5322 §3.6.2, and exempt.
         raise NoAuthor("the From field names several domains")
     # Where a program for reading might take another part of a malformed field for the address.
-    named = {_domain(host) for host in _HOST.findall(_QUOTED.sub(b" ", value))}
+    # What stands before "<" is a name that is shown, however badly quoted.
+    addresses = _PHRASE.sub(lambda run: run[2] or run[1], _QUOTED.sub(b" ", value))
+    named = {_domain(host) for host in _HOST.findall(addresses)}
     if not named <= domains:
         raise NoAuthor("the From field is malformed and names several domains", True)
     (domain,) = domains
