@@ -218,7 +218,7 @@ class Runner(Service):
             courier = self._couriers.get(one.courier)
             where = "" if courier is None else await self._destination(courier, stored.item, one)
             groups.setdefault((one.courier, f"{one.courier} {where}"), []).append(index)
-        entry.hurry = False
+        hurry, entry.hurry = entry.hurry, False
         if not self.running or not self.spool.alive(entry):
             return
         now = self.spool.monotonic()
@@ -229,6 +229,8 @@ class Runner(Service):
                 job = Job(entry, courier_name, destination, idle)
                 self._jobs.setdefault(entry.id, []).append(job)
                 self.destinations.add(job, now)
+                if hurry:  # asked for by an operator, who knows more than our last tries
+                    self.destinations.revive(destination, now)
 
     async def _destination(self, courier: ICourier, item: QueueItem, one: QueueRecipient) -> str:
         try:

@@ -502,6 +502,17 @@ def test_a_retry_happens_at_once_also_where_the_destination_is_down(house: House
     assert len(house.calls()) == 1
 
 
+def test_a_retry_of_what_waits_in_the_queue_does_not_wait_for_its_destination(house: House) -> None:
+    identity = house.put("a@x.org")
+    house.answer_all(AWAY)
+    entry = house.spool.find(identity)
+    assert entry is not None and house.calls() == []
+    house.clock.advance(1)
+    house.runner.retry(entry)
+    house.clock.advance(1)
+    assert len(house.calls()) == 1
+
+
 def test_what_an_operator_gives_up_is_told(house: House) -> None:
     identity = house.put("a@x.org")
     house.answer_all(LATER)
