@@ -136,7 +136,7 @@ async def judge_recipient(
     size: int = 0,
     dry_run: bool = False,
 ) -> RecipientDecision:
-    """RCPT: is it ours or may the session relay; does it exist; policy; has it room.
+    """RCPT: is it ours, or may the session relay; does it exist; does a row refuse it; policy; has it room.
 
     :param size: as declared at MAIL, 0 where unknown.
     """
@@ -147,6 +147,10 @@ async def judge_recipient(
         return RecipientDecision(RELAY_DENIED, expansion)
     if expansion.refused is not None:
         return RecipientDecision(expansion.refused.reply, expansion)
+    if not isinstance(expansion.finals[0], LocalMailbox):
+        rejected = await _rejected(tables, expansion, sender)
+        if rejected is not None:
+            return RecipientDecision(rejected, expansion)
     verdicts: tuple[Verdict, ...] = ()
     if "rcpt" in policy.stages:
         verdicts = await judge_stage(
@@ -172,6 +176,21 @@ async def judge_recipient(
         if full is None:
             break
     return RecipientDecision(full, expansion, verdicts)
+
+
+async def _rejected(tables: ITables, expansion: Expansion, sender: Address | None) -> Reply | None:
+    """What relay rows with ``reject`` say to this sender, where none of the final recipients is left."""
+    reply: Reply | None = None
+    for final in expansion.finals:
+        if isinstance(final, LocalMailbox):
+            return None
+        route = tables.route(final.address, sender)
+        if isinstance(route, Deferred):
+            route = await route
+        if route.kind != "reject":
+            return None
+        reply = route.reply
+    return reply
 
 
 async def _room(may_accept: MayAccept, final: Final, size: int) -> Reply | None:
