@@ -16,8 +16,9 @@ import attrs
 
 from lorrainemail.grammar.imap_fetch import fetch_items
 from lorrainemail.grammar.imap_names import Pattern, decode_name
+from lorrainemail.grammar.imap_results import fetch_modifiers, result_options
 from lorrainemail.grammar.imap_scan import Scanner, SyntaxFault
-from lorrainemail.grammar.imap_search import search_program
+from lorrainemail.grammar.imap_search import UnknownCharset, search_program
 from lorrainemail.grammar.imap_sets import SequenceSet
 from lorrainemail.message.dates import parse_date_time
 
@@ -51,12 +52,36 @@ class Command:
 
 @attrs.frozen(slots=True)
 class StoreArguments:
-    """STORE: "add", "remove" or "set"."""
+    """STORE: "add", "remove" or "set"; ``unchanged_since`` of RFC 7162 §3.1.3, None where not given."""
 
     messages: SequenceSet
     operation: str
     silent: bool
     flags: tuple[str, ...]
+    unchanged_since: int | None = None
+
+
+@attrs.frozen(slots=True)
+class Resync:
+    """What a client knows of a mailbox (RFC 7162 §3.2.5).
+
+    :ivar numbers: message numbers, ascending, and in ``uids`` what they were; as the client remembers them.
+    """
+
+    uid_validity: int
+    modseq: int
+    known: SequenceSet | None = None
+    numbers: SequenceSet | None = None
+    uids: SequenceSet | None = None
+
+
+@attrs.frozen(slots=True)
+class SelectArguments:
+    """SELECT and EXAMINE (RFC 7162 §3.1.8, §3.2.5)."""
+
+    mailbox: str
+    condstore: bool = False
+    resync: Resync | None = None
 
 
 @attrs.frozen(slots=True)
@@ -82,7 +107,19 @@ class AppendArguments:
     date: int | None
 
 
-STATUS_ITEMS: Final = frozenset({"MESSAGES", "RECENT", "UIDNEXT", "UIDVALIDITY", "UNSEEN", "SIZE", "DELETED"})
+STATUS_ITEMS: Final = frozenset(
+    {
+        "MESSAGES",
+        "RECENT",
+        "UIDNEXT",
+        "UIDVALIDITY",
+        "UNSEEN",
+        "SIZE",
+        "DELETED",
+        "HIGHESTMODSEQ",
+        "MAILBOXID",
+    }
+)
 _SELECT_OPTIONS: Final = frozenset({"SUBSCRIBED", "REMOTE", "RECURSIVEMATCH", "SPECIAL-USE"})
 _RETURN_OPTIONS: Final = frozenset({"SUBSCRIBED", "CHILDREN", "SPECIAL-USE"})
 
@@ -113,6 +150,58 @@ def _authenticate(scanner: Scanner) -> tuple[Any, ...]:
 def _mailbox(scanner: Scanner) -> tuple[Any, ...]:
     scanner.space()
     return (scanner.mailbox(),)
+
+
+def _select(scanner: Scanner) -> tuple[Any, ...]:
+    """RFC 4466 §2.1: parameters in parentheses."""
+    scanner.space()
+    name = scanner.mailbox()
+    condstore = False
+    resync: Resync | None = None
+    if scanner.skip(b" ("):
+        while True:
+            word = scanner.keyword()
+            if word == b"CONDSTORE":
+                condstore = True
+            elif word == b"QRESYNC" and resync is None:
+                scanner.space()
+                resync = _resync(scanner)
+            else:
+                raise SyntaxFault("unknown SELECT parameter")
+            if scanner.skip(b")"):
+                break
+            scanner.space()
+    return (SelectArguments(name, condstore, resync),)
+
+
+def _resync(scanner: Scanner) -> Resync:
+    """RFC 7162 §7 ``select-param`` QRESYNC."""
+    scanner.expect(b"(")
+    validity = scanner.number()
+    scanner.space()
+    modseq = scanner.mod_sequence()
+    known: SequenceSet | None = None
+    numbers: SequenceSet | None = None
+    uids: SequenceSet | None = None
+    if not validity or not modseq:
+        raise SyntaxFault("malformed QRESYNC")
+    if scanner.at(b" ") and not scanner.at(b" ("):
+        scanner.space()
+        known = _plain_set(scanner)
+    if scanner.skip(b" ("):
+        numbers = _plain_set(scanner)
+        scanner.space()
+        uids = _plain_set(scanner)
+        scanner.expect(b")")
+    scanner.expect(b")")
+    return Resync(validity, modseq, known, numbers, uids)
+
+
+def _plain_set(scanner: Scanner) -> SequenceSet:
+    found = scanner.known_set()
+    if found.has_star:
+        raise SyntaxFault('"*" is not known')  # RFC 7162 §7 ``known-uids``
+    return found
 
 
 def _rename(scanner: Scanner) -> tuple[Any, ...]:
@@ -239,13 +328,28 @@ def _fetch(scanner: Scanner) -> tuple[Any, ...]:
     scanner.space()
     messages = scanner.sequence_set()
     scanner.space()
-    return messages, fetch_items(scanner)
+    return messages, fetch_items(scanner), fetch_modifiers(scanner, by_uid=False)
+
+
+def _uid_fetch(scanner: Scanner) -> tuple[Any, ...]:
+    scanner.space()
+    messages = scanner.sequence_set()
+    scanner.space()
+    return messages, fetch_items(scanner), fetch_modifiers(scanner, by_uid=True)
 
 
 def _store(scanner: Scanner) -> tuple[Any, ...]:
     scanner.space()
     messages = scanner.sequence_set()
     scanner.space()
+    unchanged_since: int | None = None
+    if scanner.skip(b"("):  # RFC 7162 §3.1.3
+        if scanner.keyword() != b"UNCHANGEDSINCE":
+            raise SyntaxFault("unknown STORE modifier")
+        scanner.space()
+        unchanged_since = scanner.mod_sequence()
+        scanner.expect(b")")
+        scanner.space()
     sign = "set"
     if scanner.skip(b"+"):
         sign = "add"
@@ -262,7 +366,7 @@ def _store(scanner: Scanner) -> tuple[Any, ...]:
         while scanner.skip(b" "):
             found.append(scanner.flag())
         flags = tuple(found)
-    return (StoreArguments(messages, sign, word == b"FLAGS.SILENT", flags),)
+    return (StoreArguments(messages, sign, word == b"FLAGS.SILENT", flags, unchanged_since),)
 
 
 def _copy(scanner: Scanner) -> tuple[Any, ...]:
@@ -274,7 +378,11 @@ def _copy(scanner: Scanner) -> tuple[Any, ...]:
 
 def _search(scanner: Scanner) -> tuple[Any, ...]:
     scanner.space()
-    return (search_program(scanner),)
+    options = result_options(scanner)
+    try:
+        return search_program(scanner), options
+    except UnknownCharset:
+        raise UnknownCharset(options.saves) from None
 
 
 def _uid_expunge(scanner: Scanner) -> tuple[Any, ...]:
@@ -320,8 +428,8 @@ _PARSERS: Final[dict[bytes, Callable[[Scanner], tuple[Any, ...]]]] = {
     b"ENABLE": _enable,
     b"ID": _id,
     b"NAMESPACE": _nothing,
-    b"SELECT": _mailbox,
-    b"EXAMINE": _mailbox,
+    b"SELECT": _select,
+    b"EXAMINE": _select,
     b"CREATE": _create,
     b"DELETE": _mailbox,
     b"RENAME": _rename,
@@ -343,7 +451,7 @@ _PARSERS: Final[dict[bytes, Callable[[Scanner], tuple[Any, ...]]]] = {
 }
 _UID_PARSERS: Final[dict[bytes, Callable[[Scanner], tuple[Any, ...]]]] = {
     b"SEARCH": _search,
-    b"FETCH": _fetch,
+    b"FETCH": _uid_fetch,
     b"STORE": _store,
     b"COPY": _copy,
     b"MOVE": _copy,

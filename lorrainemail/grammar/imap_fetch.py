@@ -25,7 +25,7 @@ class FetchItem:
     """One thing to fetch.
 
     :ivar kind: "FLAGS", "UID", "ENVELOPE", "INTERNALDATE", "RFC822.SIZE", "BODY" and "BODYSTRUCTURE" (the
-        structure), or "SECTION" (octets of the message).
+        structure), "MODSEQ", "EMAILID", "THREADID", "SAVEDATE", or "SECTION" (octets of the message).
     :ivar label: how it is named in the response.
     :ivar path: part numbers; ``text`` what of that part; ``fields`` for HEADER.FIELDS.
     :ivar offset: of a partial, None where all is wanted; ``count`` its length.
@@ -44,8 +44,11 @@ class FetchItem:
 
 _PLAIN: Final = {
     word: FetchItem(word.decode("ascii"), word)
-    for word in (b"FLAGS", b"UID", b"ENVELOPE", b"INTERNALDATE", b"RFC822.SIZE", b"BODYSTRUCTURE")
-}
+    for word in (
+        b"FLAGS", b"UID", b"ENVELOPE", b"INTERNALDATE", b"RFC822.SIZE", b"BODYSTRUCTURE",
+        b"MODSEQ", b"EMAILID", b"THREADID", b"SAVEDATE",
+    )
+}  # fmt: skip
 _BODY: Final = FetchItem("BODY", b"BODY")
 _RFC822: Final = {
     b"RFC822": FetchItem("SECTION", b"RFC822", peek=False),

@@ -11,7 +11,7 @@ import re
 from typing import Final
 
 from lorrainemail.grammar.imap_names import decode_name
-from lorrainemail.grammar.imap_sets import SequenceSet, parse_set
+from lorrainemail.grammar.imap_sets import SAVED, SequenceSet, parse_set
 
 #: Flags in one list.
 MAX_FLAGS: Final = 100
@@ -23,6 +23,7 @@ _QUOTED = re.compile(rb'"((?:[^"\\\r\n\x00]|\\["\\])*)"')
 _LITERAL = re.compile(rb"~?\{([0-9]{1,10})\+?\}\r?\n")
 _SET = re.compile(rb"[0-9*:,]+")
 _NUMBER = re.compile(rb"[0-9]{1,20}")
+_OBJECT_ID = re.compile(rb"[A-Za-z0-9_-]{1,255}")
 _FLAG = re.compile(rb"\\?[!#$&'+,\-./0-9:;<=>?@A-Z\[^_`a-z|}~]+")
 _TAG = re.compile(rb"[!#$&',\-./0-9:;<=>?@A-Z\[\]^_`a-z|}~]+")
 _ESCAPE = re.compile(rb'\\(["\\])')
@@ -138,7 +139,25 @@ class Scanner:
             raise SyntaxFault("number too large")
         return value
 
+    def mod_sequence(self) -> int:
+        """RFC 7162 §7 ``mod-sequence-valzer``: 63 bits."""
+        value = int(self._take(_NUMBER, "a mod-sequence"))
+        if value > 0x7FFFFFFFFFFFFFFF:
+            raise SyntaxFault("mod-sequence too large")
+        return value
+
+    def object_id(self) -> str:
+        """RFC 8474 §7 ``objectid``."""
+        return self._take(_OBJECT_ID, "an object id").decode("ascii")
+
     def sequence_set(self) -> SequenceSet:
+        """A set of message numbers or UIDs, or "$" (RFC 5182)."""
+        if self.skip(b"$"):
+            return SAVED
+        return self.known_set()
+
+    def known_set(self) -> SequenceSet:
+        """A set without "$"."""
         found = parse_set(self._take(_SET, "a message set"))
         if found is None:
             raise SyntaxFault("malformed message set")

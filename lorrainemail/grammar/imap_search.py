@@ -20,7 +20,14 @@ MAX_NEEDLE: Final = 4000
 
 
 class UnknownCharset(Exception):
-    """The CHARSET of a search is none that we can read (answered NO [BADCHARSET])."""
+    """The CHARSET of a search is none that we can read (answered NO [BADCHARSET]).
+
+    :ivar saves: the search was to save its result, which is nothing now (RFC 5182 §2.1).
+    """
+
+    def __init__(self, saves: bool = False) -> None:
+        super().__init__()
+        self.saves = saves
 
 
 @attrs.frozen(slots=True)
@@ -30,7 +37,8 @@ class SearchKey:
     :ivar name: as RFC 3501 names it; "AND" for a list of keys, "SET" and "UID" for message sets.
     :ivar keys: of AND, OR (two), NOT (one).
     :ivar text: what is searched for, decoded; ``field`` the header field's name, lower case.
-    :ivar number: of LARGER, SMALLER; of dates the day (days since the epoch).
+    :ivar number: of LARGER, SMALLER, MODSEQ; seconds of OLDER, YOUNGER; of dates the day (days since the
+        epoch).
     """
 
     name: str
@@ -54,9 +62,13 @@ FLAG_KEYS: Final = {
     "UNFLAGGED": ("\\Flagged", False),
     "UNSEEN": ("\\Seen", False),
 }
-_BARE: Final = frozenset(FLAG_KEYS) | {"ALL", "NEW", "OLD", "RECENT"}
+_BARE: Final = frozenset(FLAG_KEYS) | {"ALL", "NEW", "OLD", "RECENT", "SAVEDATESUPPORTED"}
 _STRINGS: Final = frozenset({"BCC", "BODY", "CC", "FROM", "SUBJECT", "TEXT", "TO"})
-_DATES: Final = frozenset({"BEFORE", "ON", "SINCE", "SENTBEFORE", "SENTON", "SENTSINCE"})
+_DATES: Final = frozenset(
+    {"BEFORE", "ON", "SINCE", "SENTBEFORE", "SENTON", "SENTSINCE", "SAVEDBEFORE", "SAVEDON", "SAVEDSINCE"}
+)
+_INTERVALS: Final = frozenset({"OLDER", "YOUNGER"})
+_OBJECT_IDS: Final = frozenset({"EMAILID", "THREADID"})
 
 
 def search_program(scanner: Scanner) -> SearchKey:
@@ -67,11 +79,24 @@ def search_program(scanner: Scanner) -> SearchKey:
     charset = "utf-8"
     if scanner.data[scanner.position : scanner.position + 8].upper() == b"CHARSET ":
         scanner.position += 8
-        name = codec_name(scanner.astring().decode("ascii", "replace"))
-        if name is None:
-            raise UnknownCharset()
-        charset = name
+        charset = charset_name(scanner)
         scanner.space()
+    return search_keys(scanner, charset)
+
+
+def charset_name(scanner: Scanner) -> str:
+    """The character set of a program.
+
+    :raises UnknownCharset: where it is none of ours.
+    """
+    name = codec_name(scanner.astring().decode("ascii", "replace"))
+    if name is None:
+        raise UnknownCharset()
+    return name
+
+
+def search_keys(scanner: Scanner, charset: str) -> SearchKey:
+    """``search-key *(SP search-key)``, to the end of the command."""
     reader = _Reader(scanner, charset)
     keys = [reader.key(0)]
     while not scanner.at_end():
@@ -99,7 +124,7 @@ class _Reader:
                 scanner.space()
                 keys.append(self.key(depth + 1))
             return SearchKey("AND", tuple(keys))
-        if scanner.data[scanner.position : scanner.position + 1] in b"0123456789*":
+        if scanner.data[scanner.position : scanner.position + 1] in b"0123456789*$":
             return SearchKey("SET", messages=scanner.sequence_set())
         name = scanner.keyword().decode("ascii")
         if name in _BARE:
@@ -137,6 +162,24 @@ class _Reader:
         if name in ("LARGER", "SMALLER"):
             scanner.space()
             return SearchKey(name, number=scanner.number())
+        if name in _INTERVALS:  # RFC 5032 §3
+            scanner.space()
+            number = scanner.number()
+            if not number:
+                raise SyntaxFault("an interval of nothing")
+            return SearchKey(name, number=number)
+        if name == "MODSEQ":  # RFC 7162 §3.1.5; the metadata item that it may name has no MODSEQ of its own
+            scanner.space()
+            if scanner.at(b'"'):
+                scanner.string()
+                scanner.space()
+                if scanner.keyword() not in (b"ALL", b"SHARED", b"PRIV"):
+                    raise SyntaxFault("malformed MODSEQ")
+                scanner.space()
+            return SearchKey(name, number=scanner.mod_sequence())
+        if name in _OBJECT_IDS:  # RFC 8474 §6
+            scanner.space()
+            return SearchKey(name, text=scanner.object_id())
         if name in _DATES:
             scanner.space()
             day = parse_search_date(scanner.astring())

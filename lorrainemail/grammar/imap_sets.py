@@ -24,9 +24,13 @@ _SET = re.compile(
 
 @attrs.frozen(slots=True)
 class SequenceSet:
-    """Ranges (low, high) as written, ``STAR`` for "*"."""
+    """Ranges (low, high) as written, ``STAR`` for "*".
+
+    :ivar saved: "$", what the last search saved (RFC 5182 §2.1); then there are no ranges.
+    """
 
     ranges: tuple[tuple[int, int], ...]
+    saved: bool = False
 
     @property
     def highest(self) -> int:
@@ -68,6 +72,21 @@ class SequenceSet:
         return found
 
 
+#: RFC 5182 §2.1 ``seq-last-command``.
+SAVED: Final = SequenceSet((), True)
+
+
+def intersect(numbers: Iterable[int], ranges: Sequence[tuple[int, int]]) -> list[int]:
+    """Those of the numbers that lie in resolved ranges."""
+    starts = [first for first, _ in ranges]
+    found: list[int] = []
+    for number in numbers:
+        at = bisect_right(starts, number) - 1
+        if at >= 0 and number <= ranges[at][1]:
+            found.append(number)
+    return found
+
+
 def parse_set(text: bytes) -> SequenceSet | None:
     """A sequence set, None where it is malformed or over a bound."""
     if _SET.match(text) is None or text.count(b",") >= MAX_RANGES:
@@ -85,15 +104,20 @@ def parse_set(text: bytes) -> SequenceSet | None:
 
 def print_set(numbers: Iterable[int]) -> bytes:
     """Numbers in the order given, runs joined: ``1:3,7`` (RFC 4315 §4 keeps order)."""
-    out: list[bytes] = []
+    runs: list[tuple[int, int]] = []
     first = last = -1
     for number in numbers:
         if number == last + 1 and first >= 0:
             last = number
             continue
         if first >= 0:
-            out.append(b"%d" % first if first == last else b"%d:%d" % (first, last))
+            runs.append((first, last))
         first = last = number
     if first >= 0:
-        out.append(b"%d" % first if first == last else b"%d:%d" % (first, last))
-    return b",".join(out)
+        runs.append((first, last))
+    return print_ranges(runs)
+
+
+def print_ranges(runs: Iterable[tuple[int, int]]) -> bytes:
+    """First and last numbers as a set."""
+    return b",".join(b"%d" % first if first == last else b"%d:%d" % (first, last) for first, last in runs)

@@ -6,6 +6,7 @@ from typing import Final
 
 from lorrainemail.errors import PermanentError, TemporaryError
 from lorrainemail.grammar.imap import Command
+from lorrainemail.imap import capabilities
 from lorrainemail.imap.flow import Gone
 from lorrainemail.imap.server import MAX_LOGIN_FAILURES, Bad, ImapServer, No
 from lorrainemail.sasl.mechanisms import CANCELLED, CREDENTIALS_INVALID, MAX_LINE, Exchange
@@ -17,7 +18,7 @@ MAX_DONE: Final = 100
 
 async def capability(session: ImapServer, command: Command) -> bytes:
     """RFC 3501 §6.1.1."""
-    session.send(b"* CAPABILITY %b\r\n" % session.capability())
+    session.send(b"* CAPABILITY %b\r\n" % capabilities.capability(session))
     return b"OK CAPABILITY completed"
 
 
@@ -98,12 +99,16 @@ async def _log_in(session: ImapServer, claim: SaslClaim) -> bytes:
     if session.state != "unauth":
         raise Gone()  # it closed while we looked
     session.logged_in(principal)
-    return b"OK [CAPABILITY %b] Logged in" % session.capability()
+    return b"OK [CAPABILITY %b] Logged in" % capabilities.capability(session)
 
 
 async def enable(session: ImapServer, command: Command) -> bytes:
-    """RFC 5161: nothing of what we speak needs to be enabled, so nothing is."""
-    session.send(b"* ENABLED\r\n")
+    """RFC 5161 §3.1: what is not known, or on already, is passed over in silence."""
+    before = set(session.enabled)
+    for word in command.arguments[0]:
+        session.enable(*capabilities.ENABLES.get(word, ()))
+    fresh = sorted(session.enabled - before)
+    session.send(b"* ENABLED%b\r\n" % b"".join(b" " + word.encode("ascii") for word in fresh))
     return b"OK ENABLE completed"
 
 

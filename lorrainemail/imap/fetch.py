@@ -15,10 +15,12 @@ from twisted.logger import Logger
 from lorrainemail.errors import MailError, PermanentError
 from lorrainemail.grammar.imap import Command, flag_list
 from lorrainemail.grammar.imap_fetch import FetchItem
+from lorrainemail.grammar.imap_sets import print_ranges
 from lorrainemail.imap.flow import Gone
 from lorrainemail.imap.messages import EXPUNGED, chosen
 from lorrainemail.imap.octets import ShortRead, Source, Span
-from lorrainemail.imap.server import ImapServer
+from lorrainemail.imap.resync import changed, uid_ranges, vanished
+from lorrainemail.imap.server import Bad, ImapServer
 from lorrainemail.imap.view import View
 from lorrainemail.interfaces import MessageFacts
 from lorrainemail.message.dates import date_time
@@ -34,7 +36,10 @@ CHUNK: Final = 64 * 1024
 
 _UID: Final = FetchItem("UID", b"UID")
 _FLAGS: Final = FetchItem("FLAGS", b"FLAGS")
-_FROM_INDEX: Final = frozenset({"ENVELOPE", "INTERNALDATE", "RFC822.SIZE", "BODY", "BODYSTRUCTURE"})
+_MODSEQ: Final = FetchItem("MODSEQ", b"MODSEQ")
+_FROM_INDEX: Final = frozenset(
+    {"ENVELOPE", "INTERNALDATE", "RFC822.SIZE", "BODY", "BODYSTRUCTURE", "EMAILID", "SAVEDATE"}
+)
 _WIRE: Final = frozenset({"ENVELOPE", "BODY", "BODYSTRUCTURE"})
 
 
@@ -53,10 +58,13 @@ class Plan:
     sees: bool
 
 
-def plan(items: tuple[FetchItem, ...], by_uid: bool, read_only: bool) -> Plan:
-    """What the items ask for; a UID command always answers the UID (RFC 3501 §6.4.8)."""
+def plan(items: tuple[FetchItem, ...], by_uid: bool, read_only: bool, changed_since: bool = False) -> Plan:
+    """What the items ask for; a UID command always answers the UID (RFC 3501 §6.4.8), and one that asks for
+    changes their MODSEQ (RFC 7162 §3.1.4.1)."""
     if by_uid and _UID not in items:
         items = (_UID, *items)
+    if changed_since and _MODSEQ not in items:
+        items = (*items, _MODSEQ)
     kinds = {item.kind for item in items}
     return Plan(
         items,
@@ -69,10 +77,23 @@ def plan(items: tuple[FetchItem, ...], by_uid: bool, read_only: bool) -> Plan:
 
 async def fetch(session: ImapServer, command: Command) -> bytes:
     """FETCH and UID FETCH."""
-    messages, items = command.arguments
+    messages, items, modifiers = command.arguments
     view = session.selected()
     indexes = chosen(view, messages, command.uid)
-    what = plan(items, command.uid, view.read_only)
+    since = modifiers.changed_since
+    if modifiers.vanished and "QRESYNC" not in session.enabled:
+        raise Bad(b"QRESYNC was not enabled")  # RFC 7162 §3.2.6
+    if since is not None or _MODSEQ in items:
+        session.enable("CONDSTORE")
+    what = plan(items, command.uid or "QRESYNC" in session.enabled, view.read_only, since is not None)
+    if since is not None:
+        if modifiers.vanished:
+            gone = await vanished(session, view, since, uid_ranges(view, messages))
+            if gone:
+                session.send(b"* VANISHED (EARLIER) %b\r\n" % print_ranges(gone))
+        indexes = await changed(session, view, indexes, since)
+    if modifiers.window is not None:
+        indexes = list(modifiers.window.of(indexes))
     size = CONTENT_SLICE if what.content else SLICE
     missing = False
     for start in range(0, len(indexes), size):
@@ -99,7 +120,8 @@ async def _slice(session: ImapServer, view: View, indexes: list[int], what: Plan
         if flags is None or (what.rows and row is None):
             missing = True
             continue
-        line = Line(session, view, index, uid, flags, row)
+        modseq = view.mailbox.modseq(uid) if "CONDSTORE" in session.enabled else 0
+        line = Line(session, view, index, uid, flags, row, modseq)
         if what.content:
             if not await line.answer_with_content(what, uid in seen):
                 missing = True
@@ -137,16 +159,21 @@ class Line:
     uid: int
     flags: frozenset[str]
     row: MessageFacts | None
+    modseq: int
 
     def answer(self, items: tuple[FetchItem, ...]) -> bytes:
         """The whole response where no octets of the message are asked for."""
-        return b"* %d FETCH (%b)\r\n" % (self.index + 1, b" ".join([self.value(item) for item in items]))
+        return self.view.line(self.index, b" ".join([self.value(item) for item in items]))
 
     def value(self, item: FetchItem) -> bytes:
         """An item that the index or the view knows."""
         kind = item.kind
         if kind == "UID":
             return b"UID %d" % self.uid
+        if kind == "MODSEQ":
+            return b"MODSEQ (%d)" % self.modseq
+        if kind == "THREADID":
+            return b"THREADID NIL"  # RFC 8474 §5.2: we keep none
         if kind == "FLAGS":
             return b"FLAGS " + flag_list(self.flags, self.uid in self.view.recent)
         row = self.row
@@ -157,6 +184,10 @@ class Line:
             return b"BODYSTRUCTURE " + row.structure
         if kind == "BODY":
             return b"BODY " + body_of(row.structure)
+        if kind == "EMAILID":
+            return b"EMAILID (%b)" % row.message_id.encode("ascii")
+        if kind == "SAVEDATE":
+            return b"SAVEDATE " + date_time(row.save_date)
         if kind == "RFC822.SIZE":
             return b"RFC822.SIZE %d" % row.size
         return b"INTERNALDATE " + date_time(row.internal_date)
@@ -177,6 +208,8 @@ class Line:
             items = what.items
             if seen and _FLAGS not in items:
                 items = (*items, _FLAGS)
+            if seen and _MODSEQ not in items and "CONDSTORE" in self.session.enabled:
+                items = (*items, _MODSEQ)
             self.session.send(b"* %d FETCH (" % (self.index + 1))
             for count, item in enumerate(items):
                 if count:

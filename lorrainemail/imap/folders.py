@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from typing import Final
 
 from lorrainemail.errors import MailError, PermanentError
-from lorrainemail.grammar.imap import Command, ListArguments
+from lorrainemail.grammar.imap import Command, ListArguments, SelectArguments
 from lorrainemail.grammar.imap_names import DELIMITER, Pattern, wire_name
-from lorrainemail.imap.server import ImapServer, No
+from lorrainemail.imap.resync import resynchronize
+from lorrainemail.imap.server import Bad, ImapServer, No
 from lorrainemail.imap.view import SYSTEM_FLAGS, View
 from lorrainemail.interfaces import FolderFacts, FolderStatus
 
@@ -42,15 +43,18 @@ async def examine(session: ImapServer, command: Command) -> bytes:
     return await _open(session, command.arguments[0], read_only=True)
 
 
-async def _open(session: ImapServer, name: str, read_only: bool) -> bytes:
+async def _open(session: ImapServer, arguments: SelectArguments, read_only: bool) -> bytes:
+    if arguments.resync is not None and "QRESYNC" not in session.enabled:
+        raise Bad(b"QRESYNC was not enabled")  # RFC 7162 §3.2.5
+    if session.view is not None and "QRESYNC" in session.enabled:
+        session.send(b"* OK [CLOSED] Previous mailbox closed\r\n")  # RFC 7162 §3.2.11
     session.close_view()  # RFC 3501 §6.3.1: also where the new one cannot be had
-    home = session.mail()
-    recent = (await home.status(name)).recent if read_only else 0
-    mailbox = await home.open(name)
-    view = View(mailbox, read_only, session.notice)
+    if arguments.condstore:
+        session.enable("CONDSTORE")
+    mailbox = await session.mail().open(arguments.mailbox)
+    view = View(mailbox, read_only, session.notice, session.enabled)
     session.view = view
-    if read_only:
-        view.recent = set(view.uids[len(view.uids) - min(recent, len(view.uids)) :])
+    modseq = mailbox.highest_modseq  # what happens from here on, the view hears of
     unseen, keywords = await _first_unseen(session, view)
     view.keywords = keywords
     session.send(view.flags_line())
@@ -61,6 +65,10 @@ async def _open(session: ImapServer, name: str, read_only: bool) -> bytes:
         session.send(b"* OK [UNSEEN %d] First unseen\r\n" % unseen)
     session.send(b"* OK [UIDVALIDITY %d] UIDs valid\r\n" % mailbox.uid_validity)
     session.send(b"* OK [UIDNEXT %d] Next UID\r\n" % mailbox.uid_next)
+    session.send(b"* OK [HIGHESTMODSEQ %d] Highest\r\n" % modseq)  # RFC 7162 §3.1.2.1
+    session.send(b"* OK [MAILBOXID (%b)] Its id\r\n" % mailbox.mailbox_id.encode("ascii"))  # RFC 8474 §4.2
+    if arguments.resync is not None and arguments.resync.uid_validity == mailbox.uid_validity:
+        await resynchronize(session, view, arguments.resync)
     session.state = "select"
     if read_only:
         return b"OK [READ-ONLY] EXAMINE completed"
@@ -96,7 +104,8 @@ async def create(session: ImapServer, command: Command) -> bytes:
     if None in uses:
         raise No(b"[USEATTR] No such special use")
     await session.mail().create(name, [use for use in uses if use is not None])
-    return b"OK CREATE completed"
+    made = await session.mail().status(name)
+    return b"OK [MAILBOXID (%b)] CREATE completed" % made.mailbox_id.encode("ascii")  # RFC 8474 §4.1
 
 
 async def delete(session: ImapServer, command: Command) -> bytes:
@@ -231,8 +240,10 @@ async def lsub(session: ImapServer, command: Command) -> bytes:
 
 
 async def status(session: ImapServer, command: Command) -> bytes:
-    """RFC 3501 §6.3.10, RFC 8438."""
+    """RFC 3501 §6.3.10, RFC 7162 §3.1.7, RFC 8438, RFC 8474 §4.3."""
     name, items = command.arguments
+    if "HIGHESTMODSEQ" in items:
+        session.enable("CONDSTORE")  # RFC 7162 §3.1.1
     found = await session.mail().status(name)
     session.send(_status_line(name, items, found))
     return b"OK STATUS completed"
@@ -247,8 +258,10 @@ def _status_line(name: str, items: tuple[str, ...], found: FolderStatus) -> byte
         "UNSEEN": found.unseen,
         "SIZE": found.size,
         "DELETED": found.deleted,
+        "HIGHESTMODSEQ": found.highest_modseq,
+        "MAILBOXID": f"({found.mailbox_id})",
     }
-    pairs = b" ".join(b"%b %d" % (item.encode("ascii"), values[item]) for item in items)
+    pairs = " ".join(f"{item} {values[item]}" for item in items).encode("ascii")
     return b"* STATUS %b (%b)\r\n" % (wire_name(name), pairs)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final, Literal, cast
 
 from lorrainemail.errors import MailError
-from lorrainemail.grammar.imap import Command, StoreArguments, flag_list
+from lorrainemail.grammar.imap import Command, StoreArguments
 from lorrainemail.grammar.imap_sets import SequenceSet, print_set
 from lorrainemail.imap.folders import target_failure
 from lorrainemail.imap.server import Bad, ImapServer, No
@@ -54,8 +54,10 @@ async def expunge(session: ImapServer, command: Command) -> bytes:
     view = session.writable()
     indexes = chosen(view, command.arguments[0], True) if command.uid else range(len(view.uids))
     uids = await _deleted(session, view, indexes)
-    if uids:
-        view.note_expunged(await view.mailbox.expunge(uids))
+    removed = await view.mailbox.expunge(uids) if uids else ()
+    if removed and "QRESYNC" in session.enabled:  # RFC 7162 §3.2.7
+        await session.tell_updates(True, command.uid)
+        return b"OK [HIGHESTMODSEQ %d] EXPUNGE completed" % view.mailbox.highest_modseq
     return b"OK EXPUNGE completed"
 
 
@@ -72,22 +74,35 @@ async def _deleted(session: ImapServer, view: View, indexes: Sequence[int]) -> l
 
 
 async def store(session: ImapServer, command: Command) -> bytes:
-    """RFC 3501 §6.4.6."""
+    """RFC 3501 §6.4.6, RFC 7162 §3.1.3."""
     arguments: StoreArguments = command.arguments[0]
     view = session.writable()
     indexes = chosen(view, arguments.messages, command.uid)
     operation = cast(Literal["add", "remove", "set"], arguments.operation)
     flags = [flag for flag in arguments.flags if flag.lower() != "\\recent"]
+    since = arguments.unchanged_since
+    if since is not None:
+        session.enable("CONDSTORE")
     missing = False
+    refused: list[int] = []
     for start in range(0, len(indexes), SLICE):
         part = indexes[start : start + SLICE]
         uids = [view.uids[index] for index in part]
         unsaid = view.pending_changes(uids)
-        await view.mailbox.change_flags(uids, operation, flags)
+        result = await view.mailbox.change_flags(uids, operation, flags, since)
+        if result.modified:
+            left = set(result.modified)
+            refused += [
+                view.uids[index] if command.uid else index + 1 for index in part if view.uids[index] in left
+            ]
+            part = [index for index in part if view.uids[index] not in left]
+            uids = [view.uids[index] for index in part]
         view.forget_changes(uids, unsaid if arguments.silent else set())
         missing = _say_flags(session, view, part, command.uid, arguments.silent) or missing
         if start + SLICE < len(indexes):
             await session.breathe()
+    if refused:
+        return b"OK [MODIFIED %b] Conditional STORE failed" % print_set(refused)
     # RFC 2180 §4.2: the client is told that some are gone; with UIDs that is no error
     return b"NO " + EXPUNGED if missing and not command.uid else b"OK STORE completed"
 
@@ -105,11 +120,11 @@ def _say_flags(session: ImapServer, view: View, indexes: list[int], by_uid: bool
             continue
         found |= flags
         if not silent:
-            shown = flag_list(flags, uid in view.recent)
-            if by_uid:
-                lines.append(b"* %d FETCH (UID %d FLAGS %b)\r\n" % (index + 1, uid, shown))
-            else:
-                lines.append(b"* %d FETCH (FLAGS %b)\r\n" % (index + 1, shown))
+            lines.append(view.line(index, view.flag_items(uid, flags, by_uid)))
+        elif "CONDSTORE" in session.enabled:  # RFC 7162 §3.1.3: the new MODSEQ is always told
+            modseq = b"MODSEQ (%d)" % view.mailbox.modseq(uid)
+            with_uid = by_uid or "QRESYNC" in session.enabled
+            lines.append(view.line(index, b"UID %d %b" % (uid, modseq) if with_uid else modseq))
     session.send(view.learn_keywords(found))
     session.send(b"".join(lines))
     return missing
@@ -154,7 +169,6 @@ async def move(session: ImapServer, command: Command) -> bytes:
         return b"OK No messages moved"
     # RFC 6851 §4.3: before the EXPUNGEs that follow
     session.send(b"* OK %b Moved\r\n" % _copied(validity, pairs))
-    view.note_expunged([source for source, _ in pairs])
     return b"OK MOVE completed"
 
 

@@ -18,6 +18,7 @@ bounds, and silence end the session with BYE.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final, Protocol, TypeVar
 
@@ -42,6 +43,7 @@ from lorrainemail.grammar.imap_input import (
     Ready,
 )
 from lorrainemail.grammar.imap_search import UnknownCharset
+from lorrainemail.imap.capabilities import capability
 from lorrainemail.imap.flow import Gone, Outflow
 from lorrainemail.imap.view import View
 from lorrainemail.interfaces import IAuthenticator, IMailHome, IPrincipal, IServerTls
@@ -75,6 +77,10 @@ WRITE_AT: Final = 64 * 1024
 _CODES: Final = frozenset(
     {"NONEXISTENT", "ALREADYEXISTS", "TRYCREATE", "CANNOT", "OVERQUOTA", "LIMIT", "EXPUNGEISSUED", "INUSE"}
 )
+
+
+#: Commands during which, given without UID, no message may lose its number.
+_KEEPS_NUMBERS: Final = frozenset({"FETCH", "STORE", "SEARCH"})
 
 
 class No(Exception):
@@ -151,6 +157,7 @@ class ImapServer(IMAP4Server):
     :ivar facts: the session's facts, as for login and log.
     :ivar home: the mail of who is logged in.
     :ivar view: the selected mailbox.
+    :ivar enabled: what the client switched on.
     """
 
     noisy = False
@@ -164,6 +171,7 @@ class ImapServer(IMAP4Server):
         self.home: IMailHome | None = None
         self.principal: IPrincipal | None = None
         self.view: View | None = None
+        self.enabled: set[str] = set()
         self.login_failures = 0
         self.structures: tuple[object, Any] | None = None  # the last message's structure (see fetch)
         self._reader = CommandReader()
@@ -216,9 +224,7 @@ class ImapServer(IMAP4Server):
         self.wait_for_client(PRE_LOGIN_IDLE)
         self._login_deadline = self.callLater(PRE_LOGIN_TOTAL, self._too_slow)
         host = human(self.shared.hostname)
-        self.send(
-            b"* OK [CAPABILITY %b] %blorrainemail ready\r\n" % (self.capability(), host and host + b" ")
-        )
+        self.send(b"* OK [CAPABILITY %b] %blorrainemail ready\r\n" % (capability(self), host and host + b" "))
         self.write_out()
 
     def connectionLost(self, reason: Failure | None = None) -> None:
@@ -510,7 +516,9 @@ class ImapServer(IMAP4Server):
                 self.send(b"%b BAD %b\r\n" % (bad.tag or b"*", human(bad.text)))
                 self._count_error()
                 return
-            except UnknownCharset:
+            except UnknownCharset as unknown:
+                if unknown.saves and self.view is not None:
+                    self.view.saved = array("I")
                 # RFC 3501 §6.4.4, §7.1
                 tag = tag_of(event.data)
                 self.send(b"%b NO [BADCHARSET (US-ASCII UTF-8)] Unknown character set\r\n" % tag)
@@ -522,7 +530,7 @@ class ImapServer(IMAP4Server):
                 self._count_error()
                 return
             # RFC 3501 §7.4.1: no EXPUNGE while these use sequence numbers
-            expunges = uid or command.name not in ("FETCH", "STORE", "SEARCH")
+            expunges = uid or command.name not in _KEEPS_NUMBERS
             work = verb.handler(self, command)
         try:
             answer = await work
@@ -545,20 +553,27 @@ class ImapServer(IMAP4Server):
         except Exception:
             log.failure("An IMAP command failed unexpectedly (session {session})", session=self.facts.id)
             answer = b"NO [SERVERBUG] Internal error"
-        view = self.view
-        if view is not None and self.state == "select":
-            while lines := view.updates(expunges, uid):
-                self.send(b"".join(lines))
-                if len(lines) > 1000:
-                    await self.breathe()
-            if view.gone:
-                self.send(b"%b %b\r\n" % (tag, answer))
-                self.bye(b"The selected mailbox was deleted")
-                return
+        await self.tell_updates(expunges, uid)
+        if self.view is not None and self.view.gone:
+            self.send(b"%b %b\r\n" % (tag, answer))
+            self.bye(b"The selected mailbox was deleted")
+            return
         if answer:
             self.send(b"%b %b\r\n" % (tag, answer))
         if self.state == "logout":
             self.close()
+
+    async def tell_updates(self, expunges: bool, uid: bool) -> None:
+        """Everything that the client may hear now of its mailbox."""
+        view = self.view
+        if view is None or self.state != "select":
+            return
+        while lines := view.updates(expunges, uid):
+            self.send(b"".join(lines))
+            if view.behind:
+                await self.breathe()
+        if not expunges:
+            self.send(view.held_back())
 
     # -- states --
 
@@ -620,23 +635,9 @@ class ImapServer(IMAP4Server):
         if self.encrypted and self.facts.tls is None:
             self.facts = attrs.evolve(self.facts, tls=tls_facts(self.transport))
 
-    def capability(self) -> bytes:
-        """CAPABILITY as it is true in this state."""
-        words = [b"IMAP4rev1", b"LITERAL+", b"SASL-IR", b"ID", b"ENABLE", b"IDLE"]
-        if self.state == "unauth":
-            if self.shared.tls is not None and not self.encrypted:
-                words.append(b"STARTTLS")
-            if self.may_log_in:
-                words += [b"AUTH=PLAIN", b"AUTH=LOGIN"]
-            else:
-                words.append(b"LOGINDISABLED")
-        else:
-            words += [
-                b"NAMESPACE", b"UIDPLUS", b"UNSELECT", b"MOVE", b"CHILDREN", b"SPECIAL-USE",
-                b"CREATE-SPECIAL-USE", b"LIST-EXTENDED", b"LIST-STATUS", b"STATUS=SIZE",
-                b"APPENDLIMIT=%d" % self.shared.message_size,
-            ]  # fmt: skip
-        return b" ".join(words)
+    def enable(self, *words: str) -> None:
+        """Switch extensions on (RFC 5161, RFC 7162 §3.1); they stay on."""
+        self.enabled.update(words)
 
     # -- IDLE --
 
@@ -656,8 +657,9 @@ class ImapServer(IMAP4Server):
         view = self.view
         if view is None or self._flow.paused or self._closed:
             return
-        while lines := view.updates(expunges=True, with_uid=False):
-            self.send(b"".join(lines))
+        self.send(b"".join(view.updates(expunges=True, with_uid=False)))
+        if view.behind:
+            self.callLater(0, self.notice)
         if view.gone:
             self.bye(b"The selected mailbox was deleted")
         self.write_out()

@@ -10,15 +10,16 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 from lorrainemail.grammar.imap import flag_list
-from lorrainemail.grammar.imap_sets import SequenceSet
+from lorrainemail.grammar.imap_sets import SequenceSet, print_set
 from lorrainemail.interfaces import IMailbox, MailboxChange
 
 #: Flag changes, and expunged messages, told in one turn.
 MAX_FLAG_UPDATES: Final = 1000
-MAX_EXPUNGES: Final = 5000
+MAX_EXPUNGES: Final = 2000
 
 SYSTEM_FLAGS: Final = ("\\Answered", "\\Flagged", "\\Deleted", "\\Seen", "\\Draft")
 
@@ -28,28 +29,35 @@ class View:
 
     :param read_only: by EXAMINE; nothing is changed, not even ``\\Recent`` claimed.
     :param notify: called at each notice of the mailbox (a session in IDLE tells its client at once).
+    :param enabled: what the session's client switched on, as it is at any moment.
     :ivar uids: ascending; the message at position i has the sequence number i + 1.
     :ivar gone: the mailbox itself was deleted.
     :ivar keywords: those that the client was told of by FLAGS.
+    :ivar saved: UIDs, ascending, that "$" means (RFC 5182 §2.1).
     """
 
     __slots__ = (
-        "_added", "_changed", "_end_watch", "_expunged", "_notify", "gone", "keywords", "mailbox",
-        "read_only", "recent", "uids",
+        "_added", "_changed", "_end_watch", "_expunged", "_held", "_notify", "enabled", "gone", "keywords",
+        "mailbox", "read_only", "recent", "saved", "uids",
     )  # fmt: skip
 
-    def __init__(self, mailbox: IMailbox, read_only: bool, notify: Callable[[], None]) -> None:
+    def __init__(
+        self, mailbox: IMailbox, read_only: bool, notify: Callable[[], None], enabled: AbstractSet[str]
+    ) -> None:
         self.mailbox = mailbox
         self.read_only = read_only
+        self.enabled = enabled
         self.gone = False
         self.keywords: set[str] = set()
+        self.saved: array[int] = array("I")
         self._notify = notify
         self._added: set[int] = set()
-        self._expunged: set[int] = set()
+        self._expunged: list[int] = []
+        self._held = 0  # the lowest MODSEQ of these
         self._changed: set[int] = set()
         self._end_watch = mailbox.watch(self._noticed)
         self.uids = array("I", mailbox.uids())
-        self.recent: set[int] = set() if read_only else set(mailbox.claim_recent(self.uids))
+        self.recent: set[int] = set(mailbox.claim_recent(self.uids, peek=read_only))
 
     def close(self) -> None:
         """Let go of the mailbox."""
@@ -60,7 +68,10 @@ class View:
         if change.kind == "added":
             self._added.update(change.uids)
         elif change.kind == "expunged":
-            self._expunged.update(change.uids)
+            if not self._expunged:
+                self._held = change.modseq
+            self._expunged.extend(change.uids)
+            self._added.difference_update(change.uids)
         elif change.kind == "flags":
             self._changed.update(change.uids)
         else:
@@ -75,6 +86,8 @@ class View:
         UIDs that do not exist are no error (RFC 3501 §6.4.8); sequence numbers are (§9 ``seq-number``). A set
         with "*" in an empty mailbox means nothing rather than an error: clients ask for ``1:*`` blindly.
         """
+        if messages.saved:
+            return [index for uid in self.saved if (index := self.index_of(uid)) >= 0]
         if not by_uid and messages.highest > len(self.uids) and not (not self.uids and messages.has_star):
             return None
         return messages.indexes(self.uids, by_uid)
@@ -84,11 +97,23 @@ class View:
         index = bisect_left(self.uids, uid)
         return index if index < len(self.uids) and self.uids[index] == uid else -1
 
-    # -- what has changed --
+    def line(self, index: int, items: bytes) -> bytes:
+        """One FETCH response."""
+        return b"* %d FETCH (%b)\r\n" % (index + 1, items)
 
-    def note_expunged(self, uids: Sequence[int]) -> None:
-        """Messages that this session itself removed."""
-        self._expunged.update(uids)
+    def flag_items(self, uid: int, flags: frozenset[str], with_uid: bool) -> bytes:
+        """What is said of a message whose flags changed.
+
+        RFC 7162 §3.1: with MODSEQ once the client knows CONDSTORE; §3.2.4: with UID once it knows QRESYNC.
+        """
+        items = b"FLAGS " + flag_list(flags, uid in self.recent)
+        if "CONDSTORE" in self.enabled:
+            items += b" MODSEQ (%d)" % self.mailbox.modseq(uid)
+        if with_uid or "QRESYNC" in self.enabled:
+            items = b"UID %d %b" % (uid, items)
+        return items
+
+    # -- what has changed --
 
     def forget_changes(self, uids: Sequence[int], keep: set[int]) -> None:
         """Flag changes of these were told by the command itself; but for those to ``keep``."""
@@ -112,38 +137,56 @@ class View:
         out: list[bytes] = []
         if expunges and self._expunged:
             self._remove(out)
+            if self._expunged:
+                return out or [b""]  # more of them first
         if self._added:
             self._append(out)
         if self._changed:
             self._flags(out, with_uid)
         return out
 
+    @property
+    def behind(self) -> bool:
+        """Whether there is more that the client does not know."""
+        return bool(self._added or self._expunged or self._changed)
+
+    def held_back(self) -> bytes:
+        """Expunged messages could not be told now: how far the client's knowledge goes nevertheless.
+
+        RFC 7162 §3.2.7 (and erratum 1810 of RFC 5162): it may have heard of higher MODSEQs.
+        """
+        if not self._expunged or "QRESYNC" not in self.enabled:
+            return b""
+        return b"* OK [HIGHESTMODSEQ %d] Not all is told yet\r\n" % max(self._held - 1, 1)
+
     def _remove(self, out: list[bytes]) -> None:
+        """Tell of expunged messages from the highest down, so that no number shifts under another."""
         expunged = self._expunged
-        if len(expunged) > MAX_EXPUNGES:
-            expunged = set(sorted(expunged, reverse=True)[:MAX_EXPUNGES])
-        self._expunged = self._expunged - expunged
-        self._added -= expunged
-        self._changed -= expunged
-        indexes = sorted((i for uid in expunged if (i := self.index_of(uid)) >= 0), reverse=True)
-        # from the highest down, so that no number shifts under another
-        out.extend(b"* %d EXPUNGE\r\n" % (index + 1) for index in indexes)
-        if len(indexes) > 100:
-            self.uids = array("I", (uid for uid in self.uids if uid not in expunged))
+        expunged.sort()  # runs that ascend already: quick
+        part = expunged[-MAX_EXPUNGES:]
+        del expunged[-MAX_EXPUNGES:]
+        indexes = sorted({i for uid in part if (i := self.index_of(uid)) >= 0})
+        if not indexes:
+            return
+        if "QRESYNC" in self.enabled:  # RFC 7162 §3.2.10
+            out.append(b"* VANISHED %b\r\n" % print_set(self.uids[index] for index in indexes))
         else:
-            for index in indexes:
-                del self.uids[index]
-        self.recent -= expunged
+            out.extend(b"* %d EXPUNGE\r\n" % (index + 1) for index in reversed(indexes))
+        self.recent.difference_update(part)
+        self._changed.difference_update(part)
+        first, last = indexes[0], indexes[-1]
+        gone = set(indexes)
+        kept = [self.uids[index] for index in range(first, last) if index not in gone]
+        self.uids[first : last + 1] = array("I", kept)
 
     def _append(self, out: list[bytes]) -> None:
         last = self.uids[-1] if self.uids else 0
-        new = sorted(uid for uid in self._added if uid > last and uid not in self._expunged)
+        new = sorted(uid for uid in self._added if uid > last)
         self._added.clear()
         if not new:
             return
         self.uids.extend(new)
-        if not self.read_only:
-            self.recent |= self.mailbox.claim_recent(new)
+        self.recent |= self.mailbox.claim_recent(new, peek=self.read_only)
         out.append(b"* %d EXISTS\r\n* %d RECENT\r\n" % (len(self.uids), len(self.recent)))
 
     def _flags(self, out: list[bytes], with_uid: bool) -> None:
@@ -157,11 +200,7 @@ class View:
             if flags is None:
                 continue
             fresh.update(flag for flag in flags if not flag.startswith("\\") and flag not in self.keywords)
-            shown = flag_list(flags, uid in self.recent)
-            if with_uid:
-                lines.append(b"* %d FETCH (UID %d FLAGS %b)\r\n" % (index + 1, uid, shown))
-            else:
-                lines.append(b"* %d FETCH (FLAGS %b)\r\n" % (index + 1, shown))
+            lines.append(self.line(index, self.flag_items(uid, flags, with_uid)))
         if fresh:
             self.keywords |= fresh
             out.append(self.flags_line())

@@ -28,8 +28,11 @@ _FETCH = re.compile(r"\* (\d+) FETCH \((.*)\)\Z")
 class Model:
     """What one client believes."""
 
-    def __init__(self, door: Any) -> None:
+    def __init__(self, door: Any, qresync: bool = False) -> None:
         self.client = door.selected()
+        self.qresync = qresync
+        if qresync:
+            self.client.say("e ENABLE QRESYNC")
         self.uids: list[int | None] = [None] * len(door.folder().uids())
         self.flags: dict[int, str] = {}
         self.idling = False
@@ -41,7 +44,25 @@ class Model:
         if "SILENT" in command:
             self.flags.clear()  # what it changed without being told
         forbidden = words[1] in ("FETCH", "STORE", "SEARCH")
-        return self.take(self.client.say(command), forbidden)
+        answer = self.take(self.client.say(command), forbidden)
+        if self.qresync and None in self.uids and not command.startswith("u "):
+            self.run("u FETCH 1:* (UID)")
+        return answer
+
+    def vanish(self, uid: int) -> None:
+        """Take away the one message that this can be."""
+        if uid in self.uids:
+            self.uids.remove(uid)
+        else:
+            for index, known in enumerate(self.uids):
+                before = [one for one in self.uids[:index] if one is not None]
+                after = [one for one in self.uids[index:] if one is not None]
+                if known is None and all(one < uid for one in before) and all(one > uid for one in after):
+                    del self.uids[index]
+                    break
+            else:
+                raise AssertionError("VANISHED names a message that was never there")
+        self.flags.pop(uid, None)
 
     def take(self, lines: list[str], forbidden: bool = False) -> str:
         answer = ""
@@ -49,7 +70,13 @@ class Model:
         while (literal := re.search(r"\{(\d+)\}\r\n", text)) is not None:
             text = text[: literal.start()] + text[literal.end() + int(literal.group(1)) :]
         for line in text.split("\r\n"):
-            if line.endswith(" EXPUNGE"):
+            if line.startswith("* VANISHED "):
+                assert self.qresync and not forbidden
+                for first, _, last in (part.partition(":") for part in line.split(" ")[2].split(",")):
+                    for uid in range(int(first), int(last or first) + 1):
+                        self.vanish(uid)
+            elif line.endswith(" EXPUNGE"):
+                assert not self.qresync
                 assert not forbidden, "EXPUNGE while a command uses sequence numbers"
                 number = int(line.split()[1])
                 assert 1 <= number <= len(self.uids)
@@ -113,7 +140,7 @@ STEPS = st.tuples(
 def test_every_clients_numbers_stay_true(at_first: int, steps: list[tuple[int, str, int]]) -> None:
     door = harness.Door()
     door.put(*(["Subject: x\n\nhello\n"] * at_first))
-    models = [Model(door) for _ in range(3)]
+    models = [Model(door, qresync=number == 2) for number in range(3)]
     for who, what, number in steps:
         model = models[who]
         if what == "deliver":

@@ -84,6 +84,8 @@ def test_select_says_everything_that_a_client_needs(door: Any) -> None:
         "* OK [UNSEEN 2] First unseen",
         "* OK [UIDVALIDITY 1001] UIDs valid",
         "* OK [UIDNEXT 4] Next UID",
+        "* OK [HIGHESTMODSEQ 5] Highest",
+        "* OK [MAILBOXID (M1001)] Its id",
         "a OK [READ-WRITE] SELECT completed",
     ]
     second = door.client().login()
@@ -95,13 +97,15 @@ def test_examine_changes_nothing(door: Any) -> None:
     client = door.client().login()
     said = client.say("a EXAMINE INBOX")
     assert "* 1 RECENT" in said and "* OK [PERMANENTFLAGS ()] Flags kept" in said
+    door.put(PLAIN)
+    assert client.say("e NOOP")[:2] == ["* 2 EXISTS", "* 2 RECENT"]
     assert said[-1] == "a OK [READ-ONLY] EXAMINE completed"
     client.say("b FETCH 1 BODY[]")
     assert "\\Seen" not in door.folder().flags(1)
     for command in ("STORE 1 +FLAGS (\\Seen)", "EXPUNGE", "MOVE 1 Sent", "UID EXPUNGE 1"):
         assert client.say(f"c {command}") == ["c NO Mailbox is read-only"]
     assert client.say("d CLOSE") == ["d OK CLOSE completed"]
-    assert "* 1 RECENT" in door.client().login().say("a SELECT INBOX")
+    assert "* 2 RECENT" in door.client().login().say("a SELECT INBOX")
 
 
 def test_a_select_that_fails_leaves_no_mailbox_selected(door: Any) -> None:
@@ -446,7 +450,7 @@ def test_expunge_removes_the_deleted_and_uid_expunge_only_those_named(door: Any)
 
 def test_folders_are_made_listed_renamed_and_deleted(door: Any) -> None:
     client = door.client().login()
-    assert client.say("a CREATE Work/2026/") == ["a OK CREATE completed"]
+    assert client.say("a CREATE Work/2026/") == ["a OK [MAILBOXID (M1008)] CREATE completed"]
     assert client.say("a CREATE Work/2026") == ["a NO [ALREADYEXISTS] Folder Work/2026 exists"]
     assert client.say("a CREATE inbox")[0].startswith("a NO")
     assert client.say('a LIST "" "Work*"')[:-1] == [
@@ -460,7 +464,7 @@ def test_folders_are_made_listed_renamed_and_deleted(door: Any) -> None:
     assert client.say("a DELETE &AOk-t&AOk-") == ["a OK DELETE completed"]
     assert client.say("a DELETE &AOk-t&AOk-")[0].startswith("a NO [NONEXISTENT]")
     assert client.say("a DELETE INBOX") == ["a NO [CANNOT] INBOX cannot be deleted"]
-    assert client.say("a CREATE Mine (USE (\\Sent))") == ["a OK CREATE completed"]
+    assert client.say("a CREATE Mine (USE (\\Sent))") == ["a OK [MAILBOXID (M1009)] CREATE completed"]
     assert client.say("a CREATE Other (USE (\\Nonsense))") == ["a NO [USEATTR] No such special use"]
 
 

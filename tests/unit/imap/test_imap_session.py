@@ -272,6 +272,8 @@ def test_id_enable_and_namespace(door: Any) -> None:
     client = door.client()
     assert client.say('a ID ("name" "mutt")') == ['* ID ("name" "lorrainemail")', "a OK ID completed"]
     client.login()
+    assert client.say("a ENABLE X-UNKNOWN") == ["* ENABLED", "a OK ENABLE completed"]
+    assert client.say("a ENABLE QRESYNC X-Y") == ["* ENABLED CONDSTORE QRESYNC", "a OK ENABLE completed"]
     assert client.say("a ENABLE CONDSTORE") == ["* ENABLED", "a OK ENABLE completed"]
     assert client.say("a NAMESPACE") == ['* NAMESPACE (("" "/")) NIL NIL', "a OK NAMESPACE completed"]
 

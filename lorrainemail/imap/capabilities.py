@@ -1,0 +1,37 @@
+"""What a session announces (RFC 3501 §6.1.1), and what a client may switch on (RFC 5161)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from lorrainemail.imap.server import ImapServer
+
+_ALWAYS: Final = (b"IMAP4rev1", b"LITERAL+", b"SASL-IR", b"ID", b"ENABLE", b"IDLE")
+_AFTER_LOGIN: Final = (
+    b"NAMESPACE", b"UIDPLUS", b"UNSELECT", b"MOVE", b"CHILDREN", b"SPECIAL-USE", b"CREATE-SPECIAL-USE",
+    b"LIST-EXTENDED", b"LIST-STATUS", b"STATUS=SIZE", b"ESEARCH", b"SEARCHRES", b"CONDSTORE", b"QRESYNC",
+    b"OBJECTID", b"SAVEDATE", b"WITHIN", b"PARTIAL",
+)  # fmt: skip
+
+#: What ENABLE knows, each with what it brings along.
+ENABLES: Final = {
+    "CONDSTORE": frozenset({"CONDSTORE"}),
+    "QRESYNC": frozenset({"QRESYNC", "CONDSTORE"}),  # RFC 7162 §3.2.3
+}
+
+
+def capability(session: ImapServer) -> bytes:
+    """CAPABILITY as it is true in this state."""
+    words = list(_ALWAYS)
+    if session.state == "unauth":
+        if session.shared.tls is not None and not session.encrypted:
+            words.append(b"STARTTLS")
+        if session.may_log_in:
+            words += [b"AUTH=PLAIN", b"AUTH=LOGIN"]
+        else:
+            words.append(b"LOGINDISABLED")
+    else:
+        words += _AFTER_LOGIN
+        words.append(b"APPENDLIMIT=%d" % session.shared.message_size)
+    return b" ".join(words)
