@@ -11,7 +11,7 @@ from lorrainemail.grammar.sieve import Node
 from lorrainemail.message.dates import MAX_DATE_OCTETS, parse_date
 from lorrainemail.sieve.compiler import MATCH_TAGS, MATCH_TYPES, Compiler, Form, Given, Tagged
 from lorrainemail.sieve.run import Check, Run, RunError, Text
-from lorrainemail.sieve.tests import INDEX_TAGS, MIME_TAGS, field_names, raw_values
+from lorrainemail.sieve.tests import INDEX_TAGS, MIME_TAGS, raw_values
 
 _ZONE = re.compile(r"([+-])([0-9]{2})([0-9]{2})\Z")
 _WEEKDAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -117,7 +117,6 @@ def _zoned(run: Run, given: Given, moment: datetime) -> datetime:
 
 def _date(compiler: Compiler, node: Node, given: Given) -> Check:
     name, part, keys = given.values
-    field_names(compiler, node, (name,))
     _checked(compiler, node, given, part)
     matching = compiler.matching(node, given, keys)
     find = raw_values(compiler, node, given)

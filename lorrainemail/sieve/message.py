@@ -1,7 +1,7 @@
 """One message as a script sees it: its header, which the script may edit, and, where asked for, its body.
 
-The header is split once; the body is only loaded (and its MIME structure only looked at) when a test needs it.
-A script that edits the header works on a list of fields of its own; the octets of fields that it leaves
+The header is split once; the body is only loaded (and its MIME structure only looked at) when a test needs
+it. A script that edits the header works on a list of fields of its own; the octets of fields that it leaves
 alone stay as they are. Pure but for ``load``, which reads the octets after the header.
 """
 
@@ -247,7 +247,8 @@ def text_of(value: bytes) -> str:
 
 
 def _value(line: bytes) -> bytes:
-    return unfold(line[line.index(b":") + 1 :])
+    """A field's value in one line; a tab that it was folded at is a space, as other servers have it."""
+    return unfold(line[line.index(b":") + 1 :].replace(b"\r\n\t", b" "))
 
 
 def _is_type(name: str, wanted: str) -> bool:

@@ -13,7 +13,6 @@ from lorrainemail.sieve.compiler import MATCH_TAGS, MATCH_TYPES, Compiler, Form,
 from lorrainemail.sieve.effects import WEEK, Remember
 from lorrainemail.sieve.matching import NUMERIC
 from lorrainemail.sieve.run import MAX_REMEMBERED, Action, Check, Run, RunError
-from lorrainemail.sieve.tests import field_names
 
 #: Seconds for which an id is remembered at most (RFC 7352 §3.2).
 MAX_SECONDS: Final = 90 * 86400
@@ -87,8 +86,6 @@ def key_of(*parts: str) -> str:
 
 def _duplicate(compiler: Compiler, node: Node, given: Given) -> Check:
     """RFC 7352 §3."""
-    if "header" in given:
-        field_names(compiler, node, (given.get("header"),))
     compiler.shared.needs.add("remembered")
     seconds = min(given.get("seconds", WEEK), MAX_SECONDS)
     handle = given.get("handle", "")

@@ -12,7 +12,7 @@ from lorrainemail.grammar.sieve import Node
 from lorrainemail.message.structure import Part, parse_parameters
 from lorrainemail.sieve.compiler import MATCH_TAGS, MATCH_TYPES, Compiler, Form, Given, Tagged
 from lorrainemail.sieve.message import Mailbox, mailboxes, text_of
-from lorrainemail.sieve.run import Check, Run, RunError, Text
+from lorrainemail.sieve.run import Check, Run, RunError
 
 #: RFC 5228 §5.1: fields that hold addresses; "x-" ones may.
 ADDRESS_FIELDS: Final = frozenset(
@@ -49,14 +49,6 @@ Slice = Callable[[Run, Mailbox], str | None]
 def is_field_name(name: str) -> bool:
     """RFC 5322 §2.2."""
     return bool(name) and all(c in _NAME for c in name)
-
-
-def field_names(compiler: Compiler, node: Node, names: Sequence[Text]) -> tuple[Text, ...]:
-    """Header names: constant ones are checked at once."""
-    for name in names:
-        if isinstance(name, str) and not is_field_name(name):
-            compiler.fail(node, f'"{name[:60]}" is no header field name')
-    return tuple(names)
 
 
 # -- where values come from -----------------------------------------------------------------------------
@@ -160,7 +152,7 @@ _SLICES: Final[dict[str, Slice]] = {
 
 def _address(compiler: Compiler, node: Node, given: Given) -> Check:
     """RFC 5228 §5.1."""
-    names = field_names(compiler, node, given.values[0])
+    names = given.values[0]
     for name in names:
         if isinstance(name, str) and name.lower() not in ADDRESS_FIELDS and not name.lower().startswith("x-"):
             compiler.fail(node, f'the field "{name}" holds no addresses')
@@ -215,14 +207,14 @@ def _envelope(compiler: Compiler, node: Node, given: Given) -> Check:
 
 def _exists(compiler: Compiler, node: Node, given: Given) -> Check:
     """RFC 5228 §5.5."""
-    names = field_names(compiler, node, given.values[0])
+    names = given.values[0]
     find = raw_values(compiler, node, given)
     return lambda run: all(find(run, name) for name in run.texts(names))
 
 
 def _header(compiler: Compiler, node: Node, given: Given) -> Check:
     """RFC 5228 §5.7."""
-    names = field_names(compiler, node, given.values[0])
+    names = given.values[0]
     matching = compiler.matching(node, given, given.values[1])
     find = raw_values(compiler, node, given)
     options = [name for name in given.tags if name in MIME_OPTIONS]
