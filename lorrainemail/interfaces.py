@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -389,12 +389,16 @@ class Verdict:
     """One check's opinion with its reason, kept in trace, header and explain.
 
     :ivar reply: for DEFER and REFUSE, what the client is told.
+    :ivar field: header fields, whole and with their CRLF, that are put above a message that is taken.
+    :ivar verified: the check proved the reverse-path: a report to it is no backscatter.
     """
 
     action: Action
     check: str
     reason: str = ""
     reply: Reply | None = None
+    field: bytes = b""
+    verified: bool = False
 
 
 @attrs.frozen(slots=True)
@@ -436,12 +440,14 @@ class PolicyResources:
     :ivar clock: an ``IReactorTime``.
     :ivar resolver: None where the server runs without DNS (the embedded default).
     :ivar hostname: our name. ``hops``: Received fields after which a message loops.
+    :ivar in_thread: runs a function in a thread of the server; None where there are none.
     """
 
     clock: IReactorTime
     resolver: IResolver | None
     hostname: str
     hops: int = 100
+    in_thread: Callable[[Callable[[], Any]], Deferred[Any]] | None = None
 
 
 class IPolicyPlugin(Interface):
@@ -825,6 +831,7 @@ class Transaction:
 
     :ivar trusted: the session logged in or comes from a listed network: notices of success and delay are for
         such peers alone.
+    :ivar fields: header fields that belong to the message and stand right above it: our signatures.
     """
 
     session: Session
@@ -834,6 +841,7 @@ class Transaction:
     content: IContent
     verdicts: tuple[Verdict, ...] = ()
     trusted: bool = False
+    fields: bytes = b""
 
 
 class IIntake(Interface):

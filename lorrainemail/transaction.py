@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from lorrainemail.addresses import Address
-from lorrainemail.delivery.arrival import VERDICT_FIELD, for_mailbox, header_of, message_id_of
+from lorrainemail.delivery.arrival import VERDICT_FIELD, for_mailbox, header_of, message_id_of, with_header
 from lorrainemail.envelope import Recipient
 from lorrainemail.errors import INTERNAL_ERROR, MailError, PermanentError, Reply
 from lorrainemail.interfaces import (
@@ -36,6 +36,7 @@ from lorrainemail.interfaces import (
     Transaction,
     Verdict,
 )
+from lorrainemail.mailauth.authres import claimed_by
 from lorrainemail.message import dsn
 from lorrainemail.message.received import delivered_to_field, received_field, return_path_field
 from lorrainemail.ops.content import Content
@@ -178,15 +179,23 @@ class Taking:
         transaction = self._transaction
         header = header_of(transaction.content)
         self._note_received(header)
+        cleaned = claimed_by(header, self._means.hostname)
+        if cleaned is not None:
+            content = with_header(transaction.content, header, cleaned)
+            self._transaction = transaction = attrs.evolve(transaction, content=content)
+            header = cleaned
         self._targets = self._plan()
         await self._ask_quota()
-        self._prefix = self._verdict_field() + received_field(
+        received = received_field(
             transaction.session,
             transaction.envelope,
             self._means.hostname,
             self.began,
             transaction.accepted[0].recipient.address if len(transaction.accepted) == 1 else None,
             self._means.hide_submitter,
+        )
+        self._prefix = b"".join(
+            (*[v.field for v in transaction.verdicts], self._verdict_field(), received, transaction.fields)
         )
         self._make_placements(for_mailbox(transaction.content, header))
         if any(target.mailbox is None for target in self._targets):

@@ -73,7 +73,15 @@ def for_mailbox(content: IContent, header: bytes) -> IContent:
             keeping = _AT_START.match(line) is None
         if keeping:
             kept.append(line)
-    return _Reheaded(content, len(header), b"".join(kept))
+    return with_header(content, header, b"".join(kept))
+
+
+def with_header(content: IContent, header: bytes, other: bytes) -> IContent:
+    """The content with another header in place of its own; it stays the owner of what is returned.
+
+    :param header: of the content, from :func:`header_of`.
+    """
+    return _Reheaded(content, len(header), other)
 
 
 def mailbox_prefix(sender: Address | None, address: Address) -> bytes:

@@ -9,7 +9,7 @@ each command that begins something.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
 from prometheus_client import Counter
@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from lorrainemail.errors import Reply
-from lorrainemail.interfaces import IAuthenticator, IIntake, IPolicy, ITableService, ITrace
+from lorrainemail.interfaces import IAuthenticator, IContent, IIntake, IPolicy, ITableService, ITrace
 from lorrainemail.net.limits import ConnectionCounter
 from lorrainemail.smtp import replies
 from lorrainemail.smtp.acceptance import MayAccept
@@ -64,6 +64,7 @@ class Door:
     :param authenticator: the one login; needed unless ``settings.login`` is "no".
     :param room: a reply where no message of that size may be begun (disk reserve, queue full), else None.
     :param wall_clock: seconds since the epoch.
+    :param sign: the signature fields of a message of our own users', b"" for none.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Door:
         authenticator: IAuthenticator | None = None,
         room: Callable[[int], Reply | None] = _always_room,
         wall_clock: Callable[[], float] = time.time,
+        sign: Callable[[IContent], Awaitable[bytes]] | None = None,
     ) -> None:
         self.clock = clock
         self.tables = tables
@@ -90,6 +92,7 @@ class Door:
         self.authenticator = authenticator
         self.room = room
         self.wall_clock = wall_clock
+        self.sign = sign
         self.connections = ConnectionCounter(settings.connections, settings.connections_per_peer)
         self._counted: set[OpenSession] = set()
         self._turned_away: set[OpenSession] = set()

@@ -462,6 +462,10 @@ class SmtpServer(SmtpConnection):
                 if reply is not None:
                     return reply
                 verdicts += judged
+                if not envelope.sender_verified and any(verdict.verified for verdict in judged):
+                    envelope = attrs.evolve(envelope, sender_verified=True)
+            ours = principal is not None or transaction.relay.allowed
+            fields = await door.sign(content) if ours and door.sign is not None else b""
             return await self._hand_over(
                 Transaction(
                     session,
@@ -470,7 +474,8 @@ class SmtpServer(SmtpConnection):
                     tables,
                     content,
                     verdicts,
-                    principal is not None or transaction.relay.allowed,
+                    ours,
+                    fields,
                 )
             )
         finally:

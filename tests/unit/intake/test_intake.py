@@ -254,6 +254,35 @@ def test_junk_goes_to_the_junk_folder_and_says_why() -> None:
     assert b"\r\nX-Lorrainemail-Policy: junk dnsbl (listed??X-Evil: yes)\r\n" in data
 
 
+def test_fields_of_checks_and_signatures_stand_above_the_message_here_and_on_its_way() -> None:
+    world = World()
+    result = Verdict(
+        Action.CONTINUE, "mailauth", "fine", field=b"Authentication-Results: mx.example.test; none\r\n"
+    )
+    given = attrs.evolve(
+        transaction(accepted(BOB), accepted(FAR), verdicts=(result,)), fields=b"DKIM-Signature: v=1\r\n"
+    )
+    assert answer(world.intake.take(given)).code == 250
+    ((_, _, delivered),), ((_, queued),) = world.delivered, world.queued
+    for data in (delivered, queued):
+        assert b"Authentication-Results: mx.example.test; none\r\nReceived: " in data
+        assert data.endswith(b"\r\nDKIM-Signature: v=1\r\n" + MESSAGE)
+    assert b"X-Lorrainemail-Policy" not in delivered
+
+
+def test_results_forged_in_our_name_reach_nobody() -> None:
+    world = World()
+    forged = (
+        b"Subject: x\r\nAuthentication-Results: MX.example.test;\r\n\tdmarc=pass\r\nStatus: RO\r\nTo: y\r\n"
+    )
+    given = transaction(accepted(BOB), accepted(FAR), message=forged + b"\r\nbody\r\n")
+    assert answer(world.intake.take(given)).code == 250
+    ((_, _, delivered),), ((item, queued),) = world.delivered, world.queued
+    assert delivered.endswith(b"\r\nSubject: x\r\nTo: y\r\n\r\nbody\r\n")
+    assert queued.endswith(b"\r\nSubject: x\r\nStatus: RO\r\nTo: y\r\n\r\nbody\r\n")
+    assert item.size == len(queued)
+
+
 # -- failures --------------------------------------------------------------------------------------
 
 
