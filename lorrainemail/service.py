@@ -45,6 +45,7 @@ from lorrainemail.imap.factory import ImapFactory
 from lorrainemail.intake import Intake
 from lorrainemail.interfaces import PolicyResources
 from lorrainemail.net.limits import ConnectionCounter
+from lorrainemail.net.proxy import ProxyFactory
 from lorrainemail.net.resolver import Resolver
 from lorrainemail.net.tls import ClientTls, ServerTls
 from lorrainemail.ops.committer import Committer
@@ -162,6 +163,7 @@ class Server(Ordered):
         self._spill = places.spill
         self._smtp: dict[tuple[str, bool], Door] = {}
         self._counters: dict[str, ConnectionCounter] = {}
+        self._proxies: list[ProxyFactory] = []
         self._readers: list[tuple[Pop3Factory | ImapFactory, BoundPort]] = []
         self.responder = Responder(load_zones(settings.dns.zones), reactor)
         self.commands: dict[str, Callable[..., Any]] = {
@@ -190,6 +192,14 @@ class Server(Ordered):
 
     def open_door(self, port: BoundPort) -> Open:
         """What serves a port."""
+        opened = self._open_door(port)
+        if not port.proxied:
+            return opened
+        proxy = ProxyFactory(opened.factory, self._reactor, self.settings.proxy_networks)
+        self._proxies.append(proxy)
+        return Open(port, cast(Any, proxy), opened.close, opened.datagrams)
+
+    def _open_door(self, port: BoundPort) -> Open:
         name = port.door
         if name == "control":
             return Open(port, ControlFactory(self.commands, self._reactor))
@@ -318,6 +328,8 @@ class Server(Ordered):
             door.policy = policy
         for counter in self._counters.values():
             counter.total, counter.per_peer = limits.connections, limits.connections_per_peer
+        for proxy in self._proxies:
+            proxy.listed(new.proxy_networks)
         for reader, port in self._readers:
             reader.plaintext = _plaintext(new, port.loopback)
             if isinstance(reader, ImapFactory):

@@ -229,6 +229,13 @@ class Settings:
     relay_domains: tuple[str, ...] = attrs.field(
         default=(), metadata=_doc("domains for which we are a backup MX", kind="domain")
     )
+    proxy_networks: tuple[str, ...] = attrs.field(
+        default=(),
+        metadata=_doc(
+            "proxies that may say who the client is (PROXY protocol), at endpoints that begin with haproxy:",
+            kind="network",
+        ),
+    )
     relay: dict[str, RelayRow] = attrs.field(
         factory=dict, metadata=_doc("preferred next hops by recipient; the most specific pattern wins")
     )

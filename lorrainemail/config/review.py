@@ -14,7 +14,7 @@ from typing import Final, Literal
 import attrs
 
 from lorrainemail.config.model import DOORS, Settings
-from lorrainemail.config.values import bound_to_loopback, endpoint_port
+from lorrainemail.config.values import bound_to_loopback, endpoint_port, proxied, unix_path
 from lorrainemail.errors import Problem
 from lorrainemail.interfaces import Origin
 
@@ -70,6 +70,13 @@ def _doors(settings: Settings) -> Iterator[Finding]:
         yield finding(
             "useless", where, "the smtp door is closed: no other server can send mail here", "or so meant"
         )
+    for door, endpoints in open_doors.items():
+        for index, endpoint in enumerate(endpoints):
+            behind = proxied(endpoint)
+            if behind is not None and not settings.proxy_networks and unix_path(behind) is None:
+                what = f'"{endpoint}" takes connections of proxies alone, and none is named'
+                mend = "name their addresses in proxy_networks"
+                yield finding("broken", settings.origin("listen", door, index), what, mend)
     for index, endpoint in enumerate(open_doors["lmtp"]):
         port = endpoint_port(endpoint)
         origin = settings.origin("listen", "lmtp", index)

@@ -296,6 +296,12 @@ def endpoint_port(text: str) -> tuple[str, int] | None:
     return keywords.get("interface", ""), int(keywords.get("port", words[1] if len(words) > 1 else "0"))
 
 
+def proxied(text: str) -> str | None:
+    """What an endpoint string says behind ``haproxy:``, or None where it does not begin so."""
+    word, _, rest = text.partition(":")
+    return rest if word.lower() == "haproxy" else None
+
+
 def unix_path(text: str) -> str | None:
     """The path of a UNIX endpoint string, or None for any other kind."""
     words, keywords = _endpoint_words(text)

@@ -2,7 +2,8 @@
 
 :func:`bind_all` turns ``[listen]`` into :class:`BoundPort`: listening sockets that no reactor knows yet. Each
 endpoint string is parsed by Twisted and asked to listen on :class:`_Binder`, which stands in for the reactor
-and only binds; so wrappers (``haproxy:``) and inherited sockets (``systemd:``) work as they are. ``service``
+and only binds; so inherited sockets (``systemd:``) work as they are. The wrapper ``haproxy:`` is left to
+:mod:`lorrainemail.net.proxy`, since Twisted's own lets the door speak before the client is known. ``service``
 gives each one its factory and has the reactor adopt it (:meth:`BoundPort.serve`).
 
 TCP_NODELAY and SO_KEEPALIVE are set on the listening socket; accepted connections inherit them (Linux). An
@@ -29,7 +30,7 @@ from zope.interface import implementer
 
 from lorrainemail.config.default import has_ipv6_loopback
 from lorrainemail.config.model import DOORS, Listen
-from lorrainemail.config.values import bound_to_loopback
+from lorrainemail.config.values import bound_to_loopback, proxied
 from lorrainemail.net.peers import canonical
 from lorrainemail.setup.failure import StartError
 from lorrainemail.setup.state import Owner, Undo
@@ -62,6 +63,7 @@ class BoundPort:
     :ivar text: the endpoint string, as configured.
     :ivar loopback: only this machine reaches it, and nothing in between speaks for others.
     :ivar datagram: the UDP socket beside it (the dns door).
+    :ivar proxied: its connections begin with a PROXY header.
     """
 
     door: str
@@ -71,6 +73,7 @@ class BoundPort:
     datagram: socket.socket | None = None
     _slot: _Slot = attrs.field(factory=_Slot)
     _outer: Any = None
+    proxied: bool = False
 
     @property
     def host(self) -> str:
@@ -296,13 +299,15 @@ def _bind(door: str, text: str, binder: _Binder, owner: Owner, undo: Undo, where
     slot = _Slot()
     failures: list[Failure] = []
     try:
-        endpoint = endpoints.serverFromString(binder, text)  # type: ignore[no-untyped-call]
+        behind = proxied(text)
+        endpoint = endpoints.serverFromString(binder, behind or text)  # type: ignore[no-untyped-call]
         answer: defer.Deferred[object] = defer.maybeDeferred(endpoint.listen, slot)
         answer.addErrback(failures.append)
         if failures:
             failures[0].raiseException()
         listener, outer = binder.bound.pop()
-        port = BoundPort(door, text, bound_to_loopback(text), listener, None, slot, outer)
+        loopback = bound_to_loopback(text)
+        port = BoundPort(door, text, loopback, listener, None, slot, outer, behind is not None)
         undo.add(port.close)
         if listener.family == socket.AF_UNIX and not text.startswith("systemd"):
             owner.take(listener.getsockname())

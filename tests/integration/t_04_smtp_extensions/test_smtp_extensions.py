@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import smtplib
+import socket
+import ssl
 from collections.abc import Callable
 from typing import Any
 
@@ -54,3 +56,35 @@ def test_dsn(make_server: Callable[..., Any]) -> None:
         assert smtp.data(MESSAGE)[0] == 250
     assert sum(b"\nAction: expanded\n" in one for one in server.wait_for_messages("anne@ours.test", 3)) == 1
     server.wait_for_messages("bob@ours.test", 2)
+
+
+def test_proxy(make_server: Callable[..., Any]) -> None:
+    """Behind a proxy the client's own address decides: STARTTLS, relay right and Received are his."""
+    server = make_server(start=False, configuration='relay_networks = ["192.0.2.0/24"]')
+    text = server.configuration.read_text()
+    text = text.replace(f"smtp = ['tcp:2525:interface={server.address}']", "smtp = [ENDPOINTS]", 1)
+    plain, proxied = f"tcp:2525:interface={server.address}", f"haproxy:tcp:2526:interface={server.address}"
+    text = text.replace("ENDPOINTS", f"'{plain}', '{proxied}'")
+    server.configuration.write_text('proxy_networks = ["127.0.0.0/8"]\n' + text)
+    server.start()
+
+    def behind(peer: str) -> smtplib.SMTP:
+        smtp = smtplib.SMTP(timeout=30)
+        smtp.sock = socket.create_connection((server.address, 2526), 30)
+        smtp.sock.sendall(f"PROXY TCP4 {peer} 203.0.113.25 4242 25\r\n".encode())
+        assert smtp.getreply()[0] == 220
+        smtp._host = "mail.ours.test"  # type: ignore[attr-defined]
+        smtp.starttls(context=ssl.create_default_context(cafile=str(server.ca)))
+        smtp.ehlo("client.test")
+        return smtp
+
+    with behind("192.0.2.7") as friend:
+        friend.mail("anne@elsewhere.test")
+        assert friend.rcpt("x@elsewhere.test")[0] == 250
+    with behind("198.51.100.7") as stranger:
+        stranger.mail("carole@elorac.test")
+        assert stranger.rcpt("x@elsewhere.test")[0] == 550
+        stranger.rcpt("bob@ours.test")
+        assert stranger.data(MESSAGE)[0] == 250
+    (message,) = server.wait_for_messages("bob@ours.test", 1)
+    assert b"([198.51.100.7])" in message

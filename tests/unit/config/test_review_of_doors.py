@@ -9,6 +9,26 @@ from lorrainemail.config.review import review_settings
 
 
 @pytest.mark.parametrize(
+    ("endpoint", "networks", "kinds"),
+    [
+        ("haproxy:tcp:25", (), ["broken"]),
+        ("haproxy:tcp:25", ("192.0.2.1/32",), []),
+        ("haproxy:unix:/run/smtp", (), []),
+    ],
+)
+def test_a_door_for_proxies_of_whom_none_is_named_is_named(
+    endpoint: str, networks: tuple[str, ...], kinds: list[str]
+) -> None:
+    settings = Settings(
+        hostname="mail.ours.test",
+        local_domains=("ours.test",),
+        listen=Listen(smtp=(endpoint,)),
+        proxy_networks=networks,
+    )
+    assert [found.kind for found in review_settings(settings)] == kinds
+
+
+@pytest.mark.parametrize(
     ("endpoint", "kind"),
     [
         (r"tcp:24:interface=\:\:", "dangerous"),
