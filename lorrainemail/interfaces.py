@@ -867,6 +867,68 @@ class IInjector(Interface):
         """
 
 
+# -- filters of accounts (Sieve) ---------------------------------------------------------------- sieve --
+
+
+@attrs.frozen(slots=True)
+class Filing:
+    """One copy that an account's filter wants in a mailbox.
+
+    :ivar folder: None is the folder that the address asks for.
+    :ivar flags: system flags with their backslash, and keywords.
+    :ivar create: make the folder where it is missing (else the copy goes to INBOX).
+    :ivar content: instead of the message with its trace fields; None: those as they are.
+    """
+
+    folder: str | None = None
+    flags: tuple[str, ...] = ()
+    create: bool = False
+    content: IContent | None = None
+
+
+@attrs.frozen(slots=True)
+class Sending:
+    """One message that an account's filter wants to be sent.
+
+    :ivar kind: "redirect": the message itself, which must not be lost (a failure keeps it here); "vacation",
+        "notify": a message of the filter's own, sent when the other is safe.
+    """
+
+    kind: Literal["redirect", "vacation", "notify"]
+    sender: Address | None
+    recipients: tuple[Address, ...]
+    content: IContent
+
+
+@attrs.frozen(slots=True)
+class Filtered:
+    """What an account's filter decided about one message. Neither filings nor redirects nor a reply: it is
+    thrown away.
+
+    :ivar reply: the message is refused, with these words.
+    :ivar settle: called once the message is safe: what the filter remembers of it becomes durable.
+    :ivar error: the filter failed, why; the message is kept then.
+    """
+
+    filings: tuple[Filing, ...] = ()
+    sendings: tuple[Sending, ...] = ()
+    reply: Reply | None = None
+    settle: Callable[[], Deferred[None]] | None = None
+    error: str = ""
+
+
+class IFilter(Interface):
+    """What accounts want done with their mail at the final dot."""
+
+    def plan(
+        mailbox: LocalMailbox, transaction: Transaction, prefix: bytes, content: IContent
+    ) -> Filtered | None | Deferred[Filtered | None]:
+        """What becomes of a message for that mailbox; nothing is written yet. None: the usual.
+
+        :param prefix: the trace fields that will stand above ``content``. Never fails.
+        """
+
+
 # -- doors' access to accounts ------------------------------------------------------------------ sasl --
 
 

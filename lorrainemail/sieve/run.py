@@ -36,6 +36,10 @@ from lorrainemail.sieve.regex import Exhausted
 MAX_STEPS: Final = 50_000
 #: Work of one run, in characters compared or the like: two to three seconds of the slowest kind.
 MAX_WORK: Final = 20_000_000
+#: Work of a run that may be done where others wait: some ten milliseconds.
+QUICK_WORK: Final = 60_000
+#: What one command costs of it.
+_STEP: Final = 20
 #: RFC 5228 §2.10.5: how much one message may cause.
 MAX_ACTIONS: Final = 32
 MAX_REDIRECTS: Final = 4
@@ -108,7 +112,9 @@ class Run:
         "work",
     )
 
-    def __init__(self, message: Message, envelope: Envelope, context: Context, noting: bool) -> None:
+    def __init__(
+        self, message: Message, envelope: Envelope, context: Context, noting: bool, work: int
+    ) -> None:
         self.message = message
         self.original = message.header
         self.envelope = envelope
@@ -124,7 +130,7 @@ class Run:
         self.replaced: bytes | None = None
         self.redirects = 0
         self.vacation = False
-        self.work = Work(MAX_WORK)
+        self.work = Work(work)
         self.line = 0
         self.script = ""
         self.notes: list[Note] | None = [] if noting else None
@@ -139,6 +145,7 @@ class Run:
             self._steps += 1
             if self._steps > MAX_STEPS:
                 raise RunError("the script runs too many commands")
+            self.work.spend(_STEP)
             self.line = line
             action(self)
 
@@ -293,25 +300,36 @@ class Program:
     noting: bool = False
 
 
+def try_program(program: Program, message: Message, envelope: Envelope, context: Context) -> Result | None:
+    """Run it where others wait; None where that takes too long. It has done nothing then: run it in a thread,
+    over a new :class:`Message`."""
+    try:
+        return _run(Run(message, envelope, context, program.noting, QUICK_WORK), program)
+    except Exhausted:
+        return None
+
+
 def run_program(program: Program, message: Message, envelope: Envelope, context: Context) -> Result:
     """Run it; never fails for anything that a script or a message does."""
-    run = Run(message, envelope, context, program.noting)
+    run = Run(message, envelope, context, program.noting, MAX_WORK)
+    try:
+        return _run(run, program)
+    except Exhausted:
+        return _failed(run, "the script compares too much")
+
+
+def _run(run: Run, program: Program) -> Result:
     error = ""
     try:
         run.execute(program.steps)
     except (Stop, Return, Break):
         pass
-    except Exhausted:
-        error = "the script compares too much"
     except RunError as failure:
         error = str(failure)
     except RecursionError:
         error = "the script is nested too deep"
     if error:
-        where = f"{run.script}, " if run.script else ""
-        error = f"{where}line {run.line}: {error}"
-        run.note(f"error: {error}")
-        return Result((Keep(),), error, tuple(run.notes or ()))
+        return _failed(run, error)
     if run.implicit:
         run.note("implicit keep", run.line)
         if not any(isinstance(effect, Keep | Reject) for effect in run.effects):
@@ -319,6 +337,14 @@ def run_program(program: Program, message: Message, envelope: Envelope, context:
     elif not any(isinstance(effect, Keep | FileInto | Redirect | Reject) for effect in run.effects):
         run.note("discarded")
     return Result(tuple(run.effects), "", tuple(run.notes or ()))
+
+
+def _failed(run: Run, error: str) -> Result:
+    """What is left of a script that failed: the implicit keep, of the message as it came."""
+    where = f"{run.script}, " if run.script else ""
+    error = f"{where}line {run.line}: {error}"
+    run.note(f"error: {error}")
+    return Result((Keep(),), error, tuple(run.notes or ()))
 
 
 __all__ = [
@@ -338,4 +364,5 @@ __all__ = [
     "Template",
     "Text",
     "run_program",
+    "try_program",
 ]
