@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import attrs
 
+from lorrainemail.grammar import imap_order
 from lorrainemail.grammar.imap_fetch import fetch_items
 from lorrainemail.grammar.imap_names import Pattern, decode_name
 from lorrainemail.grammar.imap_results import fetch_modifiers, result_options
@@ -444,6 +445,8 @@ _PARSERS: Final[dict[bytes, Callable[[Scanner], tuple[Any, ...]]]] = {
     b"UNSELECT": _nothing,
     b"EXPUNGE": _nothing,
     b"SEARCH": _search,
+    b"SORT": imap_order.sort,
+    b"THREAD": imap_order.thread,
     b"FETCH": _fetch,
     b"STORE": _store,
     b"COPY": _copy,
@@ -451,6 +454,8 @@ _PARSERS: Final[dict[bytes, Callable[[Scanner], tuple[Any, ...]]]] = {
 }
 _UID_PARSERS: Final[dict[bytes, Callable[[Scanner], tuple[Any, ...]]]] = {
     b"SEARCH": _search,
+    b"SORT": imap_order.sort,
+    b"THREAD": imap_order.thread,
     b"FETCH": _uid_fetch,
     b"STORE": _store,
     b"COPY": _copy,

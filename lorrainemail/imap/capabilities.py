@@ -12,6 +12,7 @@ _AFTER_LOGIN: Final = (
     b"NAMESPACE", b"UIDPLUS", b"UNSELECT", b"MOVE", b"CHILDREN", b"SPECIAL-USE", b"CREATE-SPECIAL-USE",
     b"LIST-EXTENDED", b"LIST-STATUS", b"STATUS=SIZE", b"ESEARCH", b"SEARCHRES", b"CONDSTORE", b"QRESYNC",
     b"OBJECTID", b"SAVEDATE", b"WITHIN", b"PARTIAL",
+    b"SORT", b"SORT=DISPLAY", b"ESORT", b"THREAD=ORDEREDSUBJECT", b"THREAD=REFERENCES",
 )  # fmt: skip
 
 #: What ENABLE knows, each with what it brings along.

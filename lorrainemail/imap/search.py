@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import attrs
 
@@ -84,13 +84,8 @@ async def search(session: ImapServer, command: Command) -> bytes:
     """SEARCH and UID SEARCH."""
     program, options = command.arguments
     view = session.selected()
-    _note_modseq(session, program)
-    try:
-        found = await find(session, view, program)
-    except MailError:
-        if options.saves:  # RFC 5182 §2.1
-            view.saved = array("I")
-        raise
+    note_modseq(session, program)
+    found = await saving(view, options, find(session, view, program))
     return results(session, view, command, program, options, found)
 
 
@@ -127,7 +122,18 @@ async def find(session: ImapServer, view: View, program: SearchKey) -> list[int]
     return found
 
 
-def _note_modseq(session: ImapServer, program: SearchKey) -> None:
+async def saving(view: View, options: ResultOptions, work: Coroutine[Any, Any, list[int]]) -> list[int]:
+    """What the search finds; where it fails, nothing is saved any more (RFC 5182 §2.1)."""
+    try:
+        return await work
+    except MailError:
+        if options.saves:
+            view.saved = array("I")
+        raise
+
+
+def note_modseq(session: ImapServer, program: SearchKey) -> None:
+    """A search for MODSEQ shows that the client knows CONDSTORE."""
     if any(key.name == "MODSEQ" for key in _walk(program)):
         session.enable("CONDSTORE")  # RFC 7162 §3.1
 

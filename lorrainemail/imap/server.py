@@ -80,7 +80,7 @@ _CODES: Final = frozenset(
 
 
 #: Commands during which, given without UID, no message may lose its number.
-_KEEPS_NUMBERS: Final = frozenset({"FETCH", "STORE", "SEARCH"})
+_KEEPS_NUMBERS: Final = frozenset({"FETCH", "STORE", "SEARCH", "SORT", "THREAD"})
 
 
 class No(Exception):

@@ -7,8 +7,10 @@ from typing import Final
 from lorrainemail.imap import access, folders, messages
 from lorrainemail.imap.appending import append
 from lorrainemail.imap.fetch import fetch
+from lorrainemail.imap.order import sort
 from lorrainemail.imap.search import search
 from lorrainemail.imap.server import Verb
+from lorrainemail.imap.threads import thread
 
 __all__ = ["VERBS", "append"]
 
@@ -47,4 +49,6 @@ VERBS: Final[dict[str, Verb]] = {
     "MOVE": Verb(_SELECT, messages.move),
     "FETCH": Verb(_SELECT, fetch),
     "SEARCH": Verb(_SELECT, search),
+    "SORT": Verb(_SELECT, sort),
+    "THREAD": Verb(_SELECT, thread),
 }

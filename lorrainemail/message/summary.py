@@ -300,6 +300,21 @@ def body_of(wire: bytes) -> bytes:
     return _basic(root)
 
 
+#: The usual beginning of an envelope, up to its first From.
+_FIRST_FROM = re.compile(
+    rb'\((?:NIL|"[^"\\]*") (?:NIL|"[^"\\]*") \(\((NIL|"[^"\\]*") NIL (NIL|"[^"\\]*") (NIL|"[^"\\]*")\)'
+)
+
+
+@attrs.frozen(slots=True)
+class Address:
+    """An address as it stands in an envelope; of a group's name ``host`` is empty."""
+
+    name: bytes
+    mailbox: bytes
+    host: bytes
+
+
 class Envelope:
     """An ENVELOPE's wire bytes, read again as far as a search asks: values as they stood in the header.
 
@@ -326,6 +341,21 @@ class Envelope:
     @property
     def subject(self) -> bytes:
         return _value_at(self.wire, self._subject_at)[0]
+
+    def first(self, name: str) -> Address | None:
+        """The first address of FROM, TO or CC; None where there is none."""
+        if name == "FROM":
+            match = _FIRST_FROM.match(self.wire)
+            if match is not None:
+                return Address(*map(_value, match.groups()))
+        root = _read(self.wire)
+        assert isinstance(root, list)
+        found = root[{"FROM": 2, "TO": 5, "CC": 6}[name]]
+        if not isinstance(found, list):
+            return None
+        one = found[0]
+        assert isinstance(one, list)
+        return Address(_value(one[0]), _value(one[2]), _value(one[3]))
 
     def addresses(self, name: str) -> bytes:
         """The addresses of FROM, TO, CC or BCC as "name <local@host>" texts."""

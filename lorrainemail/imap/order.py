@@ -1,0 +1,111 @@
+"""SORT (RFC 5256, RFC 5957): the messages of a search in an order, by what the index knows of them.
+
+Everything goes in slices, the sorting itself too: parts are sorted and then joined pair by pair, so that no
+step takes long whatever the size of the mailbox.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from lorrainemail.grammar.imap import Command
+from lorrainemail.grammar.imap_order import Criterion
+from lorrainemail.imap.search import find, note_modseq, results, saving
+from lorrainemail.imap.server import ImapServer
+from lorrainemail.imap.view import View
+from lorrainemail.interfaces import MessageFacts, SortingFacts
+from lorrainemail.message.charsets import decode, decode_words
+from lorrainemail.message.summary import Address, Envelope
+
+#: Messages whose facts are gathered in one turn; entries that are sorted in one turn.
+SLICE: Final = 500
+PART: Final = 4000
+
+_ADDRESSES: Final = {"FROM": "FROM", "TO": "TO", "CC": "CC", "DISPLAYFROM": "FROM", "DISPLAYTO": "TO"}
+_BY_SORTING: Final[dict[str, Callable[[SortingFacts], Any]]] = {
+    "ARRIVAL": lambda facts: facts.internal_date,
+    "DATE": lambda facts: facts.internal_date if facts.sent is None else facts.sent,
+    "SIZE": lambda facts: facts.size,
+    "SUBJECT": lambda facts: facts.base_subject,
+}
+
+
+async def sort(session: ImapServer, command: Command) -> bytes:
+    """SORT and UID SORT."""
+    criteria, program, options = command.arguments
+    view = session.selected()
+    note_modseq(session, program)
+    found = await saving(view, options, find(session, view, program))
+    ordered = await in_order(session, view, found, criteria)
+    return results(session, view, command, program, options, ordered)
+
+
+async def in_order(
+    session: ImapServer, view: View, found: list[int], criteria: tuple[Criterion, ...]
+) -> list[int]:
+    """Positions by the criteria, then by their numbers (RFC 5256 §3); those that are gone are left out."""
+    columns: list[list[Any]] = [[] for _ in criteria]
+    indexes: list[int] = []
+    wire = any(criterion.key in _ADDRESSES for criterion in criteria)
+    for start in range(0, len(found), SLICE):
+        part = {view.uids[index]: index for index in found[start : start + SLICE]}
+        rows: dict[int, MessageFacts] = {}
+        if wire:
+            rows = {row.uid: row for row in await view.mailbox.facts(tuple(part), wire=True)}
+        for facts in await view.mailbox.sorting(tuple(part)):
+            row = rows.get(facts.uid)
+            if wire and row is None:
+                continue
+            indexes.append(part[facts.uid])
+            for criterion, column in zip(criteria, columns, strict=True):
+                column.append(_value(criterion.key, facts, row))
+        await session.breathe()
+    for at, criterion in enumerate(criteria):
+        if criterion.reverse or len(criteria) > 1:
+            columns[at] = await _ranked(session, columns[at], criterion.reverse)
+    entries = list(zip(*columns, indexes, strict=True))
+    return [entry[-1] for entry in await sliced_sort(session, entries)]
+
+
+async def sliced_sort(session: ImapServer, entries: list[Any]) -> list[Any]:
+    """What ``sorted`` gives, in bounded turns."""
+    parts = [entries[start : start + PART] for start in range(0, len(entries), PART)]
+    for part in parts:
+        part.sort()
+        if len(parts) > 1:
+            await session.breathe()
+    while len(parts) > 1:
+        joined = []
+        for left in range(0, len(parts), 2):
+            pair = [entry for part in parts[left : left + 2] for entry in part]
+            pair.sort()  # two runs that ascend: linear
+            joined.append(pair)
+            await session.breathe()
+        parts = joined
+    return parts[0] if parts else []
+
+
+async def _ranked(session: ImapServer, column: list[Any], reverse: bool) -> list[int]:
+    """Numbers that compare as the values do, or the other way round."""
+    ranks = {value: rank for rank, value in enumerate(await sliced_sort(session, list(set(column))))}
+    await session.breathe()
+    sign = -1 if reverse else 1
+    return [sign * ranks[value] for value in column]
+
+
+def _value(key: str, facts: SortingFacts, row: MessageFacts | None) -> Any:
+    """What a message is compared by."""
+    if row is None or key not in _ADDRESSES:
+        return _BY_SORTING[key](facts)
+    first = Envelope(row.envelope).first(_ADDRESSES[key])
+    if first is None:
+        return ""
+    return display(first).upper() if key.startswith("DISPLAY") else decode(first.mailbox).upper()
+
+
+def display(address: Address) -> str:
+    """RFC 5957 §3: the name that people see, or the address."""
+    if address.name:
+        return decode_words(address.name)
+    return decode(b"%b@%b" % (address.mailbox, address.host) if address.host else address.mailbox)

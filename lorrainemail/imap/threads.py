@@ -1,0 +1,285 @@
+"""THREAD (RFC 5256): ORDEREDSUBJECT and REFERENCES, in slices, whatever the messages claim to refer to.
+
+What a header says of other messages is not to be trusted: loops are not closed, chains of any length are
+followed without recursion, and the search for a loop is bounded (:data:`MAX_CLIMB`).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from lorrainemail.grammar.imap import Command
+from lorrainemail.imap.order import SLICE, sliced_sort
+from lorrainemail.imap.search import find, note_modseq
+from lorrainemail.imap.server import ImapServer
+from lorrainemail.interfaces import SortingFacts
+
+#: Ancestors that are looked at for a loop; a link that would need more is not made.
+MAX_CLIMB: Final = 1000
+#: Steps (messages, ancestors climbed, children moved) of one turn.
+TURN: Final = 2000
+
+
+class Node:
+    """A message in its thread; without one (``number`` 0) where others only refer to it."""
+
+    __slots__ = ("children", "date", "number", "parent", "reply", "subject")
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.date = 0
+        self.subject = ""
+        self.reply = False
+        self.parent: Node | None = None
+        self.children: dict[Node, None] = {}  # in order
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """By date, then by number; a message that is missing stands where its first child does."""
+        node = self
+        while not node.number and node.children:
+            node = next(iter(node.children))
+        return node.date, node.number
+
+    def adopt(self, child: Node) -> None:
+        self.children[child] = None
+        child.parent = self
+
+    def sort(self) -> None:
+        """Children by date."""
+        if len(self.children) > 1:
+            self.children = dict.fromkeys(sorted(self.children, key=_order))
+
+
+class Work:
+    """What was done since others had their turn."""
+
+    __slots__ = ("_session", "steps")
+
+    def __init__(self, session: ImapServer) -> None:
+        self._session = session
+        self.steps = 0
+
+    async def rest(self) -> None:
+        """Let others have theirs where it was enough."""
+        if self.steps >= TURN:
+            self.steps = 0
+            await self._session.breathe()
+
+
+async def thread(session: ImapServer, command: Command) -> bytes:
+    """THREAD and UID THREAD."""
+    algorithm, program = command.arguments
+    view = session.selected()
+    note_modseq(session, program)
+    found = await find(session, view, program)
+    facts: list[tuple[int, SortingFacts]] = []
+    for start in range(0, len(found), SLICE):
+        part = {view.uids[index]: index for index in found[start : start + SLICE]}
+        rows = await view.mailbox.sorting(tuple(part))
+        facts.extend((one.uid if command.uid else part[one.uid] + 1, one) for one in rows)
+        await session.breathe()
+    work = Work(session)
+    if algorithm == "REFERENCES":
+        roots = await by_references(session, work, facts)
+    else:
+        roots = await by_subject(session, work, facts)
+    session.send(b"* THREAD")
+    for count, root in enumerate(roots):
+        line = printed(root)
+        session.send(line if count else b" " + line)
+        work.steps += len(line) // 8
+        await work.rest()
+    session.send(b"\r\n")
+    return b"OK THREAD completed"
+
+
+def _message(node: Node, number: int, facts: SortingFacts) -> Node:
+    node.number = number
+    node.date = facts.internal_date if facts.sent is None else facts.sent
+    node.subject = facts.base_subject
+    node.reply = facts.is_reply
+    return node
+
+
+async def by_subject(session: ImapServer, work: Work, facts: list[tuple[int, SortingFacts]]) -> list[Node]:
+    """ORDEREDSUBJECT: one thread a base subject; all others of it below its oldest message."""
+    nodes = [_message(Node(), number, one) for number, one in facts]
+    threads: dict[str, Node] = {}
+    for node in await _in_order(session, nodes):
+        first = threads.setdefault(node.subject, node)
+        if first is not node:
+            first.adopt(node)
+        work.steps += 1
+        await work.rest()
+    return list(threads.values())
+
+
+# -- REFERENCES ------------------------------------------------------------------- RFC 5256 §3 --------
+
+
+async def by_references(session: ImapServer, work: Work, facts: list[tuple[int, SortingFacts]]) -> list[Node]:
+    """REFERENCES: by what messages refer to, then roots of one subject together."""
+    nodes = await _linked(work, facts)
+    roots = await _pruned(work, nodes)
+    for node in nodes:
+        node.sort()
+        work.steps += len(node.children)
+        await work.rest()
+    roots = await _join_subjects(work, await _in_order(session, roots))
+    for root in roots:
+        root.sort()
+        work.steps += len(root.children)
+        await work.rest()
+    return await _in_order(session, roots)
+
+
+def _order(node: Node) -> tuple[int, int]:
+    return node.order
+
+
+async def _in_order(session: ImapServer, nodes: list[Node]) -> list[Node]:
+    entries = [(*node.order, at) for at, node in enumerate(nodes)]
+    return [nodes[entry[-1]] for entry in await sliced_sort(session, entries)]
+
+
+async def _linked(work: Work, facts: list[tuple[int, SortingFacts]]) -> list[Node]:
+    """Steps 1 and 2: all messages, and those that they refer to, each below its parent."""
+    table: dict[bytes, Node] = {}
+    nodes: list[Node] = []
+    for number, one in facts:
+        own = _plain(one.header_id)
+        node = table.get(own) if own else None
+        if node is None or node.number:  # new, or the id was given twice: then this one has none
+            node = Node()
+            nodes.append(node)
+            if own and own not in table:
+                table[own] = node
+        _message(node, number, one)
+        above: Node | None = None
+        for reference in map(_plain, one.references.split() or one.in_reply_to.split()):
+            other = table.get(reference)
+            if other is None:
+                other = table[reference] = Node()
+                nodes.append(other)
+            if above is not None and other.parent is None and _may_hang(other, above, work):
+                above.adopt(other)
+            above = other
+            work.steps += 1
+        if above is not None and above is not node.parent and _may_hang(node, above, work):
+            if node.parent is not None:
+                del node.parent.children[node]
+            above.adopt(node)
+        work.steps += 1
+        await work.rest()
+    return nodes
+
+
+def _plain(header_id: bytes) -> bytes:
+    """RFC 5256 §2.2: quoting makes no difference."""
+    return header_id.replace(b'"', b"").replace(b"\\", b"") if b'"' in header_id else header_id
+
+
+def _may_hang(child: Node, parent: Node, work: Work) -> bool:
+    """Whether no loop would come of it."""
+    if child is parent:
+        return False
+    if not child.children:
+        return True
+    climbed = 0
+    above = parent.parent
+    while above is not None and above is not child and climbed < MAX_CLIMB:
+        above = above.parent
+        climbed += 1
+    work.steps += climbed
+    return above is None
+
+
+async def _pruned(work: Work, nodes: list[Node]) -> list[Node]:
+    """Step 3: messages that are missing go, their children move up; at the top only an only child does."""
+    gone: set[Node] = set()
+    for node in nodes:
+        above = node.parent
+        if node.number or above is None:
+            continue
+        del above.children[node]
+        for child in node.children:
+            above.adopt(child)
+        work.steps += len(node.children) + 1
+        gone.add(node)
+        await work.rest()
+    for node in nodes:  # now only those at the top are missing
+        if node.number or node in gone or len(node.children) > 1:
+            continue
+        for child in node.children:
+            child.parent = None
+        gone.add(node)
+    return [node for node in nodes if node.parent is None and node not in gone]
+
+
+async def _join_subjects(work: Work, roots: list[Node]) -> list[Node]:
+    """Step 5: roots of one subject become one thread."""
+    table: dict[str, Node] = {}
+    for root in roots:
+        subject = _subject(root)
+        known = table.get(subject)
+        if known is None or (known.number and (not root.number or (known.reply and not root.reply))):
+            table[subject] = root
+    gone: set[Node] = set()
+    for root in tuple(roots):
+        subject = _subject(root)
+        other = table[subject]
+        if not subject or other is root:
+            continue
+        if not other.number:
+            if root.number:
+                other.adopt(root)
+            else:
+                for child in root.children:
+                    other.adopt(child)
+                work.steps += len(root.children)
+                gone.add(root)
+        elif root.reply and not other.reply:
+            other.adopt(root)
+        else:
+            both = Node()
+            both.adopt(other)
+            both.adopt(root)
+            table[subject] = both
+            roots.append(both)
+        work.steps += 1
+        await work.rest()
+    return [root for root in roots if root.parent is None and root not in gone]
+
+
+def _subject(root: Node) -> str:
+    """The subject of a thread: of its first message."""
+    while not root.number and root.children:
+        root = next(iter(root.children))
+    return root.subject
+
+
+def printed(root: Node) -> bytes:
+    """One thread as RFC 5256 §5 ``thread-list``."""
+    out: list[bytes] = []
+    todo: list[Node | None] = [root]
+    while todo:
+        node = todo.pop()
+        if node is None:
+            out.append(b")")
+            continue
+        out.append(b"(")
+        begun = False
+        while True:
+            if node.number:
+                out.append(b" %d" % node.number if begun else b"%d" % node.number)
+                begun = True
+            if len(node.children) != 1:
+                break
+            (node,) = node.children
+        todo.append(None)
+        if node.children:
+            if begun:
+                out.append(b" ")
+            todo.extend(reversed(tuple(node.children)))
+    return b"".join(out)

@@ -1,0 +1,84 @@
+"""SORT and THREAD over anything that headers may claim."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+
+from lorrainemail.imap import order, threads
+from lorrainemail.interfaces import SortingFacts
+
+
+class Session:
+    """What slicing needs of one."""
+
+    async def breathe(self) -> None:
+        """Nobody else is here."""
+
+
+def run(work: Any) -> Any:
+    out: list[Any] = []
+    Deferred.fromCoroutine(work).addCallback(out.append)
+    assert out, "it waits for something"
+    return out[0]
+
+
+IDS = st.integers(0, 7).map(lambda n: b"<%d@x>" % n)
+MESSAGES = st.lists(
+    st.builds(
+        lambda own, refs, subject, reply, sent: SortingFacts(
+            0, 1, 5, sent, subject, reply, own, b"", b" ".join(refs)
+        ),
+        st.one_of(st.just(b""), IDS),
+        st.lists(IDS, max_size=4),
+        st.sampled_from(["", "A", "B"]),
+        st.booleans(),
+        st.integers(0, 3),
+    ),
+    max_size=14,
+)
+
+
+@given(MESSAGES, st.integers(1, 5))
+def test_every_message_is_in_one_thread_whatever_headers_refer_to(
+    messages: list[SortingFacts], turn: int
+) -> None:
+    before = threads.TURN
+    threads.TURN = turn  # type: ignore[misc]
+    try:
+        for make in (threads.by_references, threads.by_subject):
+            session: Any = Session()
+            roots = run(make(session, threads.Work(session), list(enumerate(messages, 1))))
+            text = b"".join(map(threads.printed, roots)).decode()
+            assert sorted(map(int, re.findall(r"\d+", text))) == list(range(1, len(messages) + 1))
+            assert text.count("(") == text.count(")")
+            assert not re.search(r"\(\)|  |\( |\((\(\d+\))\)", text), text
+            assert [root.order for root in roots] == sorted(root.order for root in roots)
+    finally:
+        threads.TURN = before  # type: ignore[misc]
+
+
+def test_a_chain_of_any_length_is_printed_without_recursion() -> None:
+    facts = [
+        (n, SortingFacts(n, 1, n, None, "", False, b"<%d@x>" % n, b"", b"<%d@x>" % (n + 1)))
+        for n in range(1, 5001)
+    ]
+    session: Any = Session()
+    roots = run(threads.by_references(session, threads.Work(session), facts))
+    text = b"".join(map(threads.printed, roots))
+    assert len(re.findall(rb"\d+", text)) == 5000
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.text(max_size=2), st.integers())), st.integers(1, 4))
+def test_sorting_in_parts_gives_what_sorting_at_once_does(entries: list[Any], part: int) -> None:
+    before = order.PART
+    order.PART = part  # type: ignore[misc]
+    try:
+        session: Any = Session()
+        assert run(order.sliced_sort(session, entries)) == sorted(entries)
+    finally:
+        order.PART = before  # type: ignore[misc]
