@@ -44,6 +44,8 @@ from lorrainemail.errors import STORAGE_FULL, ConfigurationError, Reply
 from lorrainemail.imap.factory import ImapFactory
 from lorrainemail.intake import Intake
 from lorrainemail.interfaces import PolicyResources
+from lorrainemail.mailauth.keys import KeyRing
+from lorrainemail.mailauth.signing import Signer
 from lorrainemail.net.limits import ConnectionCounter
 from lorrainemail.net.proxy import ProxyFactory
 from lorrainemail.net.resolver import Resolver
@@ -100,7 +102,7 @@ class Server(Ordered):
         self._reactor = reactor
         self._loopback = tuple(dict.fromkeys(port.host for port in ports if port.loopback))
         places = directories(settings.state)
-        in_thread = partial(deferToThreadPool, reactor, reactor.getThreadPool())
+        self._in_thread = in_thread = partial(deferToThreadPool, reactor, reactor.getThreadPool())
 
         # Tools: durable writes, what happened to messages, the DNS, TLS.
         self.committer = Committer(reactor, settings.state, reserve=settings.limits.disk_reserve)
@@ -131,6 +133,7 @@ class Server(Ordered):
 
         # The way in: policy at each verb, intake at the final dot.
         self.policy = self._policy(settings)
+        self.signer = Signer(KeyRing(settings.state), in_thread)
         self.intake = Intake(
             reactor,
             self.store,
@@ -159,7 +162,6 @@ class Server(Ordered):
         )
 
         # The doors, each by its name: mail comes in by SMTP, readers by POP3 and IMAP.
-        self._in_thread = in_thread
         self._spill = places.spill
         self._smtp: dict[tuple[str, bool], Door] = {}
         self._counters: dict[str, ConnectionCounter] = {}
@@ -238,6 +240,7 @@ class Server(Ordered):
             starttls,
             self.authenticator,
             self._room,
+            sign=self.signer.sign,
         )
 
     def _reader(self, name: str, plaintext: bool) -> Pop3Factory | ImapFactory:
@@ -270,7 +273,9 @@ class Server(Ordered):
     def _policy(self, settings: Settings) -> PolicyChain:
         # The embedded default serves example.test, on machines that may have no DNS at all.
         resolver = None if settings.hostname == HOSTNAME else self.resolver
-        resources = PolicyResources(self._reactor, resolver, settings.hostname, settings.limits.hops)
+        resources = PolicyResources(
+            self._reactor, resolver, settings.hostname, settings.limits.hops, self._in_thread
+        )
         return build_chain(settings.policy.checks, resources)
 
     # -- while running -------------------------------------------------------------------------------

@@ -181,7 +181,7 @@ class Queue:
 @attrs.frozen(slots=True)
 class Policy:
     checks: tuple[str, ...] = attrs.field(
-        default=("early_talker", "limits", "helo", "sender_domain", "loops"),
+        default=("early_talker", "limits", "helo", "sender_domain", "loops", "mailauth"),
         metadata=_doc("the checks, in order; built-in or plugins", kind="word"),
     )
     bare_line_ends: tuple[str, ...] = attrs.field(

@@ -45,12 +45,11 @@ class Finding:
         first = f"{self.method}={self.result}"
         if self.comment:
             first += f" ({_harmless(self.comment, MAX_REASON, '()')})"
+        told = [f"reason={_quoted(self.reason, MAX_REASON)}"] if self.reason else []
+        told += [f"{name}={_value(value)}" for name, value in self.properties if value]
         lines = [first]
-        if self.reason:
-            lines.append(f"reason={_quoted(self.reason, MAX_REASON)}")
-        told = [f"{name}={_value(value)}" for name, value in self.properties if value]
-        for number, one in enumerate(told):
-            if number and len(lines[-1]) + len(one) < LINE:
+        for one in told:
+            if len(lines[-1]) + len(one) < LINE:
                 lines[-1] += " " + one
             else:
                 lines.append(one)

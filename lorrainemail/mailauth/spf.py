@@ -47,6 +47,8 @@ TOTAL_TIME: Final = 20.0
 #: Characters of a domain after macro expansion (RFC 7208 §7.3), and of an explanation.
 MAX_DOMAIN: Final = 253
 MAX_EXPLANATION: Final = 400
+#: Characters of a term that are shown.
+MAX_TERM: Final = 60
 
 _Ip = ipaddress.IPv4Address | ipaddress.IPv6Address
 _SPLIT: Final[dict[str, re.Pattern[str]]] = {}
@@ -197,7 +199,7 @@ class _Run:
             if matches:
                 if not included and record.explanation is not None:
                     self.explanation = (record.explanation, domain)
-                return directive.qualifier, f'{domain} says "{directive.text}" of {self._ip}'
+                return directive.qualifier, f'{domain} says "{directive.text[:MAX_TERM]}" of {self._ip}'
         if record.redirect is None:
             # RFC 7208 §4.7
             return "neutral", f"the SPF record of {domain} says nothing of {self._ip}"
@@ -259,7 +261,9 @@ class _Run:
             word, _ = await self.check_host(target, True)
         if word == "none":
             # RFC 7208 §5.2
-            raise _Ends("permerror", f'{domain} says "{directive.text}", but {target} has no SPF record')
+            raise _Ends(
+                "permerror", f'{domain} says "{directive.text[:MAX_TERM]}", but {target} has no SPF record'
+            )
         return word == "pass"
 
     def _among(self, addresses: list[str], directive: Directive) -> bool:

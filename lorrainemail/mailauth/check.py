@@ -1,0 +1,182 @@
+"""The policy check ``mailauth``: SPF, DKIM and DMARC of a stranger's message, told and acted upon.
+
+Asked at the final dot, when all is there: an SPF failure alone refuses nothing at MAIL, because DKIM may
+still vouch for the message (RFC 9989 §7.1). SPF and DKIM are evaluated at the same time, DMARC from both.
+
+What it does with the answer:
+
+- always: the Authentication-Results field, and whether the reverse-path was proved (then a report to it is
+  no backscatter);
+- DMARC fails and the domain wants quarantine or reject: Junk;
+- refused only where the domain wants reject and everything else speaks against the message too: SPF fails
+  outright, the client has no name that leads back to it, and nothing says that a list or another forwarder
+  was at work (RFC 9989 §7.4);
+- From is of a forbidden form that may show a reader another author than the one examined: Junk.
+
+Not asked of clients that logged in, that may relay, or that come by another door than smtp.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Final
+
+from prometheus_client import Counter
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from zope.interface import implementer
+
+from lorrainemail.addresses import Address
+from lorrainemail.errors import Reply
+from lorrainemail.interfaces import (
+    Action,
+    Circumstances,
+    DnsFailure,
+    IContent,
+    IPolicyCheck,
+    IResolver,
+    Stage,
+    Verdict,
+)
+from lorrainemail.mailauth.authors import author_domains
+from lorrainemail.mailauth.authres import Finding, field
+from lorrainemail.mailauth.canonical import Form
+from lorrainemail.mailauth.dkim import DkimResult, InThread, Verifier
+from lorrainemail.mailauth.dmarc import Dmarc, DmarcResult
+from lorrainemail.mailauth.header import Header
+from lorrainemail.mailauth.spf import Spf, SpfResult
+
+#: Names of a client of which one must lead back to it.
+MAX_NAMES: Final = 10
+#: Fields that say that a list or another forwarder may have changed the message.
+_FORWARDED: Final = frozenset(
+    {b"list-id", b"list-post", b"list-unsubscribe", b"arc-seal", b"resent-from", b"x-forwarded-to"}
+)
+
+_RESULTS = Counter("lorrainemail_mailauth_results", "Results of sender authentication", ["method", "result"])
+
+
+@implementer(IPolicyCheck)
+class MailAuth:
+    """See the module.
+
+    :param in_thread: runs the hashing of large messages.
+    :param hostname: our name, the authserv-id.
+    """
+
+    name: ClassVar[str] = "mailauth"
+
+    def __init__(
+        self, resolver: IResolver, clock: IReactorTime, in_thread: InThread[dict[Form, bytes]], hostname: str
+    ) -> None:
+        self.stages: frozenset[Stage] = frozenset({"data"})
+        self._resolver = resolver
+        self._hostname = hostname
+        self._spf = Spf(resolver, clock, hostname)
+        self._dkim = Verifier(resolver, clock, in_thread)
+        self._dmarc = Dmarc(resolver, clock)
+
+    def judge(self, circumstances: Circumstances) -> None | Deferred[Verdict | None]:
+        session, content = circumstances.session, circumstances.content
+        if session.door != "smtp" or session.account or not session.peer or content is None:
+            return None
+        relay = circumstances.relay or circumstances.tables.relay_right(session)
+        if relay.allowed:
+            return None
+        return Deferred.fromCoroutine(self._judge(circumstances, content))
+
+    async def _judge(self, circumstances: Circumstances, content: IContent) -> Verdict | None:
+        session, sender = circumstances.session, circumstances.sender
+        header = Header(content)
+        asked = Deferred.fromCoroutine(self._spf.check(session.peer, session.helo, sender))
+        dkim = await self._dkim.verify(content, header, author_domains(header))
+        spf = await asked
+        dmarc = await self._dmarc.evaluate(header, spf, dkim)
+        _RESULTS.labels("spf", spf.result).inc()
+        for one in dkim:
+            _RESULTS.labels("dkim", one.result).inc()
+        _RESULTS.labels("dmarc", dmarc.result).inc()
+        action, reason, reply = Action.CONTINUE, _summary(spf, dkim, dmarc), None
+        if dmarc.disposition != "none":
+            action = Action.JUNK
+            reason = (
+                f"DMARC: {dmarc.domain} wants such mail "
+                f"{'refused' if dmarc.disposition == 'reject' else 'put aside'}, and {dmarc.reason}; {reason}"
+            )
+            if dmarc.disposition == "reject" and await self._all_agrees(session.peer, header, spf):
+                action, reply = Action.REFUSE, _refusal(spf, dkim, dmarc)
+        elif dmarc.deceitful:
+            action, reason = Action.JUNK, f"{dmarc.reason}; {reason}"
+        told = field(self._hostname, _findings(spf, dkim, dmarc))
+        return Verdict(action, self.name, reason, reply, told, _proves(sender, spf, dkim))
+
+    async def _all_agrees(self, peer: str, header: Header, spf: SpfResult) -> bool:
+        """Whether nothing at all speaks for a message that its domain wants refused."""
+        if spf.result != "fail" or any(one.name in _FORWARDED for one in header.fields):
+            return False
+        try:
+            for name in (await self._resolver.ptr(peer))[:MAX_NAMES]:
+                try:
+                    if peer in await self._resolver.addresses(name):
+                        return False
+                except DnsFailure as failure:
+                    if failure.kind == "temporary":
+                        return False
+        except DnsFailure as failure:
+            return failure.kind != "temporary"
+        return True
+
+
+def _summary(spf: SpfResult, dkim: list[DkimResult], dmarc: DmarcResult) -> str:
+    """One line for the trace."""
+    signed = ", ".join(f"{one.result} ({one.domain or '?'})" for one in dkim) or "none"
+    author = f" ({dmarc.domain})" if dmarc.domain else ""
+    return f"spf {spf.result} ({spf.domain}), dkim {signed}, dmarc {dmarc.result}{author}"
+
+
+def _refusal(spf: SpfResult, dkim: list[DkimResult], dmarc: DmarcResult) -> Reply:
+    # RFC 7372 §3.3
+    signatures = "it has no DKIM signature" if not dkim else "no DKIM signature of that domain is valid"
+    return Reply(
+        550,
+        "5.7.26",
+        f"{dmarc.domain} wants mail in its name refused that it does not vouch for (DMARC): by SPF "
+        f"{spf.reason}, and {signatures}. If you are {dmarc.domain}, send through your own servers or "
+        "sign with DKIM",
+    )
+
+
+def _findings(spf: SpfResult, dkim: list[DkimResult], dmarc: DmarcResult) -> list[Finding]:
+    """What the field tells (RFC 8601 §2.7)."""
+    name = "smtp.helo" if spf.identity == "helo" else "smtp.mailfrom"
+    findings = [Finding("spf", spf.result, "" if spf.result == "pass" else spf.reason, ((name, spf.sender),))]
+    findings += [
+        Finding(
+            "dkim",
+            one.result,
+            one.reason,
+            (
+                ("header.d", one.domain),
+                ("header.s", one.selector),
+                ("header.a", one.algorithm),
+                ("header.b", one.mark),
+            ),
+        )
+        for one in dkim
+    ] or [Finding("dkim", "none")]
+    comment = ""
+    if dmarc.record is not None:
+        comment = f"p={dmarc.policy}" + (" testing" if dmarc.record.testing else "")
+    findings.append(Finding("dmarc", dmarc.result, dmarc.reason, (("header.from", dmarc.domain),), comment))
+    return findings
+
+
+def _proves(sender: Address | None, spf: SpfResult, dkim: list[DkimResult]) -> bool:
+    """Whether a report to the reverse-path reaches somebody who had to do with the message."""
+    if sender is None:
+        return False
+    if spf.result == "pass" and spf.identity == "mailfrom":
+        return True
+    return any(
+        one.result == "pass" and (sender.domain == one.domain or sender.domain.endswith("." + one.domain))
+        for one in dkim
+    )

@@ -1,0 +1,27 @@
+"""The policy check that authenticates senders, as a Twisted plugin."""
+
+from __future__ import annotations
+
+from twisted.plugin import IPlugin
+from zope.interface import implementer
+
+from lorrainemail.interfaces import IPolicyPlugin, PolicyResources
+from lorrainemail.mailauth.check import MailAuth
+
+
+@implementer(IPlugin, IPolicyPlugin)
+class MailAuthPlugin:
+    """Makes :class:`~lorrainemail.mailauth.check.MailAuth` where there is a DNS to ask."""
+
+    name = "mailauth"
+    #: SPF and DKIM have 20 seconds, then DMARC has as many.
+    timeout = 45.0
+    fail_open = True
+
+    def make(self, resources: PolicyResources) -> MailAuth | None:
+        if resources.resolver is None or resources.in_thread is None:
+            return None
+        return MailAuth(resources.resolver, resources.clock, resources.in_thread, resources.hostname)
+
+
+mailauth = MailAuthPlugin()
