@@ -441,6 +441,9 @@ class PolicyResources:
     :ivar resolver: None where the server runs without DNS (the embedded default).
     :ivar hostname: our name. ``hops``: Received fields after which a message loops.
     :ivar in_thread: runs a function in a thread of the server; None where there are none.
+    :ivar recipients_per_hour: what an account may send to, 0 for no limit; ``recipients_per_day`` likewise.
+    :ivar tell_operator: sends the postmaster a message of that subject and text; None where nobody is told.
+    :ivar memory: what checks, each under its name, remember beyond a reload, which makes them anew.
     """
 
     clock: IReactorTime
@@ -448,6 +451,10 @@ class PolicyResources:
     hostname: str
     hops: int = 100
     in_thread: Callable[[Callable[[], Any]], Deferred[Any]] | None = None
+    recipients_per_hour: int = 0
+    recipients_per_day: int = 0
+    tell_operator: Callable[[str, str], None] | None = None
+    memory: dict[str, object] = attrs.field(factory=dict)
 
 
 class IPolicyPlugin(Interface):

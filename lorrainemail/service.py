@@ -26,6 +26,7 @@ from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
 import lorrainemail.plugins
+from lorrainemail.addresses import Address
 from lorrainemail.config.default import HOSTNAME
 from lorrainemail.config.load import Located, load
 from lorrainemail.config.model import Settings
@@ -46,6 +47,7 @@ from lorrainemail.intake import Intake
 from lorrainemail.interfaces import PolicyResources
 from lorrainemail.mailauth.keys import KeyRing
 from lorrainemail.mailauth.signing import Signer
+from lorrainemail.message.note import note
 from lorrainemail.net.limits import ConnectionCounter
 from lorrainemail.net.proxy import ProxyFactory
 from lorrainemail.net.resolver import Resolver
@@ -132,6 +134,7 @@ class Server(Ordered):
         self.authenticator = Authenticator(portal)
 
         # The way in: policy at each verb, intake at the final dot.
+        self._remembered: dict[str, object] = {}
         self.policy = self._policy(settings)
         self.signer = Signer(KeyRing(settings.state), in_thread)
         self.intake = Intake(
@@ -276,7 +279,20 @@ class Server(Ordered):
         resources = PolicyResources(
             self._reactor, resolver, settings.hostname, settings.limits.hops, self._in_thread
         )
+        resources = attrs.evolve(
+            resources,
+            recipients_per_hour=settings.limits.recipients_per_hour,
+            recipients_per_day=settings.limits.recipients_per_day,
+            tell_operator=self._tell_operator,
+            memory=self._remembered,
+        )
         return build_chain(settings.policy.checks, resources)
+
+    def _tell_operator(self, subject: str, text: str) -> None:
+        """A note to the postmaster, like any other mail."""
+        words = note(self.settings.hostname, new_id(), subject, text, self._reactor.seconds())
+        sent = self.intake.inject(None, [Address("postmaster", "")], Content(words), 1, "")
+        sent.addErrback(lambda failure: _log.failure("A note to the postmaster was not kept", failure))
 
     # -- while running -------------------------------------------------------------------------------
 

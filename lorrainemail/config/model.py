@@ -152,6 +152,18 @@ class Limits:
     queue_messages: int = attrs.field(
         default=200_000, metadata=_doc("messages waiting at once", least=1, most=100_000_000)
     )
+    recipients_per_hour: int = attrs.field(
+        default=2000,
+        metadata=_doc(
+            "recipients that one account may send to in an hour; 0: no limit", least=0, most=1_000_000
+        ),
+    )
+    recipients_per_day: int = attrs.field(
+        default=10_000,
+        metadata=_doc(
+            "recipients that one account may send to in a day; 0: no limit", least=0, most=10_000_000
+        ),
+    )
     hops: int = attrs.field(
         default=100, metadata=_doc("Received fields after which a message loops", least=5, most=1000)
     )
@@ -181,7 +193,7 @@ class Queue:
 @attrs.frozen(slots=True)
 class Policy:
     checks: tuple[str, ...] = attrs.field(
-        default=("early_talker", "limits", "helo", "sender_domain", "loops", "mailauth"),
+        default=("early_talker", "limits", "account_limits", "helo", "sender_domain", "loops", "mailauth"),
         metadata=_doc("the checks, in order; built-in or plugins", kind="word"),
     )
     bare_line_ends: tuple[str, ...] = attrs.field(

@@ -11,6 +11,7 @@ from zope.interface import implementer
 from lorrainemail.interfaces import IPolicyCheck, IPolicyPlugin, PolicyResources
 from lorrainemail.policy.checks import Helo, Limits, Loops, SenderDomain
 from lorrainemail.policy.early import EarlyTalker
+from lorrainemail.policy.senders import AccountLimits
 
 
 @implementer(IPlugin, IPolicyPlugin)
@@ -28,7 +29,8 @@ class BuiltIn:
 
 
 limits = BuiltIn("limits", lambda resources: Limits(resources.clock))
-early_talker = BuiltIn("early_talker", lambda resources: EarlyTalker(resources.clock))
+early_talker = BuiltIn("early_talker", EarlyTalker)
+account_limits = BuiltIn("account_limits", AccountLimits)
 helo = BuiltIn("helo", lambda resources: Helo(resources.hostname))
 sender_domain = BuiltIn(
     "sender_domain", lambda resources: SenderDomain(resources.resolver) if resources.resolver else None

@@ -8,14 +8,13 @@ the submission doors, on loopback, and for peers that may relay.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import ClassVar, Final
+from typing import ClassVar, Final, cast
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from lorrainemail.errors import Reply
-from lorrainemail.interfaces import Action, Circumstances, IPolicyCheck, Stage, Verdict
+from lorrainemail.interfaces import Action, Circumstances, IPolicyCheck, PolicyResources, Stage, Verdict
 from lorrainemail.net.peers import is_loopback, network_key
 from lorrainemail.policy.checks import is_stranger
 
@@ -35,10 +34,11 @@ class EarlyTalker:
 
     name: ClassVar[str] = "early_talker"
 
-    def __init__(self, clock: IReactorTime) -> None:
+    def __init__(self, resources: PolicyResources) -> None:
         self.stages: frozenset[Stage] = frozenset({"connect"})
-        self._clock = clock
-        self._waited: OrderedDict[str, float] = OrderedDict()
+        self._clock = resources.clock
+        waited: OrderedDict[str, float] = OrderedDict()
+        self._waited = cast("OrderedDict[str, float]", resources.memory.setdefault(self.name, waited))
 
     def judge(self, circumstances: Circumstances) -> Verdict | None | Deferred[Verdict | None]:
         session, spoke = circumstances.session, circumstances.spoke_early

@@ -88,3 +88,21 @@ def test_proxy(make_server: Callable[..., Any]) -> None:
         assert stranger.data(MESSAGE)[0] == 250
     (message,) = server.wait_for_messages("bob@ours.test", 1)
     assert b"([198.51.100.7])" in message
+
+
+def test_account_limit(make_server: Callable[..., Any]) -> None:
+    """A user who sends too much is told to wait, and the postmaster hears of it."""
+    server = make_server(
+        accounts=("bob@ours.test", "anne@ours.test"),
+        configuration='[auth]\nplaintext = "loopback"\n[limits]\nrecipients_per_hour = 2\n'
+        '[policy]\nchecks = ["account_limits"]\n',
+    )
+    with smtplib.SMTP(server.address, 2587, timeout=30) as smtp:
+        smtp.login("anne@ours.test", "correct horse battery")
+        smtp.mail("anne@ours.test")
+        codes = [smtp.rcpt("anne@ours.test")[0] for _ in range(4)]
+        assert codes == [250, 250, 450, 450]
+        assert b"recipients an hour" in smtp.rcpt("anne@ours.test")[1]
+    # The first account reads the postmaster's mail.
+    (note,) = server.wait_for_messages("bob@ours.test", 1)
+    assert b"\nSubject: anne@ours.test sends too much\n" in note

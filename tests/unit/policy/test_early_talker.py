@@ -9,9 +9,13 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from lorrainemail.envelope import Session
-from lorrainemail.interfaces import Circumstances, RelayRight, Verdict
+from lorrainemail.interfaces import Circumstances, PolicyResources, RelayRight, Verdict
 from lorrainemail.policy import early
-from lorrainemail.policy.early import DELAY, TRUST, EarlyTalker
+from lorrainemail.policy.early import DELAY, TRUST
+
+
+def EarlyTalker(clock: Clock) -> early.EarlyTalker:
+    return early.EarlyTalker(PolicyResources(clock, None, "mail.ours.test"))
 
 
 class Tables:
@@ -19,7 +23,7 @@ class Tables:
         return RelayRight(session.peer.startswith("10."), "")
 
 
-def ask(check: EarlyTalker, peer: str, spoke: bool = False, **more: Any) -> Any:
+def ask(check: early.EarlyTalker, peer: str, spoke: bool = False, **more: Any) -> Any:
     session = Session("s", more.pop("door", "smtp"), peer)
     tables: Any = Tables()
     return check.judge(Circumstances("connect", session, tables, spoke_early=lambda: spoke, **more))
@@ -69,6 +73,14 @@ def test_others_are_greeted_at_once(peer: str, more: Any) -> None:
     clock = Clock()
     assert ask(EarlyTalker(clock), peer, True, **more) is None
     assert clock.getDelayedCalls() == []
+
+
+def test_a_reload_forgets_nobody_who_waited() -> None:
+    clock = Clock()
+    resources = PolicyResources(clock, None, "mail.ours.test")
+    ask(early.EarlyTalker(resources), "198.51.100.7")
+    clock.advance(DELAY)
+    assert ask(early.EarlyTalker(resources), "198.51.100.7") is None
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from lorrainemail.interfaces import PolicyResources
 from lorrainemail.policy.chain import Guarded, PolicyChain
 from lorrainemail.policy.early import DELAY, EarlyTalker
 
 
+def waiting(world: Any) -> PolicyChain:
+    check = EarlyTalker(PolicyResources(world.clock, None, "mail.ours.test"))
+    return PolicyChain([Guarded(check, 30.0, True)], world.clock)
+
+
 def test_early_talker_gets_no_greeting_and_his_commands_are_not_read(world: Any) -> None:
-    world.door.policy = PolicyChain([Guarded(EarlyTalker(world.clock), 30.0, True)], world.clock)
+    world.door.policy = waiting(world)
     client = world.connect()
     assert client.greeting == ""
     assert client.send("EHLO spam.test\r\nMAIL FROM:<>\r\n") == ""
@@ -19,7 +25,7 @@ def test_early_talker_gets_no_greeting_and_his_commands_are_not_read(world: Any)
 
 
 def test_client_that_waits_is_greeted(world: Any) -> None:
-    world.door.policy = PolicyChain([Guarded(EarlyTalker(world.clock), 30.0, True)], world.clock)
+    world.door.policy = waiting(world)
     client = world.connect()
     assert client.greeting == ""
     world.clock.advance(DELAY)
@@ -28,7 +34,7 @@ def test_client_that_waits_is_greeted(world: Any) -> None:
 
 
 def test_client_that_leaves_while_it_waits_harms_nobody(world: Any) -> None:
-    world.door.policy = PolicyChain([Guarded(EarlyTalker(world.clock), 30.0, True)], world.clock)
+    world.door.policy = waiting(world)
     client = world.connect()
     client.lose()
     world.clock.advance(DELAY)

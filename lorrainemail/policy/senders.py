@@ -1,0 +1,109 @@
+"""How much one account may send: recipients an hour and a day, whatever door and address it comes by.
+
+A login that was stolen is used for as much as it gives; this bounds the harm and tells the operator at once.
+State: two token buckets an account, bounded in memory, which outlive a reload; a restart forgives.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Final
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from lorrainemail.errors import Reply
+from lorrainemail.interfaces import Action, Circumstances, IPolicyCheck, PolicyResources, Stage, Verdict
+from lorrainemail.net.limits import TokenBuckets
+
+HOUR: Final = 3600
+DAY: Final = 86400
+#: Seconds between two notes about one account.
+SILENCE: Final = 86400.0
+#: Accounts that notes were written about; over that the oldest is forgotten.
+MAX_TOLD: Final = 1000
+
+_log = Logger(namespace="lorrainemail.policy")
+
+
+class Spent:
+    """What the accounts have sent lately."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self.hour = TokenBuckets(clock, 0.0, 0.0)
+        self.day = TokenBuckets(clock, 0.0, 0.0)
+        self.told: dict[str, float] = {}
+
+
+@implementer(IPolicyCheck)
+class AccountLimits:
+    """Defers recipients of an account over its limits."""
+
+    name: ClassVar[str] = "account_limits"
+
+    def __init__(self, resources: PolicyResources) -> None:
+        self.stages: frozenset[Stage] = frozenset({"rcpt"})
+        self._clock = resources.clock
+        self._tell = resources.tell_operator
+        spent = resources.memory.setdefault(self.name, Spent(resources.clock))
+        assert isinstance(spent, Spent)
+        self._spent = spent
+        self._limits = [
+            (buckets, limit, word)
+            for buckets, limit, seconds, word in (
+                (spent.hour, resources.recipients_per_hour, HOUR, "hour"),
+                (spent.day, resources.recipients_per_day, DAY, "day"),
+            )
+            if _set(buckets, limit, seconds)
+        ]
+
+    def judge(self, circumstances: Circumstances) -> Verdict | None:
+        account = circumstances.session.account
+        if not account:
+            return None
+        for buckets, limit, word in self._limits:
+            wait = buckets.wait(account)
+            if wait > 0:
+                if not circumstances.dry_run:
+                    self._note(account, limit, word)
+                words = f"Your limit of {limit} recipients a{'n' if word == 'hour' else ''} {word} is reached"
+                minutes = int(wait // 60) + 1
+                reply = Reply(450, "4.7.1", f"{words}; try again in {minutes} min")
+                return Verdict(Action.DEFER, self.name, f"{account}: {words}", reply)
+        if not circumstances.dry_run:
+            for buckets, _, _ in self._limits:
+                buckets.take(account)
+        return None
+
+    def _note(self, account: str, limit: int, word: str) -> None:
+        """Tell the operator, once in a while."""
+        told, now = self._spent.told, self._clock.seconds()
+        if now - told.pop(account, -SILENCE) < SILENCE:
+            told[account] = now
+            return
+        told[account] = now
+        if len(told) > MAX_TOLD:
+            del told[next(iter(told))]
+        _log.warn(
+            "{account} has sent to {limit} recipients a {word}; the others wait",
+            account=account,
+            limit=limit,
+            word=word,
+        )
+        if self._tell is not None:
+            self._tell(
+                f"{account} sends too much",
+                f"The account {account} has reached its limit of {limit} recipients "
+                f"{'an' if word == 'hour' else 'a'} {word}.\n\n"
+                "Its further recipients are told to try again later. If that is not what its owner does, "
+                "somebody has the\npassword; change it:\n\n"
+                f"  lorrainemail account passwd {account}\n\n"
+                f"The limits are recipients_per_hour and recipients_per_day in [limits].\n",
+            )
+
+
+def _set(buckets: TokenBuckets, limit: int, seconds: int) -> bool:
+    """Apply a limit, which a reload may have changed; False where there is none."""
+    buckets.burst = float(limit)
+    buckets.rate = limit / seconds
+    return limit > 0
