@@ -165,6 +165,12 @@ class ITableSource(Interface):
         :param confirmed: the operator says that what vanished was meant to go.
         """
 
+    def note() -> None:
+        """Remember across a restart what is in use, so that a start can see that rows are gone. Blocks.
+
+        :raises ConfigurationError: where that is not possible now.
+        """
+
     def alarms() -> Sequence[Problem]:
         """Tables that serve an old version, and why."""
 

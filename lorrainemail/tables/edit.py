@@ -16,7 +16,7 @@ import fcntl
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, NoReturn
 
 from lorrainemail.addresses import Address, AddressError, normalise_domain
@@ -38,6 +38,8 @@ LOCK_FILE: Final = "tables.lock"
 #: How long a command waits for another command's edit, in seconds; an edit takes milliseconds.
 MAX_LOCK_WAIT: Final = 10.0
 _LOCK_POLL: Final = 0.02
+#: A table without a file.
+_NOTHING: Final = Stamp(digest(b""), 0)
 _MAILDIR, _MBOX = "userdb_mail=maildir:~/Maildir", "userdb_mail=mbox:~/mbox"
 
 
@@ -121,6 +123,19 @@ def confirm(state: str) -> None:
     """Say that what stands in the table files now is meant, however much has gone."""
     with _locked(state):
         _write_stamps(state, {name: _read(state, name) for name in TABLE_FILES})
+
+
+def note_in_use(state: str, used: Mapping[str, Stamp]) -> None:
+    """Note which contents the server uses, where they are what stands in the files now."""
+    known = read_stamps(state)
+    new = {name: stamp for name, stamp in used.items() if known.get(name, _NOTHING) != stamp}
+    if not new:
+        return
+    with _locked(state):
+        stamps = read_stamps(state)
+        # What a command has written meanwhile it has noted itself.
+        stamps.update((n, stamp) for n, stamp in new.items() if digest(_read(state, n)) == stamp.digest)
+        _replace(state, STAMP_FILE, print_stamps(stamps))
 
 
 # -- rows ------------------------------------------------------------------------------------------------

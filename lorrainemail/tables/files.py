@@ -20,6 +20,7 @@ from lorrainemail.interfaces import Account, ITableBackend, Origin
 from lorrainemail.tables.accounts import AccountRow, parse_accounts
 from lorrainemail.tables.aliases import parse_aliases
 from lorrainemail.tables.backend import AliasRow, DomainRow, IBackend, ITableSource, TableSet
+from lorrainemail.tables.edit import note_in_use
 from lorrainemail.tables.memory import memory_set
 from lorrainemail.tables.rules import Rules
 from lorrainemail.tables.stamp import read_stamps
@@ -86,6 +87,9 @@ class FileSource:
         if self._current is not None and self._current[0] is rules and not any(changed):
             return self._current[1]
         return self._set(rules)
+
+    def note(self) -> None:
+        note_in_use(self._state, {file.name: file.stamp for file in self._files})
 
     def alarms(self) -> Sequence[Problem]:
         return [problem for file in self._files for problem in file.problems]

@@ -64,6 +64,7 @@ class TableService(Service):
         self._tables = source.load(rules)
         self._snapshot = Snapshot(self._tables, rules)
         self._lock = DeferredLock()
+        self._notes = DeferredLock()
         self._interval = interval
         self._clock = clock
         self._looked = clock.seconds()
@@ -73,13 +74,14 @@ class TableService(Service):
     def startService(self) -> None:
         Service.startService(self)  # type: ignore[no-untyped-call]
         self._looks.start(self._interval, now=False)
+        self._note()
 
     def stopService(self) -> Deferred[None]:
         Service.stopService(self)  # type: ignore[no-untyped-call]
         if self._looks.running:
             self._looks.stop()
         # A refresh that is under way ends before the process does.
-        return self._lock.run(lambda: None)
+        return self._lock.run(self._notes.run, lambda: None)
 
     def current(self) -> Snapshot:
         now = self._clock.seconds()
@@ -124,6 +126,15 @@ class TableService(Service):
         done: Deferred[None] = self._lock.run(work)
         return done.addErrback(lambda failure: self._log.failure("tables could not be looked at", failure))
 
+    def _note(self) -> None:
+        """Have the backend remember what is in use; nobody waits for it."""
+        done = self._notes.run(self._in_thread, self._source.note)
+        done.addErrback(
+            lambda failure: self._log.error(
+                "what the tables hold could not be noted: {reason}", reason=failure.getErrorMessage()
+            )
+        )
+
     def _use(self, tables: TableSet, rules: Rules) -> None:
         self._tell_alarms(tuple(self._source.alarms()))
         if tables is self._tables and rules is self._rules:
@@ -136,6 +147,7 @@ class TableService(Service):
                 listener()
             except Exception:
                 self._log.failure("a listener to table changes failed")
+        self._note()
 
     def _tell_alarms(self, alarms: tuple[Problem, ...]) -> None:
         for problem in alarms:

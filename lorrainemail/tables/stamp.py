@@ -1,9 +1,10 @@
 """Which contents of the table files were meant: the state file ``tables.stamp``.
 
 A command that edits a table notes the digest and the number of rows of what it wrote; ``check --confirm``
-notes what stands there now. So a running server can tell an account that was removed by command from a file
-that was cut off by accident, without any conversation, and a starting one sees that a table is gone. JSON,
-one object; a stamp that cannot be read means nothing was confirmed. Blocking, small and bounded.
+notes what stands there now; the server notes what it uses. So a running server can tell an account that was
+removed by command from a file that was cut off by accident, without any conversation, and a starting one sees
+that a table, or most of it, is gone. JSON, one object; a stamp that cannot be read means nothing was
+confirmed. Blocking, small and bounded.
 """
 
 from __future__ import annotations

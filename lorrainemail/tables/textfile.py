@@ -52,6 +52,7 @@ class TableFile(Generic[Row]):
     """The rows of one file.
 
     :ivar rows: of the newest version that could be used.
+    :ivar stamp: what that version is.
     :ivar problems: why the file as it stands now is not used; empty while it is.
     :ivar warnings: rows that are used but cannot mean what was meant.
     """
@@ -61,6 +62,7 @@ class TableFile(Generic[Row]):
         self.name = name
         self.path = os.path.join(state, name)
         self.rows: list[Row] = []
+        self.stamp = Stamp(digest(b""), 0)
         self.problems: tuple[Problem, ...] = ()
         self.warnings: tuple[Problem, ...] = ()
         self._parse = parse
@@ -86,11 +88,13 @@ class TableFile(Generic[Row]):
         if found is None:
             raise ConfigurationError(self.problems)
         octets, rows = found
-        if stamp is not None and stamp.rows and not rows and stamp.digest != digest(octets):
-            gone = "is missing" if self._seen == _ABSENT else "has no row"
-            problem = Problem(self.path, 0, f"{gone}, where a command had left {stamp.rows}", CONFIRM)
+        meant = stamp is None or stamp.digest == digest(octets)
+        if stamp is not None and not meant and len(rows) * 2 < stamp.rows:
+            left = f"has {len(rows) or 'no'} row{'s' * (len(rows) > 1)}"
+            gone = "is missing" if self._seen == _ABSENT else left
+            problem = Problem(self.path, 0, f"{gone}, where there were {stamp.rows}", CONFIRM)
             raise ConfigurationError((problem,))
-        self._accept(rows)
+        self._accept(octets, rows)
 
     def refresh(self, stamp: Stamp | None, confirmed: bool = False) -> bool:
         """Look again; whether ``rows`` changed.
@@ -118,11 +122,12 @@ class TableFile(Generic[Row]):
         if not meant and not same and in_place and len(rows) < self._count:
             self._doubted = signature
             return False
-        self._accept(rows)
+        self._accept(octets, rows)
         return True
 
-    def _accept(self, rows: list[Row]) -> None:
+    def _accept(self, octets: bytes, rows: list[Row]) -> None:
         self.rows = rows
+        self.stamp = Stamp(digest(octets), len(rows))
         self._count = len(rows)
         self.problems = ()
         self._doubted = None

@@ -375,10 +375,48 @@ def test_a_server_does_not_start_when_the_accounts_a_command_left_are_gone(
     (tables.state / "accounts").unlink()
     if content is not None:
         (tables.state / "accounts").write_text(content)
-    with pytest.raises(ConfigurationError, match="had left 4"):
+    with pytest.raises(ConfigurationError, match="there were 4"):
         make_tables()
     confirm(str(tables.state))
     assert make_tables().service.current().account(Address("a", "x.org")) is None
+
+
+@pytest.mark.parametrize("content", [None, "", "a@x.org:\n"])
+def test_a_restart_does_not_forget_the_accounts_that_an_editor_lost(
+    tables: Tables, make_tables: Callable[[], Tables], content: str | None
+) -> None:
+    tables.write("accounts", FOUR + "e@x.org:\n")  # by hand, seen by the running server
+    tables.pass_time()
+    tables.service.stopService()
+    (tables.state / "accounts").unlink()
+    if content is not None:
+        (tables.state / "accounts").write_text(content)
+    with pytest.raises(ConfigurationError, match="there were 5"):
+        make_tables()
+    (tables.state / "accounts").write_text(FOUR)
+    assert make_tables().known("d@x.org")
+
+
+def test_what_the_server_uses_does_not_hide_that_a_command_shrank_a_table(tables: Tables) -> None:
+    for name in "bcd":
+        remove_account(str(tables.state), Address(name, "x.org"))
+    tables.service.stopService()
+    again = TableService(FileSource(str(tables.state)), RULES, tables.clock)
+    again.startService()
+    assert not again.alarms()
+    again.stopService()
+
+
+def test_a_state_directory_that_refuses_the_note_does_not_stop_the_server(
+    tables: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(state: str, used: object) -> None:
+        raise ConfigurationError((Problem("tables.stamp", 0, "cannot be written: no space", ""),))
+
+    monkeypatch.setattr(files, "note_in_use", refuse)
+    tables.write("accounts", FOUR + "e@x.org:\n")
+    tables.pass_time()
+    assert tables.known("e@x.org")
 
 
 def test_a_reload_changes_the_rules_and_keeps_the_tables_that_are_broken(tables: Tables) -> None:
@@ -413,6 +451,8 @@ def test_looks_do_not_pile_up_behind_a_slow_disk(tmp_path: Path, monkeypatch: py
     clock = Clock()
     service = TableService(FileSource(str(tmp_path)), RULES, clock, in_thread)
     service.startService()
+    noting, noted = waiting.pop()
+    noted.callback(noting())
     (tmp_path / "aliases").write_text("sales: a\n")
     clock.pump([CHECK_INTERVAL] * 5)
     assert len(waiting) == 1
@@ -422,6 +462,8 @@ def test_looks_do_not_pile_up_behind_a_slow_disk(tmp_path: Path, monkeypatch: py
     assert not stopped  # the process ends after the look that is under way
     work, done = waiting[0]
     done.callback(work())
+    noting, noted = waiting[1]  # what was found is noted
+    noted.callback(noting())
     assert stopped == [None]
 
 
