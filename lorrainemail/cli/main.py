@@ -36,6 +36,7 @@ COMMANDS: Final = {
     "account": Command("account", "add, list, disable and remove accounts; set passwords"),
     "queue": Command("queue", "mail that waits: list, retry, drop, bounce"),
     "trace": Command("trace", "what happened to a message"),
+    "dkim": Command("dkim", "keys that sign the mail of our users, and their DNS records"),
     "mailbox": Command("mailbox", "mailboxes on disk: what is in them, whether their index is sound"),
     "lab": Command("lab", "see one message travel through two complete servers"),
     "status": Command("server", "whether the server runs, and how it is"),

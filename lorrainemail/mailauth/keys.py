@@ -16,6 +16,7 @@ import contextlib
 import os
 import re
 import stat
+import time
 from collections import OrderedDict
 from typing import Final, Literal
 
@@ -44,6 +45,8 @@ MAX_FILE: Final = 16 * 1024
 MAX_DOMAINS: Final = 1024
 #: Files of one domain's directory that are looked at.
 MAX_FILES: Final = 100
+#: Nanoseconds after a change of a directory from which on its keys are remembered.
+SETTLED: Final = 1_000_000_000
 #: Characters of one string of a TXT record (RFC 1035 §3.3.14).
 TXT_STRING: Final = 255
 
@@ -138,6 +141,8 @@ class KeyRing:
             keys = tuple(newest[kind] for kind in ("rsa", "ed25519") if kind in newest)
         except (OSError, KeyFault) as error:
             _log.error("Mail from {domain} is not signed: {error}", domain=domain, error=str(error))
+        if abs(time.time_ns() - changed) < SETTLED:
+            return keys  # another change may bear the same time
         self._known[domain] = (changed, keys)
         self._known.move_to_end(domain)
         if len(self._known) > MAX_DOMAINS:
