@@ -418,5 +418,6 @@ def _door_settings(settings: Settings, name: DoorName, loopback: bool, spill: st
         connections=limits.connections,
         connections_per_peer=limits.connections_per_peer,
         mend_line_ends=settings.policy.bare_line_ends,
+        xclient=settings.xclient_networks,
         dsn=True,
     )

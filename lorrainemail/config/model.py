@@ -248,6 +248,13 @@ class Settings:
             kind="network",
         ),
     )
+    xclient_networks: tuple[str, ...] = attrs.field(
+        default=(),
+        metadata=_doc(
+            "servers in front that may say by XCLIENT who the client is; it has the client's rights then",
+            kind="network",
+        ),
+    )
     relay: dict[str, RelayRow] = attrs.field(
         factory=dict, metadata=_doc("preferred next hops by recipient; the most specific pattern wins")
     )

@@ -66,6 +66,8 @@ class SmtpConnection(ESMTP):
         self._settings = door.settings
         self._session = Session("", self._settings.door)
         self._secure = False
+        # It may say who its client is (XCLIENT).
+        self._believed = False
         # What the verbs change; the input path asks.
         self._open: OpenTransaction | None = None
         self._reader: MessageReader | ChunkReader | None = None
@@ -118,6 +120,7 @@ class SmtpConnection(ESMTP):
         self._direct = isinstance(transport, Connection)
         peer, port = peer_of(transport)
         self._session = Session(new_id(), self._settings.door, peer, port, local_of(transport)[0])
+        self._believed = self._settings.believes(peer)
         self._secure = ISSLTransport.providedBy(transport)
         self._settled = not self._secure
         if self._settings.door == "local":

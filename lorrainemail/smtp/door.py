@@ -22,6 +22,7 @@ from lorrainemail.net.limits import ConnectionCounter
 from lorrainemail.smtp import replies
 from lorrainemail.smtp.acceptance import MayAccept
 from lorrainemail.smtp.settings import DoorSettings
+from lorrainemail.smtp.xclient import ATTRIBUTES
 
 _CONNECTIONS = Counter("lorrainemail_smtp_connections", "Connections at the SMTP doors", ["door", "end"])
 
@@ -98,7 +99,7 @@ class Door:
         self._turned_away: set[OpenSession] = set()
         self._sweep: IDelayedCall | None = None
         self._emptied: list[Deferred[None]] = []
-        self._extensions: dict[tuple[bool, bool], bytes] = {}
+        self._extensions: dict[tuple[bool, bool, bool], bytes] = {}
         self.settings = settings
         self._entered = _CONNECTIONS.labels(settings.door, "taken")
 
@@ -126,18 +127,19 @@ class Door:
         self.rcpt_parameters = frozenset({"NOTIFY", "ORCPT"} if settings.dsn else ())
         self._extensions.clear()
 
-    def extensions(self, secure: bool) -> bytes:
+    def extensions(self, secure: bool, believed: bool = False) -> bytes:
         """The whole reply to EHLO.
 
         :param secure: the session runs under TLS.
+        :param believed: it may say who its client is (XCLIENT).
         """
-        key = (secure, self.tls is not None)
+        key = (secure, self.tls is not None, believed)
         wire = self._extensions.get(key)
         if wire is None:
             wire = self._extensions[key] = Reply(250, "", "\n".join(self._announced(*key))).wire()
         return wire
 
-    def _announced(self, secure: bool, tls: bool) -> list[str]:
+    def _announced(self, secure: bool, tls: bool, believed: bool) -> list[str]:
         settings = self._settings
         lines = [
             settings.hostname,
@@ -153,6 +155,8 @@ class Door:
             lines.append("SMTPUTF8")
         if settings.dsn:
             lines.append("DSN")
+        if believed:
+            lines.append(f"XCLIENT {' '.join(ATTRIBUTES)}")
         if tls and not secure:
             lines.append("STARTTLS")
         if settings.login != "no" and (secure or settings.plaintext_login):
@@ -177,6 +181,14 @@ class Door:
         if self._sweep is None:
             self._sweep = self.clock.callLater(SWEEP, self._look)
         return refusal
+
+    def rename(self, before: str, after: str) -> Reply | None:
+        """Count a session for another peer from now on, or answer why it cannot be."""
+        self.connections.leave(before)
+        if self.connections.enter(after) is None:
+            return None
+        self.connections.enter(before)
+        return replies.TOO_MANY_HERE
 
     def leave(self, session: OpenSession, peer: str) -> None:
         """A session's connection is gone."""

@@ -40,6 +40,7 @@ CHUNKS_BEGUN: Final = Reply(
 )
 NO_RECIPIENTS: Final = Reply(554, "5.5.1", "No valid recipients")
 TOO_MANY_RECIPIENTS: Final = Reply(452, "4.5.3", "Too many recipients; send the message again for the others")
+NOT_BELIEVED: Final = Reply(550, "5.7.0", "You are not known as a server in front of this one")
 LOGIN_FIRST: Final = Reply(530, "5.7.0", "Authentication required")
 TLS_FIRST: Final = Reply(530, "5.7.0", "Must issue a STARTTLS command first")
 # RFC 4954 §6.

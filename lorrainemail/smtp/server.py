@@ -48,6 +48,7 @@ from lorrainemail.smtp.data import IncomingMessage, MessageReader
 from lorrainemail.smtp.door import Door
 from lorrainemail.smtp.submission import submitted
 from lorrainemail.smtp.transaction import OpenTransaction
+from lorrainemail.smtp.xclient import renamed
 
 #: Commands that move no mail (NOOP, VRFY, HELP, RSET, EHLO) before the client is sent away.
 MAX_IDLE_COMMANDS: Final = 100
@@ -68,6 +69,7 @@ VERBS: Final = {
         "HELO",
         "STARTTLS",
         "AUTH",
+        "XCLIENT",
         "MAIL",
         "RCPT",
         "DATA",
@@ -125,8 +127,10 @@ class SmtpServer(SmtpConnection):
     async def _connected(self) -> None:
         door = self._door
         if "connect" in door.policy.stages:
+            # A server in front has its own manners.
+            early = None if self._believed else self._has_input
             verdicts = await judge_session(
-                "connect", door.tables.current(), door.policy, self._session, spoke_early=self._has_input
+                "connect", door.tables.current(), door.policy, self._session, spoke_early=early
             )
             reply = stopped(verdicts)
             if reply is not None:
@@ -179,7 +183,7 @@ class SmtpServer(SmtpConnection):
         self._session = session
         self._greeted = True
         self._greeting_verdicts = verdicts
-        self._say(door.extensions(self._secure) if esmtp else door.hello)
+        self._say(door.extensions(self._secure, self._believed) if esmtp else door.hello)
 
     async def do_STARTTLS(self, argument: bytes) -> None:
         if argument:
@@ -201,6 +205,27 @@ class SmtpServer(SmtpConnection):
             self._say(replies.START_TLS)
             self._flush()
             self.transport.startTLS(self._door.tls)
+
+    async def do_XCLIENT(self, argument: bytes) -> None:
+        before = self._session
+        if not self._believed:
+            self._refuse(replies.NOT_BELIEVED)
+        elif self._open is not None:
+            self._refuse(replies.NOT_DURING_MAIL)
+        elif self._useful():
+            session = renamed(before, argument)
+            full = self._door.rename(before.peer, session.peer)
+            self._session = session if full is None else before
+            if full is not None:
+                self._note_refusal(full)
+                self._goodbye(full)
+                return
+            self._note("The session is {peer}'s now, says {front}", front=before.peer)
+            # As if that client had just come.
+            self._greeted = False
+            self._greeting_verdicts = self._connect_verdicts = ()
+            self._principal = None
+            await self._connected()
 
     # -- login ---------------------------------------------------------------------------------------
 

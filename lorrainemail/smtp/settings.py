@@ -31,6 +31,7 @@ class DoorSettings:
     :ivar errors: refused commands, no message taken meanwhile, after which the client is sent away.
     :ivar connections: at once in all; ``connections_per_peer`` from one IPv4 address or IPv6 /64.
     :ivar mend_line_ends: networks whose bare CR and LF in messages are mended, not refused.
+    :ivar xclient: networks whose XCLIENT is believed.
     :ivar smtputf8: announce SMTPUTF8; ``dsn`` announce DSN.
     :ivar idle_timeout: seconds without input (RFC 5321 §4.5.3.2.7); ``session_timeout`` in all.
     """
@@ -46,6 +47,7 @@ class DoorSettings:
     connections: int = 2000
     connections_per_peer: int = 100
     mend_line_ends: tuple[Network, ...] = attrs.field(default=(), converter=_networks)
+    xclient: tuple[Network, ...] = attrs.field(default=(), converter=_networks)
     smtputf8: bool = True
     dsn: bool = False
     idle_timeout: float = 300.0
@@ -53,7 +55,15 @@ class DoorSettings:
 
     def mends(self, peer: str) -> bool:
         """Whether that peer's line ends are mended."""
-        if not self.mend_line_ends or not peer:
-            return False
-        address = ip_address(peer)
-        return any(address in network for network in self.mend_line_ends)
+        return bool(self.mend_line_ends) and _in(peer, self.mend_line_ends)
+
+    def believes(self, peer: str) -> bool:
+        """Whether that peer may say who its client is."""
+        return bool(self.xclient) and _in(peer, self.xclient)
+
+
+def _in(peer: str, networks: tuple[Network, ...]) -> bool:
+    if not peer:
+        return False
+    address = ip_address(peer)
+    return any(address in network for network in networks)
