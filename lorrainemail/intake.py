@@ -36,10 +36,11 @@ from zope.interface import implementer
 
 from lorrainemail.addresses import Address
 from lorrainemail.envelope import Envelope, Recipient, Session
-from lorrainemail.errors import INTERNAL_ERROR, Reply, TemporaryError
+from lorrainemail.errors import INTERNAL_ERROR, PermanentError, Reply, TemporaryError
 from lorrainemail.interfaces import (
     Accepted,
     IContent,
+    IFilter,
     IInjector,
     IIntake,
     IQueue,
@@ -63,6 +64,7 @@ _SECONDS = Histogram(
 _SWEEP: Final = 1.0
 #: How often our own mail may cause mail of our own.
 MAX_HOPS: Final = 10
+TOO_MANY_HOPS: Final = Reply(554, "5.4.6", "The message was sent on too often")
 
 
 @implementer(IIntake, IInjector)
@@ -72,6 +74,7 @@ class Intake(Service):
     :param clock: the reactor's clock (wall-clock seconds).
     :param hostname: our name, for Received and notices.
     :param hide_submitter: leave a logged-in sender's address out of Received.
+    :param filter: what accounts want done with their mail.
     """
 
     name = "intake"
@@ -85,11 +88,14 @@ class Intake(Service):
         trace: ITrace,
         hostname: str,
         hide_submitter: bool = True,
+        filter: IFilter | None = None,
     ) -> None:
         self._clock = clock
         self._tables = tables
         self._trace = trace
-        self._means = Means(clock, store, queue, trace, hostname, hide_submitter, self.inject)
+        self._means = Means(
+            clock, store, queue, trace, hostname, hide_submitter, self.inject, self.redirect, filter
+        )
         self._taking: dict[Taking, None] = {}
         self._sweeping: IDelayedCall | None = None
         self._idle: Deferred[None] | None = None
@@ -107,6 +113,13 @@ class Intake(Service):
     ) -> Deferred[str]:
         """Take a message of our own; its recipients are expanded here."""
         return Deferred.fromCoroutine(self._inject(sender, recipients, content, hops, cause))
+
+    def redirect(
+        self, sender: Address | None, recipients: Sequence[Address], content: IContent, hops: int, cause: str
+    ) -> Deferred[str]:
+        """Take a message that an account's filter sends on: as :meth:`inject`, but a refusal is a failure,
+        and nobody is sent a notice of it."""
+        return Deferred.fromCoroutine(self._inject(sender, recipients, content, hops, cause, kept=True))
 
     def reconfigure(self, hide_submitter: bool) -> None:
         """Other settings, for the transactions that end from now on."""
@@ -162,7 +175,13 @@ class Intake(Service):
             self._sweeping = self._clock.callLater(_SWEEP, self._sweep)
 
     async def _inject(
-        self, sender: Address | None, recipients: Sequence[Address], content: IContent, hops: int, cause: str
+        self,
+        sender: Address | None,
+        recipients: Sequence[Address],
+        content: IContent,
+        hops: int,
+        cause: str,
+        kept: bool = False,
     ) -> str:
         id = new_id()
         facts = {
@@ -170,6 +189,8 @@ class Intake(Service):
             "recipients": [str(r) for r in recipients],
             "cause": cause,
         }
+        if hops > MAX_HOPS and kept:
+            raise PermanentError(TOO_MANY_HOPS)
         if hops > MAX_HOPS:
             _log.warn("{id}: dropped: our own mail goes round in circles (cause {cause})", id=id, cause=cause)
             self._trace.event(id, "dropped", reason="too many hops", hops=hops, **facts)
@@ -184,6 +205,8 @@ class Intake(Service):
                 refused.append((recipient, expansion.refused.reply))
             else:
                 accepted.append(Accepted(recipient, expansion))
+        if kept and refused:
+            raise PermanentError(refused[0][1])
         ours = sender is not None and await later(tables.is_local(sender.domain))
         envelope = Envelope(
             id,
@@ -198,7 +221,9 @@ class Intake(Service):
         )
         self._trace.event(id, "injected", hops=hops, size=content.size, **facts)
         transaction = Transaction(Session(id, "local"), envelope, tuple(accepted), tables, content)
-        (reply,) = await self._take(transaction, False, refused)
+        (reply,) = await self._take(transaction, False, None if kept else refused)
+        if kept and reply.permanent:
+            raise PermanentError(reply)
         if reply.temporary:
             raise TemporaryError(reply, "injected mail was not kept")
         return id

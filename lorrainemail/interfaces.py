@@ -894,33 +894,33 @@ class Filing:
 
 
 @attrs.frozen(slots=True)
-class Sending:
-    """One message that an account's filter wants to be sent.
+class Redirection:
+    """The message, sent on by an account's filter; it must not be lost: a failure keeps it here."""
 
-    :ivar kind: "redirect": the message itself, which must not be lost (a failure keeps it here); "vacation",
-        "notify": a message of the filter's own, sent when the other is safe.
-    """
-
-    kind: Literal["redirect", "vacation", "notify"]
     sender: Address | None
-    recipients: tuple[Address, ...]
+    recipient: Address
     content: IContent
+
+
+#: What :meth:`IInjector.inject` is.
+Inject = Callable[[Address | None, Sequence[Address], IContent, int, str], Deferred[str]]
 
 
 @attrs.frozen(slots=True)
 class Filtered:
-    """What an account's filter decided about one message. Neither filings nor redirects nor a reply: it is
-    thrown away.
+    """What an account's filter decided about one message. Neither filings nor redirections nor a reply: it
+    is thrown away.
 
     :ivar reply: the message is refused, with these words.
-    :ivar settle: called once the message is safe: what the filter remembers of it becomes durable.
+    :ivar settle: called once the message is safe: what the filter itself sends is injected, what it remembers
+        becomes durable.
     :ivar error: the filter failed, why; the message is kept then.
     """
 
     filings: tuple[Filing, ...] = ()
-    sendings: tuple[Sending, ...] = ()
+    redirections: tuple[Redirection, ...] = ()
     reply: Reply | None = None
-    settle: Callable[[], Deferred[None]] | None = None
+    settle: Callable[[Inject], Deferred[None]] | None = None
     error: str = ""
 
 

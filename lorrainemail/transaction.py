@@ -24,7 +24,11 @@ from lorrainemail.errors import INTERNAL_ERROR, MailError, PermanentError, Reply
 from lorrainemail.interfaces import (
     Accepted,
     Action,
+    Filing,
+    Filtered,
     IContent,
+    IFilter,
+    Inject,
     IPlacement,
     IQueue,
     IStore,
@@ -33,6 +37,7 @@ from lorrainemail.interfaces import (
     Placed,
     QueueItem,
     QueueRecipient,
+    Redirection,
     Transaction,
     Verdict,
 )
@@ -41,6 +46,8 @@ from lorrainemail.message import dsn
 from lorrainemail.message.received import delivered_to_field, received_field, return_path_field
 from lorrainemail.ops.content import Content
 from lorrainemail.ops.ids import new_id
+from lorrainemail.ops.reheaded import Reheaded
+from lorrainemail.sieve.filing import FolderPlacement
 
 _log = Logger("lorrainemail.intake")
 _PLACED = Counter("lorrainemail_messages_placed", "Copies placed in mailboxes by intake")
@@ -72,6 +79,8 @@ class Means:
     :ivar clock: wall-clock seconds.
     :ivar hostname: our name, for Received and notices.
     :ivar hide_submitter: leave a logged-in sender's address out of Received.
+    :ivar redirect: as ``inject``, but fails where nothing of the message is kept.
+    :ivar filter: the accounts' filters, None where there are none.
     """
 
     clock: IReactorTime
@@ -80,7 +89,9 @@ class Means:
     trace: ITrace
     hostname: str
     hide_submitter: bool
-    inject: Callable[[Address | None, Sequence[Address], IContent, int, str], Deferred[str]]
+    inject: Inject
+    redirect: Inject
+    filter: IFilter | None = None
 
 
 @attrs.define(slots=True, eq=False)
@@ -89,6 +100,7 @@ class _Target:
 
     :ivar mailbox: where it is ours; None for one elsewhere.
     :ivar groups: the groups of the answer that it belongs to.
+    :ivar filing: how its account's filter wants it filed; ``settle`` is called once it is safe.
     """
 
     recipient: Recipient
@@ -100,6 +112,8 @@ class _Target:
     state: str = OPEN
     reply: Reply | None = None
     placement: IPlacement | None = None
+    filing: Filing | None = None
+    settle: Callable[[Inject], Deferred[None]] | None = None
 
     def queue_recipient(self, now: float) -> QueueRecipient:
         """How the queue holds it."""
@@ -197,13 +211,17 @@ class Taking:
         self._prefix = b"".join(
             (*[v.field for v in transaction.verdicts], self._verdict_field(), received, transaction.fields)
         )
-        self._make_placements(for_mailbox(transaction.content, header))
+        content = for_mailbox(transaction.content, header)
+        if self._means.filter is not None:
+            await self._filter(self._means.filter, content)
+        self._make_placements(content)
         if any(target.mailbox is None for target in self._targets):
             await self._with_queue()
         else:
             await self._direct()
         await self._queue_leftovers()
         replies = self._replies()
+        await self._settle()
         await self._notify(replies)
         if self._successes:
             await self._notify_success()
@@ -295,14 +313,113 @@ class Taking:
         sender = self._transaction.envelope.sender
         above = return_path_field(sender)
         for target in self._targets:
-            if target.mailbox is not None and target.state is OPEN:
-                target.placement = self._means.store.placement(
-                    target.mailbox.account,
+            if target.mailbox is None or target.state is not OPEN:
+                continue
+            account, filing = target.mailbox.account, target.filing
+            prefix, body = above + delivered_to_field(target.mailbox.address), content
+            if filing is not None and filing.content is not None:
+                body = filing.content  # the fields of our own are in it
+            else:
+                prefix += self._prefix
+            if filing is not None and (filing.flags or filing.create):
+                target.placement = FolderPlacement(
+                    self._means.store,
+                    account,
                     target.folder,
-                    above + delivered_to_field(target.mailbox.address) + self._prefix,
-                    content,
-                    self.id,
+                    Reheaded(body, 0, prefix),
+                    filing.flags,
+                    filing.create,
                 )
+            else:
+                target.placement = self._means.store.placement(account, target.folder, prefix, body, self.id)
+
+    # -- filters ---------------------------------------------------------------------------------
+
+    async def _filter(self, filter: IFilter, content: IContent) -> None:
+        """Each account's filter says what becomes of its copy; one that does not answer changes nothing."""
+        for target in tuple(self._targets):
+            if target.mailbox is None or target.state is not OPEN:
+                continue
+            planned: Any = filter.plan(target.mailbox, self._transaction, self._prefix, content)
+            if isinstance(planned, Deferred):
+                (planned,) = await self._all([planned])
+            if isinstance(planned, Filtered):
+                await self._follow(target, planned)
+
+    async def _follow(self, target: _Target, filtered: Filtered) -> None:
+        """What the filter decided becomes targets of their own; what it redirects is safe after this."""
+        account = str(target.recipient.address)
+        if filtered.error:
+            self._means.trace.event(self.id, "filter failed", recipient=account, error=filtered.error)
+        if filtered.reply is not None:
+            target.state, target.reply = REFUSED, filtered.reply
+            return
+        filings = filtered.filings
+        if not await self._redirect(filtered.redirections, account) and not filings:
+            filings = (Filing(),)
+        target.settle = filtered.settle
+        if not filings:
+            target.state = KEPT
+            if not filtered.redirections:
+                self._means.trace.event(self.id, "discarded", recipient=account)
+            return
+        folder, groups = target.folder, target.groups
+        others = [other for other in self._targets if other is not target and other.state is OPEN]
+        self._targets.remove(target)
+        for filing in filings:
+            wanted = folder if filing.folder is None else filing.folder
+            wanted = "" if wanted.upper() == "INBOX" else wanted
+            twin = next((other for other in others if _same_place(other, target, wanted)), None)
+            if twin is not None:
+                twin.groups = sorted({*twin.groups, *groups})
+                twin.settle = twin.settle or filtered.settle
+                continue
+            copy = attrs.evolve(target, folder=wanted, filing=filing, groups=list(groups))
+            others.append(copy)
+            self._targets.append(copy)
+            for success in self._successes:
+                if target in success.targets:
+                    success.targets.append(copy)
+        for success in self._successes:
+            if target in success.targets:
+                success.targets.remove(target)
+
+    async def _redirect(self, redirections: Sequence[Redirection], account: str) -> bool:
+        """Send on; whether all of it is safe."""
+        hops = self._transaction.envelope.hops + 1
+        results = await self._all(
+            [
+                self._means.redirect(one.sender, (one.recipient,), one.content, hops, self.id)
+                for one in redirections
+            ]
+        )
+        for one, result in zip(redirections, results, strict=True):
+            done = isinstance(result, str)
+            facts = {"to": str(one.recipient), "as": result} if done else {"to": str(one.recipient)}
+            kind = "redirected" if done else "not redirected"
+            self._means.trace.event(self.id, kind, recipient=account, **facts)
+            if not done:
+                _log.warn(
+                    "{id}: {account} keeps it: not redirected to {to}: {reply}",
+                    id=self.id,
+                    account=account,
+                    to=str(one.recipient),
+                    reply=str(_reply_of(result, self.id)),
+                )
+        return all(isinstance(result, str) for result in results)
+
+    async def _settle(self) -> None:
+        """What filters do once a message is safe; a failure there fails nobody's mail."""
+        settles = {
+            target.settle: None
+            for target in self._targets
+            if target.settle is not None and target.state in (KEPT, QUEUED)
+        }
+        if not settles:
+            return
+        for result in await self._all([settle(self._means.inject) for settle in settles]):
+            if isinstance(result, Failure):
+                _log.failure("{id}: a filter's reply or memory was lost", result, id=self.id)
 
     def _verdict_field(self) -> bytes:
         """What policy thought of a message that it let pass, for the reader's filters."""
@@ -682,6 +799,13 @@ def _reply_of(result: object, id: str) -> Reply:
 
 def _is_junk(verdicts: Sequence[Verdict]) -> bool:
     return any(verdict.action is Action.JUNK for verdict in verdicts)
+
+
+def _same_place(one: _Target, other: _Target, folder: str) -> bool:
+    """Whether a target is that folder of the other's account."""
+    if one.mailbox is None or other.mailbox is None:
+        return False
+    return one.folder == folder and one.mailbox.account.address.key == other.mailbox.account.address.key
 
 
 def _shown(sender: Address | None) -> str:

@@ -12,11 +12,10 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from zope.interface import implementer
-
 from lorrainemail.addresses import Address
 from lorrainemail.interfaces import IContent
 from lorrainemail.message.received import delivered_to_field, return_path_field
+from lorrainemail.ops.reheaded import Reheaded
 
 #: Octets in which the end of a header is looked for at first, and at most.
 FIRST_LOOK: Final = 64 << 10
@@ -81,7 +80,7 @@ def with_header(content: IContent, header: bytes, other: bytes) -> IContent:
 
     :param header: of the content, from :func:`header_of`.
     """
-    return _Reheaded(content, len(header), other)
+    return Reheaded(content, len(header), other)
 
 
 def mailbox_prefix(sender: Address | None, address: Address) -> bytes:
@@ -96,40 +95,3 @@ def _lines(header: bytes) -> Iterator[bytes]:
         yield line + b"\r\n"
     if lines[-1]:
         yield lines[-1]
-
-
-@implementer(IContent)
-class _Reheaded:
-    """Another content with its first octets replaced. A view: closing it does nothing."""
-
-    __slots__ = ("_content", "_head", "_octets", "eight_bit", "size")
-
-    def __init__(self, content: IContent, octets: int, head: bytes) -> None:
-        self._content = content
-        self._octets = octets
-        self._head = head
-        self.size = content.size - octets + len(head)
-        self.eight_bit = content.eight_bit
-
-    def head(self, limit: int) -> bytes:
-        if limit <= len(self._head):
-            return self._head[:limit]
-        return self._head + self._content.head(self._octets + limit - len(self._head))[self._octets :]
-
-    def chunks(self, size: int = 65536) -> Iterator[bytes]:
-        for start in range(0, len(self._head), size):
-            yield self._head[start : start + size]
-        skip = self._octets
-        for chunk in self._content.chunks(size):
-            if skip >= len(chunk):
-                skip -= len(chunk)
-                continue
-            yield chunk[skip:] if skip else chunk
-            skip = 0
-
-    def in_memory(self) -> bytes | None:
-        whole = self._content.in_memory()
-        return None if whole is None else self._head + whole[self._octets :]
-
-    def close(self) -> None:
-        """The content that this is a view of has its own owner."""
