@@ -104,9 +104,13 @@ def _message(node: Node, number: int, facts: SortingFacts) -> Node:
 
 async def by_subject(session: ImapServer, work: Work, facts: list[tuple[int, SortingFacts]]) -> list[Node]:
     """ORDEREDSUBJECT: one thread a base subject; all others of it below its oldest message."""
-    nodes = [_message(Node(), number, one) for number, one in facts]
+    nodes: list[Node] = []
+    for number, one in facts:
+        nodes.append(_message(Node(), number, one))
+        work.steps += 1
+        await work.rest()
     threads: dict[str, Node] = {}
-    for node in await _in_order(session, nodes):
+    for node in await _in_order(session, work, nodes):
         first = threads.setdefault(node.subject, node)
         if first is not node:
             first.adopt(node)
@@ -124,22 +128,26 @@ async def by_references(session: ImapServer, work: Work, facts: list[tuple[int, 
     roots = await _pruned(work, nodes)
     for node in nodes:
         node.sort()
-        work.steps += len(node.children)
+        work.steps += len(node.children) + 1
         await work.rest()
-    roots = await _join_subjects(work, await _in_order(session, roots))
+    roots = await _join_subjects(work, await _in_order(session, work, roots))
     for root in roots:
         root.sort()
         work.steps += len(root.children)
         await work.rest()
-    return await _in_order(session, roots)
+    return await _in_order(session, work, roots)
 
 
 def _order(node: Node) -> tuple[int, int]:
     return node.order
 
 
-async def _in_order(session: ImapServer, nodes: list[Node]) -> list[Node]:
-    entries = [(*node.order, at) for at, node in enumerate(nodes)]
+async def _in_order(session: ImapServer, work: Work, nodes: list[Node]) -> list[Node]:
+    entries: list[tuple[int, int, int]] = []
+    for at, node in enumerate(nodes):
+        entries.append((*node.order, at))
+        work.steps += 1
+        await work.rest()
     return [nodes[entry[-1]] for entry in await sliced_sort(session, entries)]
 
 
@@ -200,15 +208,18 @@ async def _pruned(work: Work, nodes: list[Node]) -> list[Node]:
     gone: set[Node] = set()
     for node in nodes:
         above = node.parent
+        work.steps += 1
+        await work.rest()
         if node.number or above is None:
             continue
         del above.children[node]
         for child in node.children:
             above.adopt(child)
-        work.steps += len(node.children) + 1
+        work.steps += len(node.children)
         gone.add(node)
-        await work.rest()
     for node in nodes:  # now only those at the top are missing
+        work.steps += 1
+        await work.rest()
         if node.number or node in gone or len(node.children) > 1:
             continue
         for child in node.children:
@@ -225,6 +236,8 @@ async def _join_subjects(work: Work, roots: list[Node]) -> list[Node]:
         known = table.get(subject)
         if known is None or (known.number and (not root.number or (known.reply and not root.reply))):
             table[subject] = root
+        work.steps += 1
+        await work.rest()
     gone: set[Node] = set()
     for root in tuple(roots):
         subject = _subject(root)
