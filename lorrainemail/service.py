@@ -68,6 +68,8 @@ from lorrainemail.sasl.throttle import Throttle
 from lorrainemail.setup.first_start import certificate_of, directories
 from lorrainemail.setup.ports import BoundPort
 from lorrainemail.setup.serving import Doors, Open, Ordered
+from lorrainemail.sieve.filter import SieveFilter
+from lorrainemail.sieve.storage import Scripts
 from lorrainemail.smtp.door import Door
 from lorrainemail.smtp.factory import SmtpFactory
 from lorrainemail.smtp.settings import DoorSettings
@@ -137,6 +139,9 @@ class Server(Ordered):
         self._remembered: dict[str, object] = {}
         self.policy = self._policy(settings)
         self.signer = Signer(KeyRing(settings.state), in_thread)
+        scripts = Scripts(places.mail, os.path.join(settings.state, "sieve"))
+        self.filter = SieveFilter(reactor, scripts, self.store, in_thread, settings.hostname)
+        self.filter.separators = settings.subaddress
         self.intake = Intake(
             reactor,
             self.store,
@@ -145,6 +150,7 @@ class Server(Ordered):
             self.trace,
             settings.hostname,
             settings.policy.hide_submitter,
+            self.filter,
         )
 
         # The way on: what is queued goes to its courier when it is due.
@@ -344,6 +350,7 @@ class Server(Ordered):
         self.runner.reconfigure(new.queue.concurrency, new.queue.per_destination)
         self.remote.port, self.remote.ipv6 = new.queue.port, new.dns.ipv6
         self.intake.reconfigure(new.policy.hide_submitter)
+        self.filter.separators = new.subaddress
         for (name, loopback), door in self._smtp.items():
             door.settings = _door_settings(new, cast(DoorName, name), loopback, self._spill)
             door.policy = policy

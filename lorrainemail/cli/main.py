@@ -38,6 +38,7 @@ COMMANDS: Final = {
     "trace": Command("trace", "what happened to a message"),
     "dkim": Command("dkim", "keys that sign the mail of our users, and their DNS records"),
     "mailbox": Command("mailbox", "mailboxes on disk: what is in them, whether their index is sound"),
+    "sieve": Command("sieve", "filter scripts of accounts: check, test, put, activate, list"),
     "lab": Command("lab", "see one message travel through two complete servers"),
     "status": Command("server", "whether the server runs, and how it is"),
     "reload": Command("server", "have the server take its configuration anew"),

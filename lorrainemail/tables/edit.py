@@ -258,6 +258,10 @@ def _as_owner(state: str) -> Iterator[None]:
         os.setegid(group)
 
 
+#: For other commands that write below the state directory.
+as_owner = _as_owner
+
+
 @contextlib.contextmanager
 def _locked(state: str) -> Iterator[None]:
     """Hold the lock of all commands that edit tables."""
