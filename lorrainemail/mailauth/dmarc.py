@@ -95,7 +95,11 @@ class Dmarc:
             if same:
                 # RFC 9989 §4.10.2: nothing more needs to be known.
                 return self._result(domain, domain, own, own.policy, tuple(dict.fromkeys(same)))
-        walked = await self._walk(domain, own)
+        others = [one for _, one in (*passed, *_undecided(spf, dkim)) if _could_share(one, domain)]
+        if own is not None and own.policy is not None and not others:
+            walked = {domain: own}  # nobody's organization matters
+        else:
+            walked = await self._walk(domain, own)
         organization = organizational_domain(domain, walked)
         found = _policy_record(domain, organization, walked)
         if found is None:
@@ -223,6 +227,11 @@ def _policy_record(
         if record.psd == "y":
             return name, record
     return None
+
+
+def _could_share(one: str, domain: str) -> bool:
+    """Whether two different domains could be of one organization."""
+    return one != domain and one.rpartition(".")[2] == domain.rpartition(".")[2]
 
 
 def _passed(spf: SpfResult | None, dkim: Sequence[DkimResult]) -> list[tuple[str, str]]:

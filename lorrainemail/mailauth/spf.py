@@ -199,7 +199,7 @@ class _Run:
             if matches:
                 if not included and record.explanation is not None:
                     self.explanation = (record.explanation, domain)
-                return directive.qualifier, f'{domain} says "{directive.text[:MAX_TERM]}" of {self._ip}'
+                return directive.qualifier, f"{domain} says '{directive.text[:MAX_TERM]}' of {self._ip}"
         if record.redirect is None:
             # RFC 7208 §4.7
             return "neutral", f"the SPF record of {domain} says nothing of {self._ip}"
@@ -262,7 +262,7 @@ class _Run:
         if word == "none":
             # RFC 7208 §5.2
             raise _Ends(
-                "permerror", f'{domain} says "{directive.text[:MAX_TERM]}", but {target} has no SPF record'
+                "permerror", f"{domain} says '{directive.text[:MAX_TERM]}', but {target} has no SPF record"
             )
         return word == "pass"
 

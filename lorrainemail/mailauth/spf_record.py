@@ -221,4 +221,4 @@ def macro_string(text: str, term: str, explanation: bool = False) -> MacroString
 
 def _shown(term: str) -> str:
     text = "".join(c if c.isprintable() else "?" for c in term[:60])
-    return f'"{text}"'
+    return f"'{text}'"

@@ -169,8 +169,16 @@ def test_psd_n_is_an_organization_of_its_own() -> None:
 
 
 def test_the_usual_message_costs_one_question() -> None:
-    _, asked = evaluate({"x.example": "v=DMARC1; p=reject"}, "a@x.example", spf("x.example"))
-    assert asked == [("_dmarc.x.example", "TXT")]
+    for by_spf in (spf("x.example"), spf("other.test"), None):
+        _, asked = evaluate({"x.example": "v=DMARC1; p=reject"}, "a@x.example", by_spf)
+        assert asked == [("_dmarc.x.example", "TXT")]
+
+
+def test_a_silent_parent_does_not_shield_a_forger() -> None:
+    more: Any = {"_dmarc__example": [("TXT", "TIMEOUT")]}
+    rows = {"x.example": "v=DMARC1; p=reject"}
+    assert evaluate(rows, "a@x.example", spf("other.test"), **more)[0].result == "fail"
+    assert evaluate(rows, "a@x.example", spf("b.x.example"), **more)[0].result == "temperror"
 
 
 def test_a_dns_without_answer_applies_no_policy() -> None:
