@@ -229,14 +229,14 @@ class Line:
         if found is None:
             send(item.label + b" NIL")
         elif isinstance(found, bytes):
-            send(b"%b {%d}\r\n%b" % (item.label, len(found), found))
+            send(b"%b {%d}\r\n%b" % (item.label, len(found), _without_nul(found)))
         else:
             send(b"%b {%d}\r\n" % (item.label, found.end - found.start))
             position = found.start
             while position < found.end:
                 reach = min(position + CHUNK, found.end)
                 try:
-                    send(await source.read(position, reach))
+                    send(_without_nul(await source.read(position, reach)))
                 except (MailError, ShortRead):
                     # the literal's length is said already: nothing but the connection's end can mend that
                     log.failure(
@@ -246,3 +246,9 @@ class Line:
                     raise Gone() from None
                 position = reach
                 await self.session.flush()
+
+
+def _without_nul(octets: bytes) -> bytes:
+    """A literal holds no NUL (RFC 3501 §9, CHAR8), and clients cut their strings at one: 0x80 stands for it,
+    as with other servers, so that sizes and offsets stay. POP3 gives the octets as they are."""
+    return octets.replace(b"\0", b"\x80") if b"\0" in octets else octets

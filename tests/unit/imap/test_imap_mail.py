@@ -191,6 +191,14 @@ def test_a_large_message_is_streamed_whole(door: Any) -> None:
     assert literal(client, "a FETCH 2 BODY.PEEK[HEADER]") == huge_header[:-4]
 
 
+def test_a_literal_has_no_nul_and_keeps_its_size(door: Any) -> None:
+    door.put("Subject: n\0l\n\nzero \0 here\n")
+    client = door.selected()
+    assert literal(client, "a FETCH 1 BODY.PEEK[]") == b"Subject: n\x80l\r\n\r\nzero \x80 here\r\n"
+    assert literal(client, "b FETCH 1 BODY.PEEK[TEXT]<5.1>") == b"\x80"
+    assert literal(client, "c FETCH 1 BODY.PEEK[HEADER.FIELDS (Subject)]") == b"Subject: n\x80l\r\n\r\n"
+
+
 def test_reading_sets_seen_and_says_so_but_peeking_does_not(door: Any) -> None:
     door.put(PLAIN, PLAIN, PLAIN)
     client = door.selected()
