@@ -98,8 +98,13 @@ def message_id(base: str) -> str:
     So it survives the loss of the index.
     """
     given = fields(base).get("E", "") if ",E=" in base else ""
-    if given.isalnum() and given.isascii() and len(given) <= 40:
+    if given.replace("-", "").isalnum() and given.isascii() and len(given) <= 40:
         return given
+    return unique_id(base)
+
+
+def unique_id(base: str) -> str:
+    """What tells this file from every other one, copies of the same message too."""
     return hashlib.blake2b(os.fsencode(base), digest_size=10).hexdigest()
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import mmap
 import os
 import re
 import time
@@ -38,11 +37,14 @@ from lorrainemail.store.tree import Change, Tree, wire_row
 PLACE: Final = 2
 #: Messages indexed in one slice.
 SLICE: Final = 100
+#: Octets of the file read at once to find the messages.
+WINDOW: Final = 1 << 20
 #: Octets of a header in which the mailbox's own fields are looked for.
 MAX_HEADER: Final = 1 << 20
 
 # Other writers leave "From " in texts unquoted; one that ends a message has a time in it.
 _FROM_LINE: Final = re.compile(rb"^From [^\n]{0,400}?[0-9]:[0-9][0-9][^\n]{0,100}\n", re.MULTILINE)
+_MAX_FROM_LINE: Final = 600
 _QUOTED: Final = re.compile(rb"^>(>*From )", re.MULTILINE)
 _OWN: Final = re.compile(
     rb"^(Status|X-Status|X-Keywords|X-UID|X-IMAP|X-IMAPbase|Content-Length|" + MARK + rb")[ \t]*:[ \t]*"
@@ -150,28 +152,39 @@ def parse(descriptor: int) -> Box:
     facts = os.fstat(descriptor)
     stamp = (facts.st_ino, facts.st_size, facts.st_mtime_ns)
     entries: dict[str, Entry] = {}
-    if facts.st_size:
-        with mmap.mmap(descriptor, facts.st_size, access=mmap.ACCESS_READ) as view:
-            lines = [(match.start(), match.end()) for match in _FROM_LINE.finditer(view)]
-            lines.append((facts.st_size, facts.st_size))
-            for (start, body), (end, _) in itertools.pairwise(lines):
-                stop = end - 1 if view[max(end - 2, body) : end] == b"\n\n" else end
-                segment = take_apart(view[body:stop])
-                if b"x-imap" in segment.own:
-                    continue  # the pseudo message of other IMAP servers
-                base = _digest(view[start:body], segment)
-                while base in entries:
-                    base += "+"
-                bits, words = file_flags(segment)
-                entries[base] = Entry(start, body, end, bits, words)
+    lines = [*_from_lines(descriptor, facts.st_size), (facts.st_size, facts.st_size)]
+    for (start, body), (end, _) in itertools.pairwise(lines):
+        stop = end - 1 if end - body >= 2 and os.pread(descriptor, 2, end - 2) == b"\n\n" else end
+        # The header is whole in this, or as much of it as is looked at.
+        head = os.pread(descriptor, min(stop - body, MAX_HEADER + 2), body)
+        segment = take_apart(head)
+        if b"x-imap" in segment.own:
+            continue  # the pseudo message of other IMAP servers
+        state = hashlib.blake2b(os.pread(descriptor, body - start, start), digest_size=12)
+        state.update(segment.header)
+        state.update(segment.rest)
+        at = body + len(head)
+        while at < stop and (chunk := os.pread(descriptor, min(WINDOW, stop - at), at)):
+            state.update(chunk)
+            at += len(chunk)
+        base = state.hexdigest()
+        while base in entries:
+            base += "+"
+        bits, words = file_flags(segment)
+        entries[base] = Entry(start, body, end, bits, words)
     return Box(stamp, entries)
 
 
-def _digest(line: bytes, segment: Segment) -> str:
-    state = hashlib.blake2b(line, digest_size=12)
-    state.update(segment.header)
-    state.update(segment.rest)
-    return state.hexdigest()
+def _from_lines(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
+    """Where From_ lines begin and end. Read, not mapped: a program that cuts the file without a lock must not
+    end the server."""
+    for start in range(0, size, WINDOW):
+        base = max(start - 1, 0)  # the line end before the window
+        data = os.pread(descriptor, start + WINDOW + _MAX_FROM_LINE - base, base)
+        for match in _FROM_LINE.finditer(data):
+            at = base + match.start()
+            if start <= at < start + WINDOW:
+                yield at, base + match.end()
 
 
 def segment_of(descriptor: int, entry: Entry) -> Segment:
@@ -277,9 +290,9 @@ def _index(tree: Tree, descriptor: int, box: Box, bases: list[str]) -> None:
         data = wire_form(segment_of(descriptor, entry))
         line = os.pread(descriptor, entry.body - entry.start, entry.start)
         bits = _bits(tree, folder, entry)
-        rows.append(
-            Row(uid, base, PLACE, str(bits), modseq, bits, len(data), _date(line, now), now, base.rstrip("+"))
-        )
+        # The second of two equal messages is told from the first, for POP3's sake.
+        name_id = base if not base.endswith("+") else f"{base.rstrip('+')}-{uid}"
+        rows.append(Row(uid, base, PLACE, str(bits), modseq, bits, len(data), _date(line, now), now, name_id))
         wires.append(wire_row(folder.key(uid), summarize(data)))
         tree.count(len(data), 1)
     tree.add(folder, rows)

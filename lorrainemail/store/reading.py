@@ -8,7 +8,6 @@ store, but for what is small and in the page cache.
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Callable
 from typing import Any, Final
@@ -72,7 +71,10 @@ class SmallMessage:
 
 
 class LargeFile:
-    """A large message's file with its checkpoints. Blocking; one thread at a time."""
+    """A large message's file with its checkpoints. Blocking; one thread at a time.
+
+    It is read, never mapped: a program that cuts the file must not end the server.
+    """
 
     def __init__(self, descriptor: int, raw: bool) -> None:
         self._descriptor = descriptor
@@ -84,16 +86,15 @@ class LargeFile:
             self.size = length
             return
         total = 0
-        with mmap.mmap(descriptor, length, access=mmap.ACCESS_READ) as view:
-            before = b""
-            for start in range(0, length, STRETCH):
-                stretch = view[start : start + STRETCH]
-                lone = stretch.count(b"\n") - stretch.count(b"\r\n")
-                if before == b"\r" and stretch[:1] == b"\n":
-                    lone -= 1
-                before = stretch[-1:]
-                total += len(stretch) + lone
-                self._starts.append(total)
+        before = b""
+        for start in range(0, length, STRETCH):
+            stretch = os.pread(descriptor, STRETCH, start)
+            lone = stretch.count(b"\n") - stretch.count(b"\r\n")
+            if before == b"\r" and stretch[:1] == b"\n":
+                lone -= 1
+            before = stretch[-1:]
+            total += len(stretch) + lone
+            self._starts.append(total)
         self.size = total
 
     def read(self, offset: int, length: int) -> bytes:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from twisted.internet import reactor, task
 
 from lorrainemail.interfaces import Account, MailboxChange
 from lorrainemail.ops.content import Content
+from lorrainemail.store import mboxfile
 from lorrainemail.store.mailstore import MailStore
 from lorrainemail.store.mbox import as_stored
 from lorrainemail.store.mboxfile import take_apart, wire_form, with_flags
@@ -194,3 +196,32 @@ def test_any_message_comes_back_from_its_stored_form(body: bytes, bits: int) -> 
     segment = take_apart(stored)
     assert wire_form(segment) == data
     assert wire_form(take_apart(with_flags(segment, bits, ["a"]))) == data
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                b"From a@b Mon Jan  5 10:11:12 2026\n",
+                b"Subject: x\n",
+                b"\n",
+                b"From here\n",
+                b"x" * 70 + b"\n",
+                b"y",
+            ]
+        ),
+        max_size=40,
+    ),
+    st.integers(1, 90),
+)
+def test_messages_are_found_wherever_the_file_is_cut_for_reading(lines: list[bytes], window: int) -> None:
+    data = b"".join(lines)
+    whole = [(match.start(), match.end()) for match in mboxfile._FROM_LINE.finditer(data)]
+    with tempfile.TemporaryFile() as file, pytest.MonkeyPatch.context() as patch:
+        file.write(data)
+        file.flush()
+        patch.setattr(mboxfile, "WINDOW", window)
+        assert list(mboxfile._from_lines(file.fileno(), len(data))) == whole
+        entries = mboxfile.parse(file.fileno()).entries
+        patch.setattr(mboxfile, "WINDOW", 1 << 20)
+        assert mboxfile.parse(file.fileno()).entries == entries
