@@ -518,7 +518,8 @@ class MessageFacts:
     :ivar uid: RFC 3501 §2.3.1.1; ``modseq`` RFC 7162.
     :ivar flags: system flags with their backslash and keywords, without ``\\Recent``.
     :ivar size: octets with CRLF. ``internal_date``, ``save_date``: seconds since the epoch.
-    :ivar message_id: the OBJECTID EMAILID (RFC 8474), also the POP3 UIDL.
+    :ivar message_id: the OBJECTID EMAILID (RFC 8474); copies share it.
+    :ivar unique_id: the POP3 UIDL: of this one message alone.
     :ivar envelope: ready wire bytes of ENVELOPE; ``structure`` of BODYSTRUCTURE; ``body`` of BODY.
         Empty where not asked for.
     """
@@ -532,6 +533,7 @@ class MessageFacts:
     message_id: str
     envelope: bytes = b""
     structure: bytes = b""
+    unique_id: str = ""
 
 
 @attrs.frozen(slots=True)

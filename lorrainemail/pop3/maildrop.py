@@ -56,7 +56,7 @@ class Maildrop:
             uids = mailbox.uids()
             for start in range(0, len(uids), SLICE):
                 for facts in await mailbox.facts(uids[start : start + SLICE]):
-                    unique = facts.message_id or f"{mailbox.uid_validity}.{facts.uid}"
+                    unique = facts.unique_id or f"{mailbox.uid_validity}.{facts.uid}"
                     maildrop._uids.append(facts.uid)
                     maildrop._sizes.append(facts.size)
                     maildrop._unique_ids.append(unique.encode("ascii"))

@@ -19,7 +19,7 @@ from lorrainemail.interfaces import StoreResult
 from lorrainemail.store import maildir
 from lorrainemail.store.flags import IN_NAME
 from lorrainemail.store.index import Folder, Row
-from lorrainemail.store.sync import forget
+from lorrainemail.store.sync import COPYING, PART, forget
 from lorrainemail.store.tree import Change, Tree
 
 #: Messages of one slice.
@@ -211,32 +211,38 @@ def copy(
 ) -> Generator[None, None, list[tuple[int, int]]]:
     """Copy (or move) all or none of the messages that are still there.
 
-    A move links, syncs, and only then unlinks: at any moment the message is in one of the two at least.
+    Several are linked in a directory beside the folder's own, which is renamed when it is whole; so a server
+    that ends in between leaves all or none of them (:func:`lorrainemail.store.sync.finish_copies`). A move
+    links, syncs, and only then unlinks: at any moment the message is in one of the two at least.
     """
     source = tree.known(number)
     into = tree.known(target)
     rows: list[Row] = []
     made: list[Row] = []
+    path = tree.path(into)
+    whole = f"{path}/{COPYING}{tree.names.stem()}" if len(uids) > 1 else ""
+    place = whole + PART if whole else f"{path}/cur"
     try:
+        if whole:
+            tree.files.mkdir(place)
         for start in range(0, len(uids), SLICE):
             source, into = tree.known(number), tree.known(target)
             for uid in uids[start : start + SLICE]:
                 row = tree.index.row(source, uid)
                 if row is not None:
-                    made.append(_link(tree, source, into, row))
+                    made.append(_link(tree, source, into, row, place))
                     rows.append(row)
             if start + SLICE < len(uids):
                 yield
-        if not made:
-            return []
-        tree.files.fsync_directory(tree.path(into) + "/cur")
+        if whole:
+            yield from _publish(tree, path, whole, made)
+        if made:
+            tree.files.fsync_directory(f"{path}/cur")
     except BaseException:  # also when the batch is lost under us
-        for row in made:
-            try:
-                tree.files.unlink(f"{tree.path(into)}/{row.file}")
-            except FileNotFoundError:
-                pass
+        _undo(tree, path, whole, made)
         raise
+    if whole:
+        tree.files.rmdir(whole)
     pairs: list[tuple[int, int]] = []
     for start in range(0, len(made), SLICE):
         source, into = tree.known(number), tree.known(target)
@@ -257,8 +263,35 @@ def copy(
     return pairs
 
 
-def _link(tree: Tree, source: Folder, into: Folder, row: Row) -> Row:
-    """A second name for the message's file in the other folder; its row there, without UID."""
+def _publish(tree: Tree, path: str, whole: str, made: Sequence[Row]) -> Generator[None, None, None]:
+    """The copies are all there: let it be known that they are, then put them in their place."""
+    tree.files.fsync_directory(whole + PART)
+    tree.files.rename(whole + PART, whole)
+    tree.files.fsync_directory(path)
+    for count, row in enumerate(made, 1):
+        tree.files.rename_new(f"{whole}/{row.base}{row.info}", f"{path}/{row.file}")
+        if count % SLICE == 0:
+            yield
+
+
+def _undo(tree: Tree, path: str, whole: str, made: Sequence[Row]) -> None:
+    """Remove every trace of copies that failed."""
+    places = [whole + PART, whole, f"{path}/cur"] if whole else [f"{path}/cur"]
+    for place in places:
+        for row in made:
+            try:
+                tree.files.unlink(f"{place}/{row.base}{row.info}")
+            except FileNotFoundError:
+                continue
+    for place in places[:-1]:
+        try:
+            tree.files.rmdir(place)
+        except FileNotFoundError:
+            continue
+
+
+def _link(tree: Tree, source: Folder, into: Folder, row: Row, place: str) -> Row:
+    """A second name for the message's file in that directory; its row in the other folder, without UID."""
     words = source.keywords.names_of(row.flags)
     before = len(into.keywords.names)
     bits = into.keywords.bits_of(words)
@@ -270,7 +303,7 @@ def _link(tree: Tree, source: Folder, into: Folder, row: Row) -> Row:
     if into is not source:  # two of one folder have two ids: POP3's unique ids are these
         base += f",E={row.message_id}"
     info = maildir.make_info(bits & IN_NAME)
-    final = f"{tree.path(into)}/cur/{base}{info}"
+    final = f"{place}/{base}{info}"
     for attempt in range(CHASES):
         path, row = tree.locate(source, row)
         try:

@@ -127,7 +127,7 @@ def status(tree: Tree, name: str) -> Generator[None, None, FolderStatus]:
     furnish(tree)
     folder = tree.present(name)
     yield from refresh(tree, folder.id)
-    return (yield from counts(tree, folder.id))
+    return (yield from counts(tree, tree.present(name).id))
 
 
 def counts(tree: Tree, number: int) -> Generator[None, None, FolderStatus]:

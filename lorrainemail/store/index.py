@@ -283,6 +283,7 @@ class Index:
         """The folder went, with all that was in it. Its UIDVALIDITY never comes again."""
         self.forget_messages(folder)
         self._db.execute("DELETE FROM folders WHERE id = ?", (folder.id,))
+        self._db.execute("DELETE FROM meta WHERE key = ?", (f"lists {folder.id}",))
         self.folders().pop(folder.directory, None)
         self._by_id.pop(folder.id, None)
 
@@ -338,6 +339,15 @@ class Index:
         folder.uid_next = last + 1
         folder.dirty = True
         return first
+
+    def advance(self, folder: Folder, uid_next: int) -> None:
+        """UIDs below this were given by another server; safe to show after the batch's commit."""
+        if uid_next > folder.uid_next:
+            folder.uid_next = uid_next
+            if uid_next - 1 > folder.uid_reserved:
+                folder.uid_reserved = uid_next - 1
+                self._must_sync = True
+            folder.dirty = True
 
     def next_modseq(self, folder: Folder) -> int:
         """A new MODSEQ, safe to show after the batch's commit."""
@@ -547,11 +557,25 @@ class Index:
             (folder.id, MAX_EXPUNGED),
         )
 
+    def was_expunged(self, folder: Folder, uid: int) -> bool:
+        """Whether a message had that UID once, as far back as is known."""
+        found = self._db.execute("SELECT 1 FROM expunged WHERE id = ?", (folder.key(uid),))
+        return found.fetchone() is not None
+
+    def lists_seen(self, folder: Folder) -> tuple[str, ...]:
+        """What the files of other servers beside the mail looked like when they agreed with the index."""
+        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (f"lists {folder.id}",)).fetchone()
+        return () if row is None else tuple(row[0].split(" "))
+
+    def note_lists(self, folder: Folder, seen: tuple[str, ...]) -> None:
+        """Remember that."""
+        self._set_meta(f"lists {folder.id}", " ".join(seen))
+
     def _meta(self, key: str, default: int) -> int:
         row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return default if row is None else int(row[0])
 
-    def _set_meta(self, key: str, value: int) -> None:
+    def _set_meta(self, key: str, value: int | str) -> None:
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
 

@@ -106,9 +106,10 @@ class MailStore(Service):
             self._flush_call.cancel()
             self._flush_call = None
         self._flush()
-        for call in self._resting.values():
+        for mailbox, call in self._resting.items():
             if call is not None:
                 call.cancel()
+                mailbox.mirror()
         self._resting.clear()
         for home in self._homes.values():
             home.quiet()

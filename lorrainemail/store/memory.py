@@ -154,6 +154,7 @@ class MemoryMailbox:
             message_id=stored.message_id,
             envelope=envelope,
             structure=structure,
+            unique_id=f"{self.mailbox_id}.{uid}",
         )
 
     def sorting(self, uids: Sequence[int]) -> Deferred[list[SortingFacts]]:

@@ -15,6 +15,7 @@ from typing import Final
 
 from twisted.logger import Logger
 
+from lorrainemail.errors import MailError
 from lorrainemail.store import maildir
 from lorrainemail.store.dovecot import (
     KEYWORDS,
@@ -35,6 +36,9 @@ SLICE: Final = 2000
 STABLE_SCANS: Final = 3
 #: The kernel's clock for mtimes is coarse; a change within one tick of the last one would not show.
 _TICK_NS: Final = 25_000_000
+#: A directory beside new/ and cur/ in which a copy of several messages is made, until it is whole, and then.
+COPYING: Final = "lorrainemail-copy."
+PART: Final = ".part"
 #: Octets of dovecot-keywords that are read.
 _MAX_KEYWORDS_FILE: Final = 64 * 1024
 
@@ -45,11 +49,8 @@ def adopt(tree: Tree, directory: str) -> Folder:
     """The row of a folder that has none yet, with the UIDs and keywords that Dovecot or an earlier index of
     ours left beside the mail. Its messages get their rows here too."""
     path = tree.folder_path(directory)
-    words = [
-        word
-        for word in parse_keywords(_read(f"{path}/{KEYWORDS}", _MAX_KEYWORDS_FILE))[:MAX_KEYWORDS]
-        if len(word) <= MAX_KEYWORD
-    ]
+    finish_copies(tree, path)
+    words = _keywords_beside(path)
     listed = parse_uidlist(_read(f"{path}/{UIDLIST}", MAX_UIDLIST))
     seen = maildir.scan(path)
     if listed is None or listed.uid_next > MAX_UID - len(seen.files):
@@ -57,6 +58,7 @@ def adopt(tree: Tree, directory: str) -> Folder:
         listed = UidList(folder.uid_validity, 1, {})
     else:
         folder = tree.index.add_folder(directory, tree.now(), listed.uid_validity, listed.uid_next, words)
+        folder.mirrored = listed.uid_next
         # HIGHESTMODSEQ never falls, and how far the lost index had come is not known.
         folder.modseq = folder.modseq_reserved = tree.now() * 1000
         folder.dirty = True
@@ -74,7 +76,109 @@ def adopt(tree: Tree, directory: str) -> Folder:
         modseq = tree.index.next_modseq(folder)
         _add(tree, folder, new, range(first, first + len(new)), seen, modseq)
     _note_scan(folder, seen)
+    tree.lists_agree(folder)
     return folder
+
+
+def look_at_lists(tree: Tree, folder: Folder) -> bool:
+    """Take in what another server wrote beside the mail since we last looked, a Dovecot that served the tree
+    while we did not: its UIDs, where they continue ours, and its keywords. Where its UIDs contradict ours the
+    folder begins anew with a higher UIDVALIDITY. Whether the folder's row is still there."""
+    stamps = tree.list_stamps(folder)
+    before = tree.lists.get(folder.id)
+    if before == stamps:
+        return True
+    path = tree.path(folder)
+    if before is None:
+        finish_copies(tree, path)
+        before = tree.index.lists_seen(folder)
+    if before[1:] != stamps[1:]:
+        _take_keywords(tree, folder, _keywords_beside(path))
+    if before[:1] != stamps[:1] and not _take_uids(tree, folder, path):
+        return False
+    tree.lists_agree(folder)
+    return True
+
+
+def _take_uids(tree: Tree, folder: Folder, path: str) -> bool:
+    listed = parse_uidlist(_read(f"{path}/{UIDLIST}", MAX_UIDLIST))
+    folder.mirrored = 0
+    folder.dirty = True
+    if listed is None:
+        return True  # none, or none to be trusted: ours is written in its place
+    names = tree.index.names(folder)
+    given = {uid for uid, _, _ in names.values()}
+    unknown = {base: uid for base, uid in listed.uids.items() if base not in names}
+    seen = maildir.scan(path) if unknown else maildir.Scan({}, 0, 0, False)
+    new = sorted((base for base in unknown if base in seen.files), key=unknown.__getitem__)
+    if (
+        listed.uid_validity != folder.uid_validity
+        or listed.uid_next > MAX_UID - len(seen.files)
+        or any(names[base][0] != uid for base, uid in listed.uids.items() if base in names)
+        or not given.isdisjoint(unknown.values())
+        or any(tree.index.was_expunged(folder, unknown[base]) for base in new)
+    ):
+        _log.warn(
+            "{path}: another server gave UIDs that contradict those given here; UIDVALIDITY rises, and "
+            "clients fetch the folder again",
+            path=path,
+        )
+        if listed.uid_validity <= folder.uid_validity:
+            tree.drop_mirror(folder)
+        tree.lost(folder)
+        return False
+    tree.index.advance(folder, listed.uid_next)
+    if new:
+        _log.info("{path}: took over {count} UIDs of another server", path=path, count=len(new))
+        _add(tree, folder, new, [unknown[base] for base in new], seen, tree.index.next_modseq(folder))
+    folder.mirrored = listed.uid_next
+    return True
+
+
+def _take_keywords(tree: Tree, folder: Folder, theirs: Sequence[str]) -> None:
+    """Keywords behind ours: the same letters mean the same words, or the file is not believed."""
+    ours = folder.keywords.names
+    shared = min(len(ours), len(theirs))
+    if [word.lower() for word in theirs[:shared]] != [word.lower() for word in ours[:shared]]:
+        _log.warn("{path}: the keywords there are not ours; not used", path=tree.path(folder))
+        return
+    try:
+        for word in theirs[shared:]:
+            folder.keywords.add(word)
+    except MailError:
+        pass  # a word that can be none here: its letter and those behind it mean nothing to us
+    if len(ours) == shared:
+        return
+    folder.dirty = True
+    tree.index.sync_at_commit()
+    tree.note(Change(folder.id, "keywords", words=tuple(ours)))
+    found = {base: maildir.Found(place, info) for base, (_, place, info) in tree.index.names(folder).items()}
+    _take_names(tree, folder, found, maildir.Scan(found, 0, 0, False))
+
+
+def _keywords_beside(path: str) -> list[str]:
+    words = parse_keywords(_read(f"{path}/{KEYWORDS}", _MAX_KEYWORDS_FILE))
+    return [word for word in words[:MAX_KEYWORDS] if len(word) <= MAX_KEYWORD]
+
+
+def finish_copies(tree: Tree, path: str) -> None:
+    """Copies of several messages that the end of an earlier run interrupted: those that were whole are
+    completed, the others leave nothing."""
+    try:
+        found = [name for name in os.listdir(path) if name.startswith(COPYING)]
+    except FileNotFoundError:
+        return
+    for name in found:
+        for file in os.listdir(f"{path}/{name}"):
+            if name.endswith(PART):
+                tree.files.unlink(f"{path}/{name}/{file}")
+                continue
+            try:
+                tree.files.rename_new(f"{path}/{name}/{file}", f"{path}/cur/{file}")
+            except FileExistsError:
+                tree.files.unlink(f"{path}/{name}/{file}")
+        tree.files.fsync_directory(f"{path}/cur")
+        tree.files.rmdir(f"{path}/{name}")
 
 
 def refresh(tree: Tree, number: int, force: bool = False) -> Generator[None, None, None]:
@@ -82,6 +186,8 @@ def refresh(tree: Tree, number: int, force: bool = False) -> Generator[None, Non
     folder = tree.known(number)
     path = tree.path(folder)
     try:
+        if not look_at_lists(tree, folder):
+            return
         if not force and folder.new_seen and (folder.new_seen, folder.cur_seen) == maildir.mtimes(path):
             return
         seen = maildir.scan(path)
@@ -168,6 +274,7 @@ def mirror(tree: Tree, number: int) -> None:
     tree.replace_file(f"{tree.path(folder)}/{UIDLIST}", data, sync=True)
     folder.mirrored = following
     folder.dirty = True
+    tree.lists_agree(folder)
 
 
 def _scan_undisturbed(path: str) -> maildir.Scan | None:

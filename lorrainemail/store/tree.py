@@ -121,6 +121,7 @@ class Tree:
         self._index: Index | None = None
         self._made = False
         self.furnished = False
+        self.lists: dict[int, tuple[str, ...]] = {}  # of folders looked at in this run, as in the index
         self._changes: list[Change] = []
         self._carried: list[Change] = []
         self._usage: tuple[int, int] | None = None
@@ -150,6 +151,7 @@ class Tree:
         if self._index is None:
             self.make_home()
             self._index = Index(self.home + "/index.sqlite", self._run)
+            self.lists.clear()
         try:
             self._index.begin()
         except Exception as error:
@@ -171,6 +173,7 @@ class Tree:
     def job_failed(self, error: BaseException) -> None:
         self._changes = []
         self._usage = None
+        self.lists.clear()
         if unusable(error):
             raise error
         self.index.undo()
@@ -182,6 +185,7 @@ class Tree:
         """The index did not take it. Where it is broken, it goes, and open mailboxes end."""
         index, self._index = self._index, None
         self._changes = []
+        self.lists.clear()
         self._usage = None
         if index is None:
             return []
@@ -279,6 +283,7 @@ class Tree:
         self.note(Change(folder.id, "keywords", words=tuple(folder.keywords.names)))
         if folder.directory != MBOX:
             self.replace_file(f"{self.path(folder)}/{KEYWORDS}", print_keywords(folder.keywords.names))
+            self.lists_agree(folder)
 
     def replace_file(self, path: str, data: bytes, sync: bool = False) -> None:
         """Put a small file in place of an older one."""
@@ -321,6 +326,16 @@ class Tree:
             pass
         folder.mirrored = 0
         folder.dirty = True
+        self.lists_agree(folder)
+
+    def list_stamps(self, folder: Folder) -> tuple[str, ...]:
+        """What tells the uidlist and the keywords file, as they are now, from any later ones."""
+        return tuple(_stamp(f"{self.path(folder)}/{name}") for name in (UIDLIST, KEYWORDS))
+
+    def lists_agree(self, folder: Folder) -> None:
+        """The files of other servers say what the index says."""
+        stamps = self.lists[folder.id] = self.list_stamps(folder)
+        self.index.note_lists(folder, stamps)
 
     # -- messages ----------------------------------------------------------------------------------
 
@@ -385,9 +400,11 @@ class Tree:
             )
 
     def _folder_of(self, directory: str) -> Folder | None:
-        from lorrainemail.store.sync import adopt
+        from lorrainemail.store.sync import adopt, look_at_lists
 
         folder = self.index.folders().get(directory)
+        if folder is not None and folder.id not in self.lists and not look_at_lists(self, folder):
+            folder = None
         if folder is None and os.path.isdir(self.folder_path(directory) + "/cur"):
             folder = adopt(self, directory)
         return folder
@@ -466,6 +483,7 @@ class Tree:
                     row.message_id,
                     (envelope or b"") if wire else b"",
                     (structure or b"") if wire else b"",
+                    maildir.unique_id(row.base) if ",E=" in row.base else row.message_id,
                 )
             )
         return out
@@ -554,6 +572,14 @@ class Tree:
         for folder in folders:
             folder.new_seen = folder.cur_seen = 0
             folder.dirty = True
+
+
+def _stamp(path: str) -> str:
+    try:
+        facts = os.lstat(path)
+    except OSError:
+        return "-"
+    return f"{facts.st_ino}.{facts.st_size}.{facts.st_mtime_ns}"
 
 
 def _raw(row: Row) -> bool:

@@ -1,0 +1,184 @@
+"""What a Dovecot beside us wrote into the tree, copies that a crash interrupts, unique ids of copies."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import attrs
+import pytest
+import pytest_twisted
+
+from lorrainemail.interfaces import Account
+from lorrainemail.ops.content import Content
+from lorrainemail.ops.files import Files
+from lorrainemail.pop3.maildrop import Maildrop
+from lorrainemail.store import changes, sync
+from lorrainemail.store.mailstore import MailStore
+from lorrainemail.store.names import UniqueNames
+from lorrainemail.store.tree import Tree
+
+MESSAGE = b"Subject: Les volets\r\n\r\nBonjour\r\n"
+Open = Callable[..., Awaitable[MailStore]]
+
+
+def maildir(tmp_path: Path) -> Path:
+    return tmp_path / "mail" / "bricoleur.test" / "bob" / "Maildir"
+
+
+async def served(open_store: Open, bob: Account, count: int) -> tuple[int, int, list[str]]:
+    """A server of ours was here and left: UIDVALIDITY, the next UID in its list, the files by UID."""
+    store = await open_store()
+    names = []
+    for _ in range(count):
+        placed = await store.placement(bob, "", b"", Content(MESSAGE), "id").commit()
+        names.append(Path(placed.where).name)
+    inbox = await store.home(bob).open("INBOX")
+    await inbox.change_flags([1], "add", ["known"])
+    validity = inbox.uid_validity
+    inbox.close()
+    return validity, count + 1, names
+
+
+@pytest_twisted.ensureDeferred
+async def test_uids_and_keywords_that_another_server_gave_meanwhile_are_taken_over(
+    open_store: Open, bob: Account, tmp_path: Path
+) -> None:
+    validity, _, _ = await served(open_store, bob, 2)
+    await (await open_store()).stopService()
+    path = maildir(tmp_path)
+    header, *lines = (path / "dovecot-uidlist").read_text().splitlines()
+    assert header.startswith(f"3 V{validity} ") and len(lines) == 2, "a clean end writes the list"
+    for name in ("1790000001.theirs", "1790000002.theirs"):
+        (path / "cur" / f"{name}:2,Sb").write_bytes(b"Subject: x\n\n")
+    theirs = "700 :1790000002.theirs\n701 :1790000001.theirs\n702 :1790000003.expunged\n"
+    (path / "dovecot-uidlist").write_text("\n".join((header, *lines, theirs)))
+    (path / "dovecot-keywords").write_text("0 known\n1 theirs\n")
+    inbox = await (await open_store()).home(bob).open("INBOX")
+    assert (inbox.uid_validity, list(inbox.uids())) == (validity, [1, 2, 700, 701])
+    assert inbox.flags(700) == {"\\Seen", "theirs"}
+    assert await inbox.append(Content(MESSAGE), ["theirs"], None) == 703
+    inbox.close()
+
+
+@pytest.mark.parametrize("how", ["other uid", "uid of another", "other validity", "higher validity"])
+@pytest_twisted.ensureDeferred
+async def test_uids_of_another_server_that_contradict_ours_raise_uidvalidity(
+    open_store: Open, bob: Account, tmp_path: Path, how: str
+) -> None:
+    validity, following, (first, second) = await served(open_store, bob, 2)
+    await (await open_store()).stopService()
+    path = maildir(tmp_path)
+    (path / "new" / "1790000001.theirs").write_bytes(b"Subject: x\n\n")
+    text = {
+        "other uid": f"3 V{validity} N{following}\n1 :{first}\n9 :{second}\n",
+        "uid of another": f"3 V{validity} N{following}\n1 :{first}\n2 :1790000001.theirs\n",
+        "other validity": f"3 V{validity - 100} N9\n1 :{first}\n2 :{second}\n",
+        "higher validity": f"3 V{validity + 100} N9\n5 :{first}\n6 :{second}\n",
+    }[how]
+    (path / "dovecot-uidlist").write_text(text)
+    inbox = await (await open_store()).home(bob).open("INBOX")
+    assert inbox.uid_validity > validity
+    assert len(inbox.uids()) == 3
+    if how == "higher validity":
+        assert (inbox.uid_validity, list(inbox.uids())) == (validity + 100, [5, 6, 9])
+    inbox.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_our_own_list_is_not_read_again(
+    open_store: Open, bob: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await served(open_store, bob, 2)
+    await (await open_store()).stopService()
+    monkeypatch.setattr(sync, "parse_uidlist", None)
+    inbox = await (await open_store()).home(bob).open("INBOX")
+    assert list(inbox.uids()) == [1, 2]
+    inbox.close()
+
+
+class Snapshots(Files):
+    """Keeps the state of the disk before every change of a name."""
+
+    __slots__ = ("root", "taken")
+
+    def __init__(self, root: Path) -> None:
+        super().__init__()
+        self.root = root
+        self.taken: list[Path] = []
+
+    def _take(self) -> None:
+        copy = self.root.with_name(f"crashed{len(self.taken)}")
+        shutil.copytree(self.root, copy)
+        self.taken.append(copy)
+
+    def link(self, source: str, target: str) -> None:
+        self._take()
+        super().link(source, target)
+
+    def rename(self, source: str, target: str) -> None:
+        self._take()
+        super().rename(source, target)
+
+    def rename_new(self, source: str, target: str) -> None:
+        self._take()
+        super().rename_new(source, target)
+
+    def rmdir(self, path: str) -> None:
+        self._take()
+        super().rmdir(path)
+
+
+def test_a_server_that_ends_in_the_middle_of_a_copy_leaves_all_of_it_or_nothing(tmp_path: Path) -> None:
+    root = tmp_path / "mail"
+    for folder in ("Maildir", "Maildir/.Trash"):
+        for sub in ("tmp", "new", "cur"):
+            (root / "bob" / folder / sub).mkdir(parents=True)
+    for number in range(3):
+        (root / "bob" / "Maildir" / "cur" / f"170000000{number}.x:2,S").write_bytes(b"Subject: x\n\n")
+    files = Snapshots(root)
+
+    def tree_of(home: Path) -> Tree:
+        tree = Tree(str(home), str(home / "bob"), "run", files, UniqueNames("host"), time.time)
+        tree.begin()
+        tree.job_begins()
+        return tree
+
+    tree = tree_of(root)
+    inbox, trash = tree.present("INBOX").id, tree.present("Trash").id
+    pairs = list(changes.copy(tree, inbox, [1, 2, 3], trash, False))
+    assert not pairs and len(tree.index.names(tree.known(trash))) == 3
+    found = []
+    for crashed in list(files.taken):
+        (crashed / "bob" / "index.sqlite").unlink(missing_ok=True)
+        after = tree_of(crashed)
+        found.append(len(after.index.names(after.present("Trash"))))
+        assert not list((crashed / "bob" / "Maildir" / ".Trash").glob("lorrainemail-copy*"))
+        after.close(False)
+    # Three links and the rename that makes them whole; after it they are completed.
+    assert found == [0, 0, 0, 0, 3, 3, 3, 3]
+    assert not list((root / "bob" / "Maildir" / ".Trash").glob("lorrainemail-copy*"))
+    tree.close(False)
+
+
+@pytest.mark.parametrize("kept", ["maildir", "mbox"])
+@pytest_twisted.ensureDeferred
+async def test_a_copy_that_comes_back_has_a_pop3_id_of_its_own(
+    disk_store: MailStore, bob: Account, kept: str
+) -> None:
+    home = disk_store.home(attrs.evolve(bob, format=kept))
+    inbox, archive = await home.open("INBOX"), await home.open("Archive")
+    await inbox.append(Content(MESSAGE), [], 1_700_000_000)
+    await inbox.append(Content(MESSAGE), [], 1_700_000_000)
+    await inbox.copy_to([1], archive)
+    await archive.copy_to(archive.uids(), inbox)
+    before = await Maildrop.open(home)
+    ids = [before.unique_id(number) for number in before.numbers()]
+    assert len(set(ids)) == len(ids) == 3
+    await inbox.expunge([1])
+    after = await Maildrop.open(home)
+    assert [after.unique_id(number) for number in after.numbers()] == ids[1:]
+    for one in (before, after, inbox, archive):
+        one.close()
