@@ -89,7 +89,6 @@ class SelectArguments:
 class ListArguments:
     """LIST, plain or extended (RFC 5258), and LSUB."""
 
-    reference: str
     patterns: tuple[Pattern, ...]
     select: frozenset[str] = frozenset()
     give: frozenset[str] = frozenset()
@@ -100,12 +99,20 @@ class ListArguments:
 
 @attrs.frozen(slots=True)
 class AppendArguments:
-    """APPEND up to its literal; the message itself follows as octets."""
+    """APPEND or REPLACE up to its literal; the message itself follows as octets.
+
+    :ivar utf8: the message is announced as one with UTF-8 in its header (RFC 6855 §4).
+    :ivar replaces: number or UID of the message that goes for it (RFC 8508), 0 for APPEND.
+    """
 
     tag: bytes
     mailbox: str
     flags: tuple[str, ...]
     date: int | None
+    name: str = "APPEND"
+    utf8: bool = False
+    replaces: int = 0
+    by_uid: bool = False
 
 
 STATUS_ITEMS: Final = frozenset(
@@ -243,26 +250,19 @@ def _status(scanner: Scanner) -> tuple[Any, ...]:
     return name, _status_items(scanner)
 
 
-def _pattern(reference: str, wire: bytes) -> Pattern:
+def _pattern(scanner: Scanner, reference: bytes, wire: bytes) -> Pattern:
     try:
-        return Pattern(decode_name(reference.encode("ascii") + wire))
+        return Pattern(decode_name(reference + wire, scanner.utf8))
     except ValueError as error:
         raise SyntaxFault(str(error)) from None
 
 
-def _reference(scanner: Scanner) -> str:
-    octets = scanner.astring()
-    if not octets.isascii():
-        raise SyntaxFault("malformed reference name")
-    return octets.decode("ascii")
-
-
 def _lsub(scanner: Scanner) -> tuple[Any, ...]:
     scanner.space()
-    reference = _reference(scanner)
+    reference = scanner.astring()
     scanner.space()
     wire = scanner.list_mailbox()
-    return (ListArguments(reference, (_pattern(reference, wire),), empty=not wire),)
+    return (ListArguments((_pattern(scanner, reference, wire),), empty=not wire),)
 
 
 def _words(scanner: Scanner, known: frozenset[str]) -> frozenset[str]:
@@ -290,7 +290,7 @@ def _list(scanner: Scanner) -> tuple[Any, ...]:
         extended = True
         if "RECURSIVEMATCH" in select and not select & {"SUBSCRIBED", "SPECIAL-USE"}:
             raise SyntaxFault("RECURSIVEMATCH needs something to match")  # RFC 5258 §3
-    reference = _reference(scanner)
+    reference = scanner.astring()
     scanner.space()
     wires: list[bytes] = []
     if scanner.skip(b"("):
@@ -321,8 +321,8 @@ def _list(scanner: Scanner) -> tuple[Any, ...]:
             elif word not in _RETURN_OPTIONS:
                 raise SyntaxFault("unknown LIST option")
         give = frozenset(words)
-    patterns = tuple(_pattern(reference, wire) for wire in wires)
-    return (ListArguments(reference, patterns, select, give, status, extended, not any(wires)),)
+    patterns = tuple(_pattern(scanner, reference, wire) for wire in wires)
+    return (ListArguments(patterns, select, give, status, extended, not any(wires)),)
 
 
 def _fetch(scanner: Scanner) -> tuple[Any, ...]:
@@ -391,6 +391,11 @@ def _uid_expunge(scanner: Scanner) -> tuple[Any, ...]:
     return (scanner.sequence_set(),)
 
 
+def _word(scanner: Scanner) -> tuple[Any, ...]:
+    scanner.space()
+    return (scanner.keyword(),)
+
+
 def _enable(scanner: Scanner) -> tuple[Any, ...]:
     words: list[str] = []
     while scanner.skip(b" "):
@@ -451,6 +456,7 @@ _PARSERS: Final[dict[bytes, Callable[[Scanner], tuple[Any, ...]]]] = {
     b"STORE": _store,
     b"COPY": _copy,
     b"MOVE": _copy,
+    b"COMPRESS": _word,
 }
 _UID_PARSERS: Final[dict[bytes, Callable[[Scanner], tuple[Any, ...]]]] = {
     b"SEARCH": _search,
@@ -464,13 +470,15 @@ _UID_PARSERS: Final[dict[bytes, Callable[[Scanner], tuple[Any, ...]]]] = {
 }
 
 
-def parse_command(data: bytes) -> Command:
+def parse_command(data: bytes, utf8: bool = False) -> Command:
     """One command without its final line end.
+
+    :param utf8: mailbox names are UTF-8, not modified UTF-7 (RFC 6855 §3).
 
     :raises BadCommand: saying what is wrong.
     :raises lorrainemail.grammar.imap_search.UnknownCharset: from a SEARCH; use :func:`tag_of` for the tag.
     """
-    scanner = Scanner(data)
+    scanner = Scanner(data, utf8=utf8)
     tag = b""
     try:
         tag = scanner.tag()
@@ -488,8 +496,8 @@ def parse_command(data: bytes) -> Command:
             parsers = _UID_PARSERS
         parser = parsers.get(name)
         if parser is None:
-            if name == b"APPEND" and not uid:
-                raise SyntaxFault("APPEND needs a mailbox, then a literal")
+            if name in (b"APPEND", b"REPLACE"):
+                raise SyntaxFault(f"{name.decode('ascii')} needs a mailbox, then a literal")
             raise SyntaxFault("unknown command")
         arguments = parser(scanner)
         scanner.end()
@@ -507,42 +515,76 @@ def tag_of(data: bytes) -> bytes:
     return tag if len(tag) <= MAX_TAG and data[len(tag) : len(tag) + 1] == b" " else b""
 
 
-def parse_append(data: bytes) -> AppendArguments | None:
-    """What stands before a literal, if that literal is the message of an APPEND; else None.
+def parse_append(data: bytes, utf8: bool = False) -> AppendArguments | None:
+    """What stands before a literal, if that literal is the message of an APPEND or REPLACE; else None.
 
     :param data: the command up to the literal's "{".
-    :raises BadCommand: where it is an APPEND whose arguments are wrong.
+    :raises BadCommand: where it is one whose arguments are wrong.
     """
-    scanner = Scanner(data)
+    scanner = Scanner(data, utf8=utf8)
+    by_uid = False
     try:
         tag = scanner.tag()
         scanner.space()
-        if scanner.keyword() != b"APPEND" or len(tag) > MAX_TAG:
+        name = scanner.keyword()
+        if name == b"UID":
+            scanner.space()
+            name = scanner.keyword()
+            by_uid = True
+        if name not in ((b"REPLACE",) if by_uid else (b"APPEND", b"REPLACE")) or len(tag) > MAX_TAG:
             return None
     except SyntaxFault:
         return None
     try:
         scanner.space()
+        replaces = 0
+        if name == b"REPLACE":
+            replaces = scanner.number()
+            if not replaces:
+                raise SyntaxFault("message 0")
+            scanner.space()
         if scanner.at_end():
             return None  # the mailbox is a literal
         mailbox = scanner.mailbox()
         scanner.space()
-        flags: tuple[str, ...] = ()
-        date: int | None = None
-        if scanner.at(b"("):
-            flags = scanner.flag_list()
-            scanner.space()
-        if scanner.at(b'"'):
-            match = _QUOTED_DATE.match(data, scanner.position)
-            date = parse_date_time(match.group(1)) if match is not None else None
-            if match is None or date is None:
-                raise SyntaxFault("malformed date-time")
-            scanner.position = match.end()
-            scanner.space()
-        scanner.end()
+        flags, date, in_utf8 = _append_options(scanner)
     except SyntaxFault as fault:
         raise BadCommand(tag, str(fault)) from None
-    return AppendArguments(tag, mailbox, flags, date)
+    return AppendArguments(tag, mailbox, flags, date, name.decode("ascii"), in_utf8, replaces, by_uid)
+
+
+def parse_append_options(data: bytes) -> tuple[tuple[str, ...], int | None, bool]:
+    """What stands before a further message of an APPEND (RFC 3502 §6.3.11).
+
+    :raises BadCommand: where it is wrong.
+    """
+    scanner = Scanner(data)
+    try:
+        scanner.space()
+        return _append_options(scanner)
+    except SyntaxFault as fault:
+        raise BadCommand(b"", str(fault)) from None
+
+
+def _append_options(scanner: Scanner) -> tuple[tuple[str, ...], int | None, bool]:
+    """Flags, date, and whether ``UTF8 (`` stands before the literal (RFC 6855 §4)."""
+    flags: tuple[str, ...] = ()
+    date: int | None = None
+    if scanner.at(b"("):
+        flags = scanner.flag_list()
+        scanner.space()
+    if scanner.at(b'"'):
+        match = _QUOTED_DATE.match(scanner.data, scanner.position)
+        date = parse_date_time(match.group(1)) if match is not None else None
+        if match is None or date is None:
+            raise SyntaxFault("malformed date-time")
+        scanner.position = match.end()
+        scanner.space()
+    in_utf8 = scanner.data[scanner.position : scanner.position + 6].upper() == b"UTF8 ("
+    if in_utf8:
+        scanner.position += 6
+    scanner.end()
+    return flags, date, in_utf8
 
 
 # -- printers ----------------------------------------------------------------------------------------

@@ -20,7 +20,13 @@ from typing import Final
 
 import attrs
 
-from lorrainemail.grammar.imap import AppendArguments, BadCommand, parse_append, tag_of
+from lorrainemail.grammar.imap import (
+    AppendArguments,
+    BadCommand,
+    parse_append,
+    parse_append_options,
+    tag_of,
+)
 
 _LITERAL = re.compile(rb"(~?)\{([0-9]{1,20})(\+?)\}\Z")
 _SENT_LITERAL = re.compile(rb"\{([0-9]{1,20})\+\}\r?\Z")
@@ -62,11 +68,15 @@ class Continue:
 
 @attrs.frozen(slots=True)
 class AppendMessage:
-    """An APPEND has come to its message, ``size`` octets; ``waits``: for a "+ " (or for a refusal)."""
+    """An APPEND has come to its message, ``size`` octets; ``waits``: for a "+ " (or for a refusal).
+
+    :ivar binary: sent as a literal8 (RFC 3516 §4.4).
+    """
 
     arguments: AppendArguments
     size: int
     waits: bool
+    binary: bool = False
 
 
 @attrs.frozen(slots=True)
@@ -79,16 +89,32 @@ class Fault:
     too_big: bool = False
 
 
+def next_message(before: AppendMessage, line: bytes) -> AppendMessage | None:
+    """The further message that an APPEND announces behind one (RFC 3502 §6.3.11); None where it does not.
+
+    :raises BadCommand: where what stands before it is wrong.
+    """
+    match = _LITERAL.search(line) if line.endswith(b"}") else None
+    if match is None or int(match.group(2)) > MAX_NUMBER:
+        return None
+    flags, date, utf8 = parse_append_options(line[: match.start()])
+    arguments = attrs.evolve(before.arguments, flags=flags, date=date, utf8=utf8)
+    return AppendMessage(arguments, int(match.group(2)), not match.group(3), bool(match.group(1)))
+
+
 Event = Ready | Continue | AppendMessage | Fault
 
 
 class CommandReader:
     """Buffer and cutter of one session's input."""
 
-    __slots__ = ("_buffer", "_command", "_fault", "_scanned", "_skip", "_skip_line", "_want", "limits")
+    __slots__ = (
+        "_buffer", "_command", "_fault", "_scanned", "_skip", "_skip_line", "_want", "limits", "utf8",
+    )  # fmt: skip
 
     def __init__(self, limits: Limits = BEFORE_LOGIN) -> None:
         self.limits = limits
+        self.utf8 = False  # mailbox names are UTF-8 (RFC 6855 §3)
         self._buffer = bytearray()
         self._command = bytearray()  # the command so far, literals in their places
         self._scanned = 0  # octets of the buffer known to hold no LF
@@ -219,14 +245,14 @@ class CommandReader:
         before = bytes(command) + line[: match.start()]
         tag = tag_of(before)
         try:
-            append = parse_append(before)
+            append = parse_append(before, self.utf8)
         except BadCommand as bad:
             return self._refuse(Fault(bad.tag, bad.text), size, waits)
         if size > MAX_NUMBER:
             return self._refuse(Fault(tag, "literal too large", too_big=True), size, waits)
         if append is not None:
             command.clear()
-            return AppendMessage(append, size, waits)
+            return AppendMessage(append, size, waits, bool(match.group(1)))
         if match.group(1) or not tag:
             return self._refuse(Fault(tag, "unexpected literal"), size, waits)
         if len(before) + size + 20 > self.limits.command:

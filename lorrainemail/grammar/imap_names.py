@@ -8,6 +8,7 @@ Callers: the IMAP door. Fails with ValueError alone.
 from __future__ import annotations
 
 import binascii
+import unicodedata
 from typing import Final
 
 from lorrainemail.message.quoting import astring
@@ -20,18 +21,25 @@ MAX_NAME: Final = 1000
 MAX_PATTERN: Final = 1000
 
 
-def decode_name(wire: bytes) -> str:
-    """Modified UTF-7 as text; INBOX in any case is "INBOX" (RFC 3501 §5.1).
+def decode_name(wire: bytes, utf8: bool = False) -> str:
+    """A name as text; INBOX in any case is "INBOX" (RFC 3501 §5.1).
 
+    :param utf8: it is UTF-8 (RFC 6855 §3), else modified UTF-7.
     :raises ValueError: for anything but the one right spelling of a name.
     """
     if len(wire) > MAX_NAME:
         raise ValueError("mailbox name too long")
-    if not wire.isascii():
-        raise ValueError("mailbox name is not modified UTF-7")
-    text = wire.decode("ascii")
-    if "&" in text:
-        text = _decode_shifts(text)
+    if utf8:
+        try:
+            text = unicodedata.normalize("NFC", wire.decode("utf-8"))
+        except UnicodeError:
+            raise ValueError("mailbox name is not UTF-8") from None
+    else:
+        if not wire.isascii():
+            raise ValueError("mailbox name is not modified UTF-7")
+        text = wire.decode("ascii")
+        if "&" in text:
+            text = _decode_shifts(text)
     if any(c < " " or c == "\x7f" for c in text):
         raise ValueError("control character in a mailbox name")
     if text[:5].upper() == "INBOX" and (len(text) == 5 or text[5] == DELIMITER):
@@ -85,8 +93,12 @@ def encode_name(name: str) -> bytes:
     return b"".join(out)
 
 
-def wire_name(name: str) -> bytes:
-    """A name as it stands in a response: an astring of modified UTF-7."""
+def wire_name(name: str, utf8: bool = False) -> bytes:
+    """A name as it stands in a response: an astring of modified UTF-7, or a quoted string of UTF-8."""
+    if utf8 and not name.isascii():
+        return b'"%b"' % name.replace("\\", "\\\\").replace('"', '\\"').encode("utf-8", "replace")
+    if utf8:
+        return astring(name.encode("ascii"))
     return astring(encode_name(name))
 
 

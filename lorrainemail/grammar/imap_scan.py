@@ -34,12 +34,16 @@ class SyntaxFault(Exception):
 
 
 class Scanner:
-    """A cursor over a command."""
+    """A cursor over a command.
 
-    __slots__ = ("data", "position")
+    :param utf8: mailbox names are UTF-8 (RFC 6855 §3), else modified UTF-7.
+    """
 
-    def __init__(self, data: bytes, position: int = 0) -> None:
+    __slots__ = ("data", "position", "utf8")
+
+    def __init__(self, data: bytes, position: int = 0, utf8: bool = False) -> None:
         self.data = data
+        self.utf8 = utf8
         self.position = position
 
     # -- single octets --
@@ -126,7 +130,7 @@ class Scanner:
     def mailbox(self) -> str:
         """A mailbox name, decoded."""
         try:
-            name = decode_name(self.astring())
+            name = decode_name(self.astring(), self.utf8)
         except ValueError as error:
             raise SyntaxFault(str(error)) from None
         if not name:

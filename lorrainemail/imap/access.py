@@ -112,6 +112,17 @@ async def enable(session: ImapServer, command: Command) -> bytes:
     return b"OK ENABLE completed"
 
 
+async def compress(session: ImapServer, command: Command) -> bytes:
+    """RFC 4978: the answer goes out as it is, then everything is compressed."""
+    if command.arguments[0] != b"DEFLATE":
+        raise Bad(b"No such compression")
+    if session.compressed:
+        raise No(b"[COMPRESSIONACTIVE] It is compressed already")
+    session.send(b"%b OK DEFLATE active\r\n" % command.tag)
+    session.start_compression()
+    return b""
+
+
 async def idle(session: ImapServer, command: Command) -> bytes:
     """RFC 2177."""
     session.send(b"+ idling\r\n")

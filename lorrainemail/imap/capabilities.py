@@ -12,12 +12,14 @@ _AFTER_LOGIN: Final = (
     b"NAMESPACE", b"UIDPLUS", b"UNSELECT", b"MOVE", b"CHILDREN", b"SPECIAL-USE", b"CREATE-SPECIAL-USE",
     b"LIST-EXTENDED", b"LIST-STATUS", b"STATUS=SIZE", b"ESEARCH", b"SEARCHRES", b"CONDSTORE", b"QRESYNC",
     b"OBJECTID", b"SAVEDATE", b"WITHIN", b"PARTIAL",
+    b"MULTIAPPEND", b"REPLACE", b"UTF8=ACCEPT",
     b"SORT", b"SORT=DISPLAY", b"ESORT", b"THREAD=ORDEREDSUBJECT", b"THREAD=REFERENCES",
 )  # fmt: skip
 
 #: What ENABLE knows, each with what it brings along.
 ENABLES: Final = {
     "CONDSTORE": frozenset({"CONDSTORE"}),
+    "UTF8=ACCEPT": frozenset({"UTF8=ACCEPT"}),
     "QRESYNC": frozenset({"QRESYNC", "CONDSTORE"}),  # RFC 7162 §3.2.3
 }
 
@@ -34,5 +36,7 @@ def capability(session: ImapServer) -> bytes:
             words.append(b"LOGINDISABLED")
     else:
         words += _AFTER_LOGIN
+        if not session.compressed:
+            words.append(b"COMPRESS=DEFLATE")
         words.append(b"APPENDLIMIT=%d" % session.shared.message_size)
     return b" ".join(words)

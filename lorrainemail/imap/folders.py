@@ -159,9 +159,9 @@ def _matches(patterns: tuple[Pattern, ...], name: str) -> bool:
     return any(pattern.matches(name) for pattern in patterns)
 
 
-def _line(kind: bytes, attributes: Iterable[str], name: str, more: bytes = b"") -> bytes:
+def _line(session: ImapServer, kind: bytes, attributes: Iterable[str], name: str, more: bytes = b"") -> bytes:
     words = " ".join(attributes).encode("ascii")
-    return b'* %b (%b) "/" %b%b\r\n' % (kind, words, wire_name(name), more)
+    return b'* %b (%b) "/" %b%b\r\n' % (kind, words, wire_name(name, session.utf8), more)
 
 
 async def list_folders(session: ImapServer, command: Command) -> bytes:
@@ -185,7 +185,7 @@ async def list_folders(session: ImapServer, command: Command) -> bytes:
             continue
         attributes = list(_attributes(folder, parents, arguments))
         more = b' ("CHILDINFO" ("SUBSCRIBED"))' if below and "SUBSCRIBED" in arguments.select else b""
-        session.send(_line(b"LIST", attributes, folder.name, more))
+        session.send(_line(session, b"LIST", attributes, folder.name, more))
         if arguments.status and folder.selectable:
             await _list_status(session, folder.name, arguments.status)
     return b"OK LIST completed"
@@ -212,7 +212,7 @@ async def _list_status(session: ImapServer, name: str, items: tuple[str, ...]) -
         found = await session.mail().status(name)
     except PermanentError:
         return  # RFC 5819 §2: gone meanwhile, then there is no STATUS
-    session.send(_status_line(name, items, found))
+    session.send(_status_line(session, name, items, found))
 
 
 async def lsub(session: ImapServer, command: Command) -> bytes:
@@ -232,7 +232,7 @@ async def lsub(session: ImapServer, command: Command) -> bytes:
         if name not in subscribed and _matches(arguments.patterns, name):
             lines[name] = ("\\Noselect",)
     for name in sorted(lines, key=lambda n: (n != "INBOX", n)):
-        session.send(_line(b"LSUB", lines[name], name))
+        session.send(_line(session, b"LSUB", lines[name], name))
     return b"OK LSUB completed"
 
 
@@ -245,11 +245,11 @@ async def status(session: ImapServer, command: Command) -> bytes:
     if "HIGHESTMODSEQ" in items:
         session.enable("CONDSTORE")  # RFC 7162 §3.1.1
     found = await session.mail().status(name)
-    session.send(_status_line(name, items, found))
+    session.send(_status_line(session, name, items, found))
     return b"OK STATUS completed"
 
 
-def _status_line(name: str, items: tuple[str, ...], found: FolderStatus) -> bytes:
+def _status_line(session: ImapServer, name: str, items: tuple[str, ...], found: FolderStatus) -> bytes:
     values = {
         "MESSAGES": found.messages,
         "RECENT": found.recent,
@@ -262,7 +262,7 @@ def _status_line(name: str, items: tuple[str, ...], found: FolderStatus) -> byte
         "MAILBOXID": f"({found.mailbox_id})",
     }
     pairs = " ".join(f"{item} {values[item]}" for item in items).encode("ascii")
-    return b"* STATUS %b (%b)\r\n" % (wire_name(name), pairs)
+    return b"* STATUS %b (%b)\r\n" % (wire_name(name, session.utf8), pairs)
 
 
 def target_failure(failure: MailError) -> Exception:

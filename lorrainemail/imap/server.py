@@ -44,6 +44,7 @@ from lorrainemail.grammar.imap_input import (
 )
 from lorrainemail.grammar.imap_search import UnknownCharset
 from lorrainemail.imap.capabilities import capability
+from lorrainemail.imap.deflate import Deflate, Malformed
 from lorrainemail.imap.flow import Gone, Outflow
 from lorrainemail.imap.view import View
 from lorrainemail.interfaces import IAuthenticator, IMailHome, IPrincipal, IServerTls
@@ -70,6 +71,8 @@ MAX_LOGIN_FAILURES: Final = 5
 MAX_BUFFERED: Final = 128 * 1024
 #: Commands run in one turn of the reactor.
 MAX_COMMANDS_A_TURN: Final = 20
+#: Octets of compressed input that are unpacked in one turn.
+MAX_UNPACKED_A_TURN: Final = 1024 * 1024
 #: Octets of answers gathered before they are written.
 WRITE_AT: Final = 64 * 1024
 
@@ -189,6 +192,8 @@ class ImapServer(IMAP4Server):
         self._input_paused = False
         self._stopping = False
         self._idling = False
+        self._deflate: Deflate | None = None
+        self._unpacked = 0
         self._line: tuple[int, Deferred[bytes]] | None = None
         self._stream: tuple[int, Callable[[bytes], None], Deferred[None]] | None = None
 
@@ -321,7 +326,7 @@ class ImapServer(IMAP4Server):
             self._out.clear()
             self._out_size = 0
             if not self._closed:
-                self.transport.write(data)
+                self.transport.write(data if self._deflate is None else self._deflate.pack(data))
 
     async def flush(self) -> None:
         """Write where enough is gathered, and wait while the client does not read."""
@@ -351,32 +356,59 @@ class ImapServer(IMAP4Server):
         if self._closed:
             return
         self.heard()
-        self._reader.feed(data)
+        if self._deflate is None:
+            self._reader.feed(data)
+        else:
+            self._deflate.feed(data)
         self._pump()
+
+    def _unpack(self) -> bool:
+        """Take in more of a compressed stream; whether there was more."""
+        deflate = self._deflate
+        if deflate is None or not deflate.waiting or self._closed:
+            return False
+        if self._unpacked >= MAX_UNPACKED_A_TURN:
+            self._next_turn()
+            return False
+        try:
+            data = deflate.unpack()
+        except Malformed:
+            self.bye(b"That is not compressed with DEFLATE")
+            return False
+        self._unpacked += len(data)
+        self._reader.feed(data)
+        return bool(data)
+
+    def _next_turn(self) -> None:
+        """Go on when others had their turn."""
+        if self._turn is None or not self._turn.active():
+            self._turn = self.callLater(0, self._pump)
 
     def _pump(self) -> None:
         """Do what can be done with the input that is there."""
         if self._pumping or self._closed:
             return
         self._pumping = True
+        self._unpacked = 0
         done = 0
         try:
             while not self._closed:
                 if self._stream is not None:
-                    if not self._feed_stream():
+                    if not self._feed_stream() and not self._unpack():
                         break
                 elif self._line is not None:
-                    if not self._feed_line():
+                    if not self._feed_line() and not self._unpack():
                         break
                 elif self._busy or self._flow.paused:
                     break
                 elif done >= MAX_COMMANDS_A_TURN:
-                    if self._turn is None or not self._turn.active():
-                        self._turn = self.callLater(0, self._pump)
+                    self._next_turn()
                     break
                 else:
                     event = self._reader.next()
                     if event is None:
+                        if self._unpack():
+                            continue
                         break
                     done += 1
                     self._handle(event)
@@ -391,7 +423,12 @@ class ImapServer(IMAP4Server):
         next_turn = self._turn is not None and self._turn.active()
         held = self._busy or self._flow.paused or next_turn
         waiting = held and self._stream is None and self._line is None
-        full = waiting and self._reader.buffered >= MAX_BUFFERED
+        deflate = self._deflate
+        full = waiting and (
+            self._reader.buffered >= MAX_BUFFERED or (deflate is not None and deflate.waiting)
+        )
+        if deflate is not None and deflate.backlog >= MAX_BUFFERED:
+            full = True
         if full != self._input_paused:
             self._input_paused = full
             if full:
@@ -511,7 +548,7 @@ class ImapServer(IMAP4Server):
             work = self.shared.append(self, event)
         else:
             try:
-                command = parse_command(event.data)
+                command = parse_command(event.data, self.utf8)
             except BadCommand as bad:
                 self.send(b"%b BAD %b\r\n" % (bad.tag or b"*", human(bad.text)))
                 self._count_error()
@@ -638,6 +675,22 @@ class ImapServer(IMAP4Server):
     def enable(self, *words: str) -> None:
         """Switch extensions on (RFC 5161, RFC 7162 §3.1); they stay on."""
         self.enabled.update(words)
+        self._reader.utf8 = self.utf8
+
+    @property
+    def utf8(self) -> bool:
+        """Names and strings of both sides are UTF-8 (RFC 6855 §3)."""
+        return "UTF8=ACCEPT" in self.enabled
+
+    @property
+    def compressed(self) -> bool:
+        return self._deflate is not None
+
+    def start_compression(self) -> None:
+        """RFC 4978 §3: from here on; what was read already is compressed too."""
+        self.write_out()
+        self._deflate = Deflate()
+        self._deflate.feed(self._reader.take(self._reader.buffered))
 
     # -- IDLE --
 

@@ -27,6 +27,7 @@ VERBS: Final[dict[str, Verb]] = {
     "STARTTLS": Verb(_UNAUTH, access.starttls),
     "LOGIN": Verb(_UNAUTH, access.login),
     "AUTHENTICATE": Verb(_UNAUTH, access.authenticate),
+    "COMPRESS": Verb(_AUTH, access.compress),
     "ENABLE": Verb(_AUTH, access.enable),
     "NAMESPACE": Verb(_AUTH, folders.namespace),
     "SELECT": Verb(_AUTH, folders.select),

@@ -142,7 +142,8 @@ def test_the_sections_of_fetch() -> None:
         b" RFC822.SIZE BODY BODYSTRUCTURE UID)"
     )
     assert command.uid
-    messages, items = command.arguments
+    messages, items, modifiers = command.arguments
+    assert modifiers.changed_since is None and not modifiers.vanished
     assert messages.ranges == ((1, 3), (7, 7), (10, STAR))
     assert [(i.kind, i.label, i.peek) for i in items] == [
         ("FLAGS", b"FLAGS", True),
@@ -204,15 +205,17 @@ def test_wrong_commands_are_bad_and_nothing_worse(text: bytes) -> None:
 
 
 def test_search_programs() -> None:
-    (key,) = parse_command(b'a SEARCH CHARSET UTF-8 FLAGGED (OR FROM "x" NOT 1:3) SINCE 1-Feb-1994').arguments
-    assert key.name == "AND"
+    key, options = parse_command(
+        b'a SEARCH CHARSET UTF-8 FLAGGED (OR FROM "x" NOT 1:3) SINCE 1-Feb-1994'
+    ).arguments
+    assert key.name == "AND" and not options.extended
     flagged, inner, since = key.keys
     assert flagged == SearchKey("FLAGGED")
     assert inner.keys[0].name == "OR"
     assert inner.keys[0].keys[0] == SearchKey("FROM", text="x")
     assert inner.keys[0].keys[1].keys[0].messages is not None
     assert since.number == 8797
-    (latin,) = parse_command(b"a SEARCH CHARSET iso-8859-1 SUBJECT {1}\r\n\xe9").arguments
+    latin, _ = parse_command(b"a SEARCH CHARSET iso-8859-1 SUBJECT {1}\r\n\xe9").arguments
     assert latin.text == "é"
     with pytest.raises(UnknownCharset):
         parse_command(b"a SEARCH CHARSET x-klingon TEXT q")
