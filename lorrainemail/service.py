@@ -27,7 +27,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 
 import lorrainemail.plugins
 from lorrainemail.addresses import Address
-from lorrainemail.config.default import HOSTNAME
+from lorrainemail.config.default import asks_dns_about_senders
 from lorrainemail.config.load import Located, load
 from lorrainemail.config.model import Settings
 from lorrainemail.control.server import ControlFactory
@@ -117,7 +117,8 @@ class Server(Ordered):
         self.client_tls = ClientTls(settings.tls.trust)
 
         # Who is here: tables, passwords, the one login.
-        source = find_backend(settings.tables, lorrainemail.plugins).open(settings.state)
+        backend = find_backend(settings.tables, lorrainemail.plugins, settings.origin("tables"))
+        source = backend.open(settings.state)
         self.tables = TableService(source, Rules.of(settings), reactor, in_thread)
         self.passwords = Passwords(reactor)
         self.tables.on_change(self.passwords.forget)
@@ -180,6 +181,7 @@ class Server(Ordered):
         self.commands: dict[str, Callable[..., Any]] = {
             "reload": self.reload,
             "status": self.status,
+            "trace.flush": self.trace.flush,
             **queue_commands(self.queue, self.runner),
         }
         self.doors = Doors(reactor, [self.open_door(port) for port in ports])
@@ -280,8 +282,7 @@ class Server(Ordered):
         return None if self.committer.writable(octets) is None else STORAGE_FULL
 
     def _policy(self, settings: Settings) -> PolicyChain:
-        # The embedded default serves example.test, on machines that may have no DNS at all.
-        resolver = None if settings.hostname == HOSTNAME else self.resolver
+        resolver = self.resolver if asks_dns_about_senders(settings) else None
         resources = PolicyResources(
             self._reactor, resolver, settings.hostname, settings.limits.hops, self._in_thread
         )
@@ -292,7 +293,7 @@ class Server(Ordered):
             tell_operator=self._tell_operator,
             memory=self._remembered,
         )
-        return build_chain(settings.policy.checks, resources)
+        return build_chain(settings.policy.checks, resources, where=settings.origin("policy", "checks"))
 
     def _tell_operator(self, subject: str, text: str) -> None:
         """A note to the postmaster, like any other mail."""
@@ -365,7 +366,7 @@ class Server(Ordered):
 
     def status(self) -> dict[str, Any]:
         """What ``lorrainemail status`` shows."""
-        watched = (self.tables, self.committer, self.trace, self.runner)
+        watched = (self.tables, self.passwords, self.committer, self.trace, self.runner)
         alarms = [alarm for part in watched for alarm in part.alarms()]
         connections = {name: counter.open for name, counter in self._counters.items()}
         for (name, _), door in self._smtp.items():

@@ -1,12 +1,14 @@
 """``lorrainemail trace``: what happened to a message, in order and in words.
 
-Reads ``trace.sqlite`` directly, beside a running server or without one. Exit status 0 where something was
+Reads ``trace.sqlite`` directly, beside a running server, which is asked to write down what it knows before,
+or without one. Exit status 0 where something was
 found, 1 where nothing was or the trace cannot be read, 2 wrong usage.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sqlite3
 import sys
@@ -18,6 +20,7 @@ import attrs
 
 from lorrainemail.config.load import locate
 from lorrainemail.config.values import Wrong, parse_duration
+from lorrainemail.control.client import Malformed, NotAllowed, NotRunning, Refused, call
 from lorrainemail.ops.trace import Event, stories, trace_path
 
 #: Stories that are printed at most, unless ``--all``.
@@ -49,7 +52,11 @@ def _since(text: str) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Look and print; the exit status."""
-    path = trace_path(locate(arguments.config, arguments.state).state)
+    state = locate(arguments.config, arguments.state).state
+    path = trace_path(state)
+    # Where no server runs, or it does not answer, what is on disk is all there is.
+    with contextlib.suppress(NotRunning, NotAllowed, Refused, Malformed):
+        call(state, "trace.flush")
     since = time.time() - arguments.since if arguments.since else 0.0
     try:
         found = list(stories(path, arguments.what, since, 0 if arguments.all else MAX_STORIES))

@@ -95,7 +95,9 @@ class Trace(Service):
         self._path = path
         self._reactor = reactor
         self._waiting: deque[tuple[float, str, str, dict[str, object]]] = deque()
+        self._flushes: deque[Deferred[None]] = deque()
         self._wake = threading.Event()
+        self._hurry = threading.Event()
         self._stop = False
         self._thread: threading.Thread | None = None
         self._dropping = False
@@ -114,6 +116,17 @@ class Trace(Service):
         waiting.append((self._reactor.seconds(), message, kind, facts))
         if len(waiting) == 1:
             self._wake.set()
+
+    def flush(self) -> Deferred[None]:
+        """Write what has gathered now; fires when whoever asks the trace finds it there."""
+        done: Deferred[None] = Deferred()
+        if self._thread is None or self._stop:
+            done.callback(None)
+            return done
+        self._flushes.append(done)
+        self._hurry.set()
+        self._wake.set()
+        return done
 
     def alarms(self) -> list[Problem]:
         """What stands in the way of the trace now."""
@@ -143,6 +156,7 @@ class Trace(Service):
             return ended
         self._ended = ended
         self._stop = True
+        self._hurry.set()
         self._wake.set()
         return ended
 
@@ -151,13 +165,13 @@ class Trace(Service):
     def _run(self) -> None:
         writer = _Writer(self._path)
         expire_at = 0.0
-        pause = threading.Event()
         while True:
             self._wake.wait(EXPIRY_INTERVAL)
-            if not self._stop:
-                pause.wait(GATHER)
+            self._hurry.wait(GATHER)
+            self._hurry.clear()
             self._wake.clear()
             stopping = self._stop
+            flushes = [self._flushes.popleft() for _ in range(len(self._flushes))]
             events = [self._waiting.popleft() for _ in range(len(self._waiting))]
             try:
                 if events:
@@ -181,8 +195,12 @@ class Trace(Service):
                 _DROPPED.inc(len(events))
                 _log.failure("The trace failed")
                 writer.close()
+            for flush in flushes:
+                self._reactor.callFromThread(flush.callback, None)
             if self._waiting:
                 self._wake.set()  # noted while this was written
+                if stopping:
+                    self._hurry.set()
             elif stopping:
                 writer.close()
                 self._reactor.callFromThread(self._end)

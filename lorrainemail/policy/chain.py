@@ -30,6 +30,7 @@ from lorrainemail.interfaces import (
     IPolicy,
     IPolicyCheck,
     IPolicyPlugin,
+    Origin,
     PolicyResources,
     Stage,
     Verdict,
@@ -59,25 +60,29 @@ class Guarded:
 
 
 def build_chain(
-    names: Sequence[str], resources: PolicyResources, plugins: Iterable[IPolicyPlugin] | None = None
+    names: Sequence[str],
+    resources: PolicyResources,
+    plugins: Iterable[IPolicyPlugin] | None = None,
+    where: Origin | None = None,
 ) -> PolicyChain:
     """The chain of the named checks, in that order.
 
     :param plugins: default: every Twisted plugin in ``lorrainemail.plugins``.
+    :param where: the names stand, for problems.
     :raises ConfigurationError: where a name is no check's.
     """
     if plugins is None:
         plugins = getPlugins(IPolicyPlugin, lorrainemail.plugins)
     known = {plugin.name: plugin for plugin in plugins}
+    where = where or Origin()
     problems = []
     checks = []
     for name in names:
         plugin = known.get(name)
         if plugin is None:
             words = ", ".join(sorted(known)) or "none"
-            problems.append(
-                Problem("", 0, f"[policy] checks: no check is called {name!r}", f"known: {words}")
-            )
+            what = f"[policy] checks: no check is called {name!r}"
+            problems.append(Problem(where.file, where.line, what, f"known: {words}"))
             continue
         check = plugin.make(resources)
         if check is not None:

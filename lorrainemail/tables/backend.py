@@ -187,10 +187,11 @@ class IBackend(ITableBackend):
         """Open the tables of a state directory; reads nothing yet."""
 
 
-def find_backend(name: str, package: ModuleType) -> IBackend:
+def find_backend(name: str, package: ModuleType, where: Origin | None = None) -> IBackend:
     """The plugin of that name.
 
     :param package: where plugins are looked for: ``lorrainemail.plugins``.
+    :param where: the name stands, for the problem.
     :raises ConfigurationError: naming those that there are.
     """
     found: dict[str, IBackend] = {}
@@ -199,4 +200,6 @@ def find_backend(name: str, package: ModuleType) -> IBackend:
     if name in found:
         return found[name]
     known = ", ".join(sorted(found)) or "none"
-    raise ConfigurationError((Problem("", 0, f'there is no table backend "{name}"', f"installed: {known}"),))
+    where = where or Origin()
+    what = f'there is no table backend "{name}"'
+    raise ConfigurationError((Problem(where.file, where.line, what, f"installed: {known}"),))

@@ -150,3 +150,18 @@ async def test_the_command_tells_the_story_in_order(
     assert main(["trace", "--state", str(tmp_path), "--since", "1h", "bob@x.fr"]) == 1
     assert main(["trace", "--state", str(tmp_path), "nobody@x.fr"]) == 1
     assert main(["trace", "--state", str(tmp_path / "elsewhere")]) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_has_just_happened_is_found_at_once(tmp_path: Path, clock: ClockedReactor) -> None:
+    trace = Trace(str(tmp_path / "trace.sqlite"), clock, 86400)
+    await trace.flush()  # nothing to wait for before the start
+    trace.startService()
+    try:
+        for number in range(20):
+            trace.event(f"m{number}", "received", sender="carole@elorac.fr")
+            await trace.flush().addTimeout(10, reactor)
+            assert len(list(stories(str(tmp_path / "trace.sqlite"), f"m{number}"))) == 1
+    finally:
+        await trace.stopService()
+    await trace.flush()
