@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import signal
 import sys
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -79,7 +80,13 @@ def _owner(options: Options) -> Owner:
         raise StartError("--chroot is not possible", "use --uid and --gid, or the systemd unit in etc/")
     if parent.get("euid"):
         raise StartError("--euid is not possible, as the server could become root again", "leave it out")
-    return Owner(parent.get("uid"), parent.get("gid"))
+    uid, gid = parent.get("uid"), parent.get("gid")
+    if uid is not None and gid is None:
+        try:
+            gid = pwd.getpwuid(uid).pw_gid  # as twistd will
+        except KeyError:
+            raise StartError(f"the user {uid} of --uid has no group known here", "add --gid") from None
+    return Owner(uid, gid)
 
 
 def _make(options: Options, owner: Owner, undo: Undo) -> Service:

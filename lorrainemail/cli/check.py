@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import attrs
@@ -96,17 +96,40 @@ def examine(config: str | None, state: str | None) -> Report:
         return Report(located, error.problems)
     try:
         resources = PolicyResources(Clock(), None, settings.hostname, settings.limits.hops)
-        build_chain(settings.policy.checks, resources)
+        build_chain(settings.policy.checks, resources, where=settings.origin("policy", "checks"))
     except ConfigurationError as error:
-        where = settings.origin("policy", "checks")
-        errors += [Problem(where.file, where.line, p.what, p.mend) for p in error.problems]
+        errors += error.problems
+    errors += _file_problems(settings)
     try:
-        source = find_backend(settings.tables, lorrainemail.plugins).open(settings.state)
+        backend = find_backend(settings.tables, lorrainemail.plugins, settings.origin("tables"))
+        source = backend.open(settings.state)
         rules = Rules.of(settings)
         snapshot = Snapshot(source.load(rules), rules)
     except ConfigurationError as error:
         return Report(located, (*errors, *error.problems), settings)
     return Report(located, tuple(errors), settings, snapshot, tuple(source.warnings()))
+
+
+def _file_problems(settings: Settings) -> Iterator[Problem]:
+    """What keeps files that the configuration names from being used: certificate, authorities, zones. (The
+    self-signed certificate is made at a start.)"""
+    tls = settings.tls
+    attempts: list[Callable[[], object]] = []
+    if tls.certificate or tls.trust:
+        from lorrainemail.net.tls import CertificatePair, ClientTls, ServerTls
+
+        pair = CertificatePair(tls.certificate, tls.key or tls.certificate)
+        attempts += [lambda: ServerTls([pair], tls.old_peers)] if tls.certificate else []
+        attempts.append(lambda: ClientTls(tls.trust))
+    if settings.dns.zones:
+        from lorrainemail.dns.zonefile import load_zones
+
+        attempts.append(lambda: load_zones(settings.dns.zones))
+    for attempt in attempts:
+        try:
+            attempt()
+        except ConfigurationError as error:
+            yield from error.problems
 
 
 def review(report: Report) -> list[Finding]:

@@ -30,14 +30,15 @@ def configure(subparsers: Any) -> None:
         help="mail that waits: list, retry, drop, bounce",
         description="The queue: mail that must leave for other servers, or could not be placed at once.",
     )
-    parser.set_defaults(run=run_list, json=False)
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.set_defaults(run=run_list)
     words = parser.add_subparsers(metavar="WORD")
     listing = words.add_parser("list", help="what waits, for whom, why and until when")
-    listing.add_argument("--json", action="store_true", help="one JSON object")
+    listing.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="one JSON object")
     listing.set_defaults(run=run_list)
     show = words.add_parser("show", help="everything about one message")
     show.add_argument("id", metavar="ID", help="the message's id, as in the list")
-    show.add_argument("--json", action="store_true", help="one JSON object")
+    show.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="one JSON object")
     show.set_defaults(run=run_show)
     for word, help, done in (
         ("retry", "try now", "is tried now"),
@@ -47,7 +48,7 @@ def configure(subparsers: Any) -> None:
         action = words.add_parser(word, help=help)
         action.add_argument("ids", metavar="ID", nargs="*", help="messages")
         action.add_argument("--all", action="store_true", help="every message in the queue")
-        action.add_argument("--json", action="store_true", help="one JSON object")
+        action.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="one JSON object")
         action.set_defaults(run=run_action, word=word, done=done, parser=action)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import pwd
 import re
 import shutil
 import signal
@@ -268,6 +269,9 @@ def test_a_broken_table_or_certificate_is_told_and_nothing_is_left(place: Place)
     (place.state / "accounts").unlink()
     (place.state / "lorrainemail.toml").write_text('[tls]\ncertificate = "x.pem"\nkey = "y.pem"\n')
     assert "x.pem: cannot read the TLS certificate: No such file" in place.fails()
+    for line, wrong in ((1, 'tables = "oracle"\n'), (2, '[policy]\nchecks = ["oracle"]\n')):
+        (place.state / "lorrainemail.toml").write_text(wrong)
+        assert place.fails().startswith(f"lorrainemail: {place.state}/lorrainemail.toml:{line}: ")
     assert [path.name for path in place.state.iterdir()] == ["lorrainemail.toml"]
 
 
@@ -442,7 +446,7 @@ def test_privileges_are_shed_after_low_ports_are_open(open_place: Place) -> None
     assert said.startswith(f"lorrainemail: user nobody cannot write to {place.state}: chown ")
     shutil.chown(place.state, "nobody", "nogroup")
     shutil.chown(place.state / "lorrainemail.toml", "nobody", "nogroup")
-    process = place.front(twistd=("--uid", "nobody", "--gid", "nogroup"))
+    process = place.front(twistd=("--uid", "nobody"))  # and his own group
 
     def greets() -> bool:
         assert process.poll() is None, place.output()
@@ -456,6 +460,8 @@ def test_privileges_are_shed_after_low_ports_are_open(open_place: Place) -> None
     nobody = shutil._get_uid("nobody")  # type: ignore[attr-defined]
     status = Path(f"/proc/{process.pid}/status").read_text()
     assert re.search(rf"^Uid:\t{nobody}\t{nobody}\t{nobody}\t{nobody}$", status, re.M)
+    group = pwd.getpwnam("nobody").pw_gid
+    assert re.search(rf"^Gid:\t{group}\t{group}\t{group}\t{group}$", status, re.M)
     limits = Path(f"/proc/{process.pid}/limits").read_text()
     soft, hard = re.search(r"^Max open files\s+(\d+)\s+(\d+)", limits, re.M).groups()  # type: ignore[union-attr]
     assert int(soft) == min(int(hard), 65536) or int(soft) > 65536

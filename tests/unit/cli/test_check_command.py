@@ -94,6 +94,23 @@ def test_errors_of_tables_and_policy_are_shown_together(command: Command) -> Non
     assert errors == [("lorrainemail.toml", 7), ("accounts", 1), ("aliases", 1), ("credentials", 0)]
 
 
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ('[tls]\ncertificate = "none.pem"\nkey = "none.pem"\n', "none.pem: cannot read the TLS certificate"),
+        ('[tls]\ntrust = "lorrainemail.toml"\n', "lorrainemail.toml"),
+        ('[dns]\nzones = ["none.zone"]\n', "none.zone"),
+    ],
+)
+def test_what_would_keep_the_server_from_starting_is_an_error(
+    command: Command, more: str, words: str
+) -> None:
+    command.server(more)
+    status, text = command.run()
+    assert status == 1
+    assert words in text.partition("Configuration:")[0]
+
+
 def test_tables_are_shown_in_the_order_in_which_they_are_tried(command: Command) -> None:
     command.server(
         '[relay]\n"*" = "any.example"\n"*.b.fr" = "b.example"\n'
@@ -160,7 +177,6 @@ def test_the_order_shown_is_that_of_the_router() -> None:
         ),
         ("[limits]\nrecipients = 10\n", "dangerous lorrainemail.toml:7 fewer recipients"),
         ('[limits]\nmessage_size = "10 KB"\n', "dangerous lorrainemail.toml:7 messages of 64 KiB"),
-        ('[tls]\ncertificate = "c"\nkey = "accounts"\n', "broken lorrainemail.toml:7 c cannot be read"),
     ],
 )
 def test_an_unwise_row_is_named_with_its_line(command: Command, more: str, finding: str) -> None:

@@ -51,8 +51,9 @@ def test_the_list_is_in_words(state: Path, capsys: pytest.CaptureFixture[str]) -
     assert "2 messages for 2 recipients" in text
 
 
-def test_programs_get_json(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(state, "list", "--json") == 0
+@pytest.mark.parametrize("words", [("list", "--json"), ("--json",), ("--json", "list")])
+def test_programs_get_json(state: Path, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(state, *words) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["version"], found["total"]) == (1, 2)
     assert [item["id"] for item in found["items"]] == ["id1", "id2"]
