@@ -18,6 +18,8 @@ from lorrainemail.message.header import unfold
 #: Octets of a From field, and addresses in it, that are looked at.
 MAX_FROM: Final = 16 * 1024
 MAX_AUTHORS: Final = 50
+#: From fields that are looked at for signatures that could matter.
+MAX_FIELDS: Final = 4
 
 
 _QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*"?|\((?:[^()\\]|\\.)*\)', re.DOTALL)
@@ -37,11 +39,9 @@ class NoAuthor(ValueError):
 
 
 def author_domains(header: Header) -> list[str]:
-    """Every domain of every From field, normalised, in order, none twice; unreadable ones left out."""
+    """The domains of the first From fields, normalised, in order, none twice; unreadable ones left out."""
     found: list[str] = []
-    for field in header.fields:
-        if field.name != b"from":
-            continue
+    for field in [field for field in header.fields if field.name == b"from"][:MAX_FIELDS]:
         for mailbox in parse_addresses(unfold(header.data[field.value : field.end][:MAX_FROM]))[:MAX_AUTHORS]:
             if mailbox.mailbox and mailbox.host:
                 domain = _domain(mailbox.host)
