@@ -718,6 +718,9 @@ class IMailHome(Interface):
     def subscribe(name: str, subscribed: bool) -> Deferred[None]:
         """Set or clear a subscription."""
 
+    def usage() -> Deferred[tuple[int, int]]:
+        """(octets, messages) as its quota counts them; (0, 0) where the account has no quota."""
+
 
 class IStore(Interface):
     """All local mail."""

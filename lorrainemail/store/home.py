@@ -439,3 +439,6 @@ class MailHome:
 
     def subscribe(self, name: str, subscribed: bool) -> Deferred[None]:
         return self._live.run(lambda: folders.subscribe(self._live.tree, name, subscribed))
+
+    def usage(self) -> Deferred[tuple[int, int]]:
+        return Deferred.fromCoroutine(self._live.known_usage())

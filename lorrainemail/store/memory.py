@@ -432,6 +432,10 @@ class MemoryHome:
         (self._subscribed.add if subscribed else self._subscribed.discard)(name)
         return succeed(None)
 
+    def usage(self) -> Deferred[tuple[int, int]]:
+        limited = self.account.quota or self.account.quota_messages
+        return succeed(self.sizes() if limited else (0, 0))
+
     def folder(self, name: str) -> MemoryMailbox:
         """The folder, or a ``NONEXISTENT`` failure."""
         mailbox = self._folders.get(canonical_name(name))

@@ -4,6 +4,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import pytest_twisted
 
@@ -94,6 +95,15 @@ async def test_who_only_peeks_takes_no_message_from_being_recent(store: IStore, 
     assert inbox.claim_recent(inbox.uids()) == {1, 2, 3, 4}
     assert inbox.claim_recent(inbox.uids(), peek=True) == frozenset()
     inbox.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_usage_is_counted_where_there_is_a_quota(store: IStore, bob: Account) -> None:
+    inbox = await fill(store, bob)
+    inbox.close()
+    assert await store.home(bob).usage() == (0, 0)
+    limited = attrs.evolve(bob, quota=10_000)
+    assert await store.home(limited).usage() == (sum(map(len, MESSAGES)), 4)
 
 
 def test_an_index_of_the_version_before_keeps_its_uids(tmp_path: Path) -> None:
