@@ -3,8 +3,9 @@
 First the lock of this process, one a (device, inode), a queue of Deferreds; then an open-file-description
 lock of the whole file (``F_OFD_SETLK``: plain fcntl locks vanish when any descriptor of the file is closed,
 and do not hold between our own threads), which conflicts with the fcntl locks of mutt, Dovecot and procmail;
-then the dotlock ``<file>.lock``. Attempts are short calls in a committer's thread; between them nobody waits
-in the reactor or in a thread. After :data:`PATIENCE` seconds the answer is a TemporaryError.
+then the dotlock ``<file>.lock``. A dotlock is taken away from a process of ours that was killed, and from
+anybody after :data:`FORGOTTEN` seconds. Attempts are short calls in a committer's thread; between them nobody
+waits in the reactor or in a thread. After :data:`PATIENCE` seconds the answer is a TemporaryError.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import fcntl
 import os
 import socket
 import struct
+import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -161,9 +163,9 @@ def _dotlock(path: str) -> bool:
         descriptor = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     except FileExistsError:
         try:
-            age = time.time() - os.lstat(name).st_mtime
-            if age > FORGOTTEN:
-                os.unlink(name)
+            seen = os.lstat(name)
+            if time.time() - seen.st_mtime > FORGOTTEN or _left_by_the_dead(name):
+                _remove(name, seen)
         except FileNotFoundError:
             pass  # let go of this very moment
         return False
@@ -172,6 +174,43 @@ def _dotlock(path: str) -> bool:
     finally:
         os.close(descriptor)
     return True
+
+
+def _left_by_the_dead(name: str) -> bool:
+    """Whether a process of this host that is no more made the dotlock: a server of ours that was killed. Our
+    own process's number, too, can only be that of one before us: we hold none of this file now."""
+    try:
+        descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        number, _, host = os.read(descriptor, 300).decode("ascii", "replace").strip().partition(":")
+    finally:
+        os.close(descriptor)
+    if not (number.isdecimal() and len(number) < 10 and int(number)) or host != socket.gethostname():
+        return False
+    if int(number) == os.getpid():
+        return True
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False
+
+
+def _remove(name: str, seen: os.stat_result) -> None:
+    """Remove a dead dotlock, not the one that somebody else made when he removed it a moment ago."""
+    aside = f"{name}.{os.getpid()}.{threading.get_ident()}"
+    os.rename(name, aside)
+    try:
+        if not os.path.samestat(os.lstat(aside), seen):
+            os.link(aside, name)
+    except FileExistsError:
+        pass  # and a third one was quicker still: he waits for the file's own lock, which we hold
+    finally:
+        os.unlink(aside)
 
 
 def _undotlock(path: str) -> None:

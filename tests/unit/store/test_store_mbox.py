@@ -4,7 +4,9 @@ import fcntl
 import itertools
 import json
 import os
+import socket
 import struct
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +185,31 @@ async def test_a_lock_that_is_never_let_go_becomes_a_temporary_failure(
     assert dotlock(tmp_path).exists()
     os.utime(f"{mbox(tmp_path)}.lock", (1, 1))
     await place(disk_store, ann).commit()
+
+
+def number_of_the_dead() -> int:
+    child = subprocess.Popen(["true"])
+    child.wait()
+    return child.pid
+
+
+@pytest.mark.parametrize("whose", ["dead", "ours before", "alive", "another host"])
+@pytest_twisted.ensureDeferred
+async def test_the_lock_of_a_server_that_was_killed_holds_nobody_up(
+    disk_store: MailStore, ann: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whose: str
+) -> None:
+    monkeypatch.setattr(locks, "PATIENCE", 0.5)
+    await place(disk_store, ann).commit()
+    number = {"ours before": os.getpid(), "alive": os.getppid()}.get(whose) or number_of_the_dead()
+    host = "elsewhere" if whose == "another host" else socket.gethostname()
+    dotlock(tmp_path).write_text(f"{number}:{host}\n")
+    if whose in ("dead", "ours before"):
+        await place(disk_store, ann).commit()
+        assert [path.name for path in mbox(tmp_path).parent.glob("mbox*")] == ["mbox"]
+    else:
+        with pytest.raises(TemporaryError):
+            await place(disk_store, ann).commit()
+        assert dotlock(tmp_path).exists()
 
 
 @pytest_twisted.ensureDeferred
