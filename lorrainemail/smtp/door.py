@@ -99,7 +99,7 @@ class Door:
         self._turned_away: set[OpenSession] = set()
         self._sweep: IDelayedCall | None = None
         self._emptied: list[Deferred[None]] = []
-        self._extensions: dict[tuple[bool, bool, bool], bytes] = {}
+        self._extensions: dict[tuple[bool, ...], bytes] = {}
         self.settings = settings
         self._entered = _CONNECTIONS.labels(settings.door, "taken")
 
@@ -127,19 +127,21 @@ class Door:
         self.rcpt_parameters = frozenset({"NOTIFY", "ORCPT"} if settings.dsn else ())
         self._extensions.clear()
 
-    def extensions(self, secure: bool, believed: bool = False) -> bytes:
+    def extensions(self, secure: bool, believed: bool = False, trusted: bool = False) -> bytes:
         """The whole reply to EHLO.
 
         :param secure: the session runs under TLS.
         :param believed: it may say who its client is (XCLIENT).
+        :param trusted: it may relay. Only such peers get notices of success, so DSN is announced to them alone;
+            a stranger's server then tells its user itself that it handed the message on (RFC 3461 §5.2.2).
         """
-        key = (secure, self.tls is not None, believed)
+        key = (secure, self.tls is not None, believed, trusted)
         wire = self._extensions.get(key)
         if wire is None:
             wire = self._extensions[key] = Reply(250, "", "\n".join(self._announced(*key))).wire()
         return wire
 
-    def _announced(self, secure: bool, tls: bool, believed: bool) -> list[str]:
+    def _announced(self, secure: bool, tls: bool, believed: bool, trusted: bool) -> list[str]:
         settings = self._settings
         lines = [
             settings.hostname,
@@ -153,7 +155,7 @@ class Door:
         ]
         if settings.smtputf8:
             lines.append("SMTPUTF8")
-        if settings.dsn:
+        if settings.dsn and (trusted or settings.login == "required"):
             lines.append("DSN")
         if believed:
             lines.append(f"XCLIENT {' '.join(ATTRIBUTES)}")

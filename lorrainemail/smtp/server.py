@@ -170,9 +170,9 @@ class SmtpServer(SmtpConnection):
             before.reverse_name,
         )
         verdicts: tuple[Verdict, ...] = ()
+        tables = door.tables.current()
+        relay = self._relay_right(tables, session)
         if "helo" in door.policy.stages:
-            tables = door.tables.current()
-            relay = self._relay_right(tables, session)
             verdicts = await judge_session("helo", tables, door.policy, session, relay)
             reply = stopped(verdicts)
             if reply is not None:
@@ -183,7 +183,10 @@ class SmtpServer(SmtpConnection):
         self._session = session
         self._greeted = True
         self._greeting_verdicts = verdicts
-        self._say(door.extensions(self._secure, self._believed) if esmtp else door.hello)
+        hello = door.hello
+        if esmtp:
+            hello = door.extensions(self._secure, self._believed, relay.allowed)
+        self._say(hello)
 
     async def do_STARTTLS(self, argument: bytes) -> None:
         if argument:

@@ -32,7 +32,8 @@ class DoorSettings:
     :ivar connections: at once in all; ``connections_per_peer`` from one IPv4 address or IPv6 /64.
     :ivar mend_line_ends: networks whose bare CR and LF in messages are mended, not refused.
     :ivar xclient: networks whose XCLIENT is believed.
-    :ivar smtputf8: announce SMTPUTF8; ``dsn`` announce DSN.
+    :ivar smtputf8: announce SMTPUTF8; ``dsn`` take DSN's parameters, and announce it to those
+        whom notices of success are for.
     :ivar idle_timeout: seconds without input (RFC 5321 §4.5.3.2.7); ``session_timeout`` in all.
     """
 
