@@ -126,6 +126,7 @@ STATUS_ITEMS: Final = frozenset(
         "DELETED",
         "HIGHESTMODSEQ",
         "MAILBOXID",
+        "DELETED-STORAGE",
     }
 )
 _SELECT_OPTIONS: Final = frozenset({"SUBSCRIBED", "REMOTE", "RECURSIVEMATCH", "SPECIAL-USE"})
@@ -391,6 +392,26 @@ def _uid_expunge(scanner: Scanner) -> tuple[Any, ...]:
     return (scanner.sequence_set(),)
 
 
+def _quota_root(scanner: Scanner) -> tuple[Any, ...]:
+    scanner.space()
+    return (scanner.astring(),)
+
+
+def _set_quota(scanner: Scanner) -> tuple[Any, ...]:
+    """RFC 9208 §4.1.1."""
+    (root,) = _quota_root(scanner)
+    scanner.space()
+    scanner.expect(b"(")
+    limits: list[tuple[bytes, int]] = []
+    while not scanner.skip(b")"):
+        if limits:
+            scanner.space()
+        name = scanner.keyword()
+        scanner.space()
+        limits.append((name, scanner.mod_sequence()))
+    return root, tuple(limits)
+
+
 def _word(scanner: Scanner) -> tuple[Any, ...]:
     scanner.space()
     return (scanner.keyword(),)
@@ -457,6 +478,9 @@ _PARSERS: Final[dict[bytes, Callable[[Scanner], tuple[Any, ...]]]] = {
     b"COPY": _copy,
     b"MOVE": _copy,
     b"COMPRESS": _word,
+    b"GETQUOTA": _quota_root,
+    b"GETQUOTAROOT": _mailbox,
+    b"SETQUOTA": _set_quota,
 }
 _UID_PARSERS: Final[dict[bytes, Callable[[Scanner], tuple[Any, ...]]]] = {
     b"SEARCH": _search,

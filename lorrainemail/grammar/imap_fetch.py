@@ -25,7 +25,8 @@ class FetchItem:
     """One thing to fetch.
 
     :ivar kind: "FLAGS", "UID", "ENVELOPE", "INTERNALDATE", "RFC822.SIZE", "BODY" and "BODYSTRUCTURE" (the
-        structure), "MODSEQ", "EMAILID", "THREADID", "SAVEDATE", or "SECTION" (octets of the message).
+        structure), "MODSEQ", "EMAILID", "THREADID", "SAVEDATE", "PREVIEW", "SECTION" (octets of the
+        message), "BINARY" and "BINARY.SIZE" (octets of a part, decoded; their number).
     :ivar label: how it is named in the response.
     :ivar path: part numbers; ``text`` what of that part; ``fields`` for HEADER.FIELDS.
     :ivar offset: of a partial, None where all is wanted; ``count`` its length.
@@ -49,6 +50,7 @@ _PLAIN: Final = {
         b"MODSEQ", b"EMAILID", b"THREADID", b"SAVEDATE",
     )
 }  # fmt: skip
+_PREVIEW: Final = FetchItem("PREVIEW", b"PREVIEW")
 _BODY: Final = FetchItem("BODY", b"BODY")
 _RFC822: Final = {
     b"RFC822": FetchItem("SECTION", b"RFC822", peek=False),
@@ -85,6 +87,14 @@ def fetch_item(scanner: Scanner, macros: bool) -> tuple[FetchItem, ...]:
         raise SyntaxFault("an item to fetch is missing")
     name = match.group().upper()
     scanner.position = match.end()
+    if name in (b"BINARY", b"BINARY.PEEK", b"BINARY.SIZE"):
+        scanner.expect(b"[")
+        return (_binary(scanner, name),)
+    if name == b"PREVIEW":
+        # RFC 8970 §4.2: LAZY asks for what costs little; all of ours does
+        if scanner.data[scanner.position : scanner.position + 7].upper() == b" (LAZY)":
+            scanner.position += 7
+        return (_PREVIEW,)
     if name in (b"BODY", b"BODY.PEEK"):
         if scanner.skip(b"["):
             return (_section(scanner, peek=name == b"BODY.PEEK"),)
@@ -129,7 +139,36 @@ def _section(scanner: Scanner, peek: bool) -> FetchItem:
             fields = _field_names(scanner)
             label += b" (%b)" % b" ".join(map(astring, fields))
     scanner.expect(b"]")
+    offset, count = _partial(scanner)
     label = b"BODY[%b]" % label
+    if offset is not None:
+        label += b"<%d>" % offset
+    return FetchItem("SECTION", label, path, text, fields, offset, count, peek)
+
+
+def _binary(scanner: Scanner, name: bytes) -> FetchItem:
+    """The rest of ``BINARY[part]<partial>`` after the bracket (RFC 3516 §4.2)."""
+    numbers = _PATH.match(scanner.data, scanner.position)
+    path: tuple[int, ...] = ()
+    label = b""
+    if numbers is not None:
+        scanner.position = numbers.end()
+        label = numbers.group()
+        path = tuple(map(int, label.split(b".")))
+        if len(path) > MAX_PATH:
+            raise SyntaxFault("section too deep")
+    scanner.expect(b"]")
+    if name == b"BINARY.SIZE":
+        return FetchItem("BINARY.SIZE", b"BINARY.SIZE[%b]" % label, path)
+    offset, count = _partial(scanner)
+    label = b"BINARY[%b]" % label
+    if offset is not None:
+        label += b"<%d>" % offset
+    return FetchItem("BINARY", label, path, offset=offset, count=count, peek=name == b"BINARY.PEEK")
+
+
+def _partial(scanner: Scanner) -> tuple[int | None, int]:
+    """``<offset.count>`` where it stands there."""
     offset: int | None = None
     count = 0
     if scanner.at(b"<"):
@@ -140,8 +179,7 @@ def _section(scanner: Scanner, peek: bool) -> FetchItem:
         offset, count = int(partial.group(1)), int(partial.group(2))
         if count == 0 or max(offset, count) > 0xFFFFFFFF:
             raise SyntaxFault("malformed partial")
-        label += b"<%d>" % offset
-    return FetchItem("SECTION", label, path, text, fields, offset, count, peek)
+    return offset, count
 
 
 def _text_word(word: bytes) -> Text:

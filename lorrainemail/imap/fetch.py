@@ -40,6 +40,7 @@ _MODSEQ: Final = FetchItem("MODSEQ", b"MODSEQ")
 _FROM_INDEX: Final = frozenset(
     {"ENVELOPE", "INTERNALDATE", "RFC822.SIZE", "BODY", "BODYSTRUCTURE", "EMAILID", "SAVEDATE"}
 )
+_FROM_CONTENT: Final = frozenset({"SECTION", "BINARY", "BINARY.SIZE", "PREVIEW"})
 _WIRE: Final = frozenset({"ENVELOPE", "BODY", "BODYSTRUCTURE"})
 
 
@@ -70,7 +71,7 @@ def plan(items: tuple[FetchItem, ...], by_uid: bool, read_only: bool, changed_si
         items,
         bool(kinds & _FROM_INDEX),
         bool(kinds & _WIRE),
-        "SECTION" in kinds,
+        bool(kinds & _FROM_CONTENT),
         not read_only and any(not item.peek for item in items),
     )
 
@@ -197,7 +198,7 @@ class Line:
         source = Source(self.session, self.view.mailbox, self.uid)
         try:
             # everything that may fail comes before the first octet of the answer
-            sections = {item: await source.section(item) for item in what.items if item.kind == "SECTION"}
+            sections = {item: await source.section(item) for item in what.items if item.kind in _FROM_CONTENT}
         except PermanentError:
             source.close()
             return False
@@ -210,11 +211,11 @@ class Line:
                 items = (*items, _FLAGS)
             if seen and _MODSEQ not in items and "CONDSTORE" in self.session.enabled:
                 items = (*items, _MODSEQ)
-            self.session.send(b"* %d FETCH (" % (self.index + 1))
+            self.session.send(self.view.opening(self.index))
             for count, item in enumerate(items):
                 if count:
                     self.session.send(b" ")
-                if item.kind == "SECTION":
+                if item in sections:
                     await self._send_section(source, item, sections[item])
                 else:
                     self.session.send(self.value(item))
@@ -228,6 +229,13 @@ class Line:
         send = self.session.send
         if found is None:
             send(item.label + b" NIL")
+        elif item.kind in ("PREVIEW", "BINARY.SIZE"):
+            assert isinstance(found, bytes)
+            send(b"%b %b" % (item.label, found))
+        elif item.kind == "BINARY":
+            assert isinstance(found, bytes)
+            # RFC 3516 §4.2: NUL needs a literal8
+            send(b"%b %b{%d}\r\n%b" % (item.label, b"~" if b"\0" in found else b"", len(found), found))
         elif isinstance(found, bytes):
             send(b"%b {%d}\r\n%b" % (item.label, len(found), _without_nul(found)))
         else:

@@ -11,10 +11,12 @@ from lorrainemail.grammar.imap_names import DELIMITER, Pattern, wire_name
 from lorrainemail.imap.resync import resynchronize
 from lorrainemail.imap.server import Bad, ImapServer, No
 from lorrainemail.imap.view import SYSTEM_FLAGS, View
-from lorrainemail.interfaces import FolderFacts, FolderStatus
+from lorrainemail.interfaces import FolderFacts
 
 #: Messages whose flags are looked at in one turn.
 SLICE: Final = 4000
+#: Messages whose sizes are asked for at once.
+FACTS: Final = 500
 #: Folders that are held against the patterns in one turn.
 FOLDER_SLICE: Final = 100
 #: RFC 6154 §2.
@@ -209,10 +211,10 @@ def _attributes(folder: FolderFacts, parents: set[str], arguments: ListArguments
 
 async def _list_status(session: ImapServer, name: str, items: tuple[str, ...]) -> None:
     try:
-        found = await session.mail().status(name)
+        line = await _status_line(session, name, items)
     except PermanentError:
         return  # RFC 5819 §2: gone meanwhile, then there is no STATUS
-    session.send(_status_line(session, name, items, found))
+    session.send(line)
 
 
 async def lsub(session: ImapServer, command: Command) -> bytes:
@@ -244,13 +246,13 @@ async def status(session: ImapServer, command: Command) -> bytes:
     name, items = command.arguments
     if "HIGHESTMODSEQ" in items:
         session.enable("CONDSTORE")  # RFC 7162 §3.1.1
-    found = await session.mail().status(name)
-    session.send(_status_line(session, name, items, found))
+    session.send(await _status_line(session, name, items))
     return b"OK STATUS completed"
 
 
-def _status_line(session: ImapServer, name: str, items: tuple[str, ...], found: FolderStatus) -> bytes:
-    values = {
+async def _status_line(session: ImapServer, name: str, items: tuple[str, ...]) -> bytes:
+    found = await session.mail().status(name)
+    values: dict[str, int | str] = {
         "MESSAGES": found.messages,
         "RECENT": found.recent,
         "UIDNEXT": found.uid_next,
@@ -260,9 +262,28 @@ def _status_line(session: ImapServer, name: str, items: tuple[str, ...], found: 
         "DELETED": found.deleted,
         "HIGHESTMODSEQ": found.highest_modseq,
         "MAILBOXID": f"({found.mailbox_id})",
+        "DELETED-STORAGE": 0,
     }
+    if "DELETED-STORAGE" in items and found.deleted:
+        values["DELETED-STORAGE"] = await _deleted_octets(session, name)
     pairs = " ".join(f"{item} {values[item]}" for item in items).encode("ascii")
     return b"* STATUS %b (%b)\r\n" % (wire_name(name, session.utf8), pairs)
+
+
+async def _deleted_octets(session: ImapServer, name: str) -> int:
+    """RFC 9208 §4.1.4: octets that an EXPUNGE would free."""
+    mailbox = await session.mail().open(name)
+    octets = 0
+    try:
+        uids = mailbox.uids()
+        for start in range(0, len(uids), SLICE):
+            part = [u for u in uids[start : start + SLICE] if "\\Deleted" in (mailbox.flags(u) or ())]
+            for at in range(0, len(part), FACTS):
+                octets += sum(facts.size for facts in await mailbox.facts(part[at : at + FACTS]))
+            await session.breathe()
+    finally:
+        mailbox.close()
+    return octets
 
 
 def target_failure(failure: MailError) -> Exception:

@@ -12,9 +12,12 @@ from typing import Final, TypeVar
 import attrs
 
 from lorrainemail.grammar.imap_fetch import FetchItem
-from lorrainemail.imap.server import ImapServer
+from lorrainemail.imap.server import ImapServer, No
 from lorrainemail.interfaces import IMailbox, IMessage
+from lorrainemail.message.charsets import ENCODINGS, decode_body
 from lorrainemail.message.header import body_offset, pick
+from lorrainemail.message.preview import MAX_LOOKED, preview
+from lorrainemail.message.quoting import string
 from lorrainemail.message.structure import Part, parse_structure
 
 T = TypeVar("T")
@@ -122,8 +125,21 @@ class Source:
             release()
 
     async def section(self, item: FetchItem) -> Span | bytes | None:
-        """What ``BODY[section]<partial>`` means: a range, octets made for it, or None for no such part."""
-        found = await self._whole(item)
+        """What ``BODY[section]<partial>`` and the like mean: a range, octets made for it, or None for no such
+        part.
+
+        :raises No: for a part whose encoding is unknown (RFC 3516 §4.3).
+        """
+        if item.kind == "PREVIEW":
+            return string(preview(await self.read(0, min(await self.open(), MAX_LOOKED))).encode("utf-8"))
+        found: Span | bytes | None
+        if item.kind == "BINARY.SIZE":
+            decoded = await self._decoded(item.path)
+            return b"%d" % (0 if decoded is None else len(decoded))
+        if item.kind == "SECTION":
+            found = await self._whole(item)
+        else:
+            found = await self._decoded(item.path)
         if item.offset is None or found is None:
             return found
         if isinstance(found, bytes):
@@ -150,6 +166,28 @@ class Source:
             return None  # HEADER and TEXT are of messages only
         inner = part.parts[0]
         return await self._text(item, inner.start, inner.body, inner.end)
+
+    async def _decoded(self, path: tuple[int, ...]) -> bytes | None:
+        """The octets of a part without its transfer encoding (RFC 3516 §4.2); one large part at a time."""
+        size = await self.open()
+        if not path:
+            return await self.examine(bytes, size)  # the whole message has none
+        part = find_part(await self.structure(), path)
+        if part is None:
+            return None
+        encoding = part.encoding
+        if encoding not in ENCODINGS:
+            raise No(b"[UNKNOWN-CTE] The part's encoding is not known")
+        start, end = part.body, part.end
+        if part.multipart or part.embedded:
+            encoding = b"8bit"  # RFC 2045 §6.4: no other is allowed for these
+        if end - start <= SMALL:
+            return decode_body(await self.read(start, end), encoding)
+        release = await self._session.shared.reserve()
+        try:
+            return await self._session.shared.heavy(decode_body, await self.read(start, end), encoding)
+        finally:
+            release()
 
     async def _text(self, item: FetchItem, start: int, body: int, end: int) -> Span | bytes:
         if item.text == "HEADER":

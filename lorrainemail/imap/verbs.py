@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from lorrainemail.imap import access, folders, messages
+from lorrainemail.imap import access, folders, messages, quota
 from lorrainemail.imap.appending import append
 from lorrainemail.imap.fetch import fetch
 from lorrainemail.imap.order import sort
@@ -29,6 +29,9 @@ VERBS: Final[dict[str, Verb]] = {
     "AUTHENTICATE": Verb(_UNAUTH, access.authenticate),
     "COMPRESS": Verb(_AUTH, access.compress),
     "ENABLE": Verb(_AUTH, access.enable),
+    "GETQUOTA": Verb(_AUTH, quota.get_quota),
+    "GETQUOTAROOT": Verb(_AUTH, quota.get_quota_root),
+    "SETQUOTA": Verb(_AUTH, quota.set_quota),
     "NAMESPACE": Verb(_AUTH, folders.namespace),
     "SELECT": Verb(_AUTH, folders.select),
     "EXAMINE": Verb(_AUTH, folders.examine),

@@ -99,7 +99,11 @@ class View:
 
     def line(self, index: int, items: bytes) -> bytes:
         """One FETCH response."""
-        return b"* %d FETCH (%b)\r\n" % (index + 1, items)
+        return b"%b%b)\r\n" % (self.opening(index), items)
+
+    def opening(self, index: int) -> bytes:
+        """The beginning of one, up to its items."""
+        return b"* %d FETCH (" % (index + 1)
 
     def flag_items(self, uid: int, flags: frozenset[str], with_uid: bool) -> bytes:
         """What is said of a message whose flags changed.

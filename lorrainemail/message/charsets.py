@@ -100,6 +100,10 @@ _NOT_BASE64: Final = bytes(
 )
 
 
+#: The transfer encodings that :func:`decode_body` knows (RFC 2045 §6.1), and none at all.
+ENCODINGS: Final = frozenset({b"", b"7bit", b"8bit", b"binary", b"base64", b"quoted-printable"})
+
+
 def decode_body(value: bytes, encoding: bytes) -> bytes:
     """A part's octets with their content transfer encoding undone (RFC 2045 §6)."""
     encoding = encoding.lower()

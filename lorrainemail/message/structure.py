@@ -87,6 +87,11 @@ class Part:
         found = self.fields.get(name)
         return found[0] if found else None
 
+    @property
+    def encoding(self) -> bytes:
+        """Its Content-Transfer-Encoding, lower case, b"" for none."""
+        return (self.field(b"content-transfer-encoding") or b"").partition(b";")[0].strip().lower()
+
     def parameter(self, name: bytes) -> bytes | None:
         """The first value of a Content-Type parameter (lower-case name)."""
         return next((value for key, value in self.parameters if key.lower() == name), None)
