@@ -54,6 +54,8 @@ AFTER_A_FAULT: Final = 300.0
 SLICE: Final = 500
 #: Alarms that are remembered, one a destination.
 MAX_ALARMS: Final = 100
+#: What the sender is told of what is wrong with our configuration.
+OUR_FAULT: Final = "a fault of this mail server's own configuration"
 #: Characters of a reply that are kept with a recipient.
 MAX_LAST_REPLY: Final = 500
 
@@ -426,10 +428,14 @@ class Runner(Service):
         return bool(notice) and self.spool.age(entry) >= notice and not why_no_delay_notice(item, one)
 
     def _fate(self, one: QueueRecipient, outcome: Outcome, action: Action, expired: bool) -> Fate:
+        reply = outcome.reply
+        if outcome.ours and not outcome.host:
+            # Names of our rows and files are the operator's: he has them in log, queue and status.
+            reply = attrs.evolve(reply, text=OUR_FAULT)
         return Fate(
             recipient=one.recipient,
             action=action,
-            reply=outcome.reply,
+            reply=reply,
             host=_name_of(outcome.host),
             expired=expired,
             concealed=one.forwarded,
@@ -448,6 +454,13 @@ class Runner(Service):
             kind = "expired" if fate.expired else "bounced"
             recipient = str(one.recipient.address)
             notice = f"none, {reason}" if reason else "to the sender"
+            _log.info(
+                "{id}: given up for {recipient}{why} (notice {notice})",
+                id=stored.item.envelope.id,
+                recipient=recipient,
+                why=", too old" if fate.expired else "",
+                notice=notice,
+            )
             self._event(stored.item, kind, recipient=recipient, reply=words, notice=notice)
             if not reason:
                 told[index] = fate
@@ -474,13 +487,13 @@ class Runner(Service):
         """One line in the log and one event in the trace."""
         _OUTCOMES.labels(job.courier, outcome.kind).inc()
         recipient = str(one.recipient.address)
-        words = {"delivered": "delivered to", "deferred": "deferred for", "failed": "failed for"}
+        words = {"delivered": "delivered to", "deferred": "deferred for", "failed": "refused for"}
         _log.info(
-            "{id} {words} {recipient} {host} {reply}",
+            "{id}: {words} {recipient}{host}: {reply}",
             id=item.envelope.id,
             words=words[outcome.kind],
             recipient=recipient,
-            host=outcome.host,
+            host=f" by {outcome.host}" if outcome.host else "",
             reply=str(outcome.reply),
         )
         kind = {"delivered": "relayed", "deferred": "deferred", "failed": "refused"}[outcome.kind]
@@ -498,7 +511,7 @@ class Runner(Service):
                     "",
                     0,
                     f"mail for {recipient} cannot be delivered: {outcome.reply}",
-                    "mend the next hop, its credentials or its TLS; mail is kept until then",
+                    "mend the next hop, its credentials or its TLS; mail is kept and tried again until it expires",
                 )
 
     def _event(self, item: QueueItem, kind: str, **facts: object) -> None:

@@ -41,7 +41,10 @@ _MESSAGE_ID = re.compile(rb"(?im)^message-id:[ \t\r\n]*(<[\x21-\x3b\x3d\x3f-\x7e
 # What a status means to a person: the last two numbers of the code, English and French.
 _MEANINGS: Final = {
     "1.1": ("There is no such mailbox.", "Cette boîte aux lettres n'existe pas."),
-    "1.2": ("There is no such domain.", "Ce domaine n'existe pas."),
+    "1.2": (
+        "There is no such domain, or it has no mail server.",
+        "Ce domaine n'existe pas, ou n'a pas de serveur de courrier.",
+    ),
     "1.3": ("The address is not well formed.", "L'adresse est mal formée."),
     "1.10": ("This domain does not take mail.", "Ce domaine ne reçoit pas de courrier."),
     "2.1": ("The mailbox is closed.", "Cette boîte aux lettres est fermée."),

@@ -4,7 +4,7 @@ Pure but for the lookups, which may be asynchronous; the snapshot calls it once 
 again later. Loops are found, everything is bounded. One address is looked up in this order: a relay row for
 exactly that address (it goes elsewhere), the alias ``user@domain``, the alias ``user``, the account; then the
 same without its subaddress, whose detail names a folder; then ``@domain``; then, for the postmaster, the
-first account. The local part is never read as a route: ``user%host``, ``host!user`` and ``"a@b"`` are just
+first account. The postmaster without a domain, or at the server's own name, is that of the first local one. The local part is never read as a route: ``user%host``, ``host!user`` and ``"a@b"`` are just
 names, of nobody as a rule.
 
 Failures on our side (a loop, an alias that leads only to what cannot be delivered to) are temporary, so that
@@ -56,6 +56,8 @@ BAD_TABLES: Final = Reply(451, "4.3.5", "Mail system configuration error, try ag
 _FOLDER = re.compile(r"[\w-][\w.-]{0,63}\Z")
 _ROUTING = re.compile(r"[%!@]")
 _POSTMASTER = "postmaster"
+#: Who is reached at the server's own name, whatever its domains: he whom our notices name, and their sender.
+_OF_THE_SERVER: Final = frozenset({_POSTMASTER, "mailer-daemon"})
 
 
 @attrs.frozen(slots=True)
@@ -100,9 +102,12 @@ class _Expander:
 
     async def run(self, address: Address) -> Expansion:
         start = _Visit(address)
-        if not address.domain:
+        row = None
+        if address.domain:
+            row = await domain_row(self._tables, self._rules, address.domain)
+        if not address.domain or (row is None and self._is_the_servers(address)):
             start = await self._bare(address)
-        row = await domain_row(self._tables, self._rules, start.address.domain)
+            row = await domain_row(self._tables, self._rules, start.address.domain)
         outside = row is None and bool(start.address.domain)
         self._todo.append(start)
         visits = 0
@@ -117,11 +122,16 @@ class _Expander:
         refused = Refused(self._reply or UNKNOWN_USER, self._refused_path)
         return Expansion(not outside, refused=refused, notes=tuple(self._notes))
 
+    def _is_the_servers(self, address: Address) -> bool:
+        return address.domain == self._rules.hostname and fold_local(address.local) in _OF_THE_SERVER
+
     async def _bare(self, address: Address) -> _Visit:
-        """``RCPT TO:<postmaster>`` (RFC 5321 §4.1.1.3): the first local domain's."""
+        """``RCPT TO:<postmaster>`` (RFC 5321 §4.1.1.3, §4.5.1): the first local domain's."""
         for row in self._local_domains():
-            step = Step(f"{address} without a domain means {address}@{row.name}", row.origin)
-            return _Visit(Address(address.local, row.name), (step,))
+            meant = Address(address.local if not address.domain else _POSTMASTER, row.name)
+            which = "without a domain" if not address.domain else "at the server's own name"
+            step = Step(f"{address} {which} means {meant}", row.origin)
+            return _Visit(meant, (step,))
         return _Visit(address)
 
     def _local_domains(self) -> Iterator[DomainRow]:

@@ -48,6 +48,7 @@ class RouteRow:
 class Rules:
     """What the configuration says to the tables.
 
+    :ivar hostname: the server's own name.
     :ivar domains: by normalised name, local domains first, in the order of the file.
     :ivar format: how mail of an account without a word of its own is kept.
     """
@@ -59,6 +60,7 @@ class Rules:
     separators: str = "+"
     format: Literal["maildir", "mbox"] = "maildir"
     mbox_domains: frozenset[str] = frozenset()
+    hostname: str = ""
 
     @classmethod
     def of(cls, settings: Settings) -> Rules:
@@ -79,6 +81,7 @@ class Rules:
             separators=settings.subaddress,
             format=settings.store.format,
             mbox_domains=frozenset(settings.store.mbox_domains),
+            hostname=settings.hostname.lower(),
         )
 
     def format_of(self, domain: str) -> Literal["maildir", "mbox"]:

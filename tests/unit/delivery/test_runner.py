@@ -360,6 +360,21 @@ def test_a_failure_of_ours_is_never_final_before_expiry(house: House) -> None:
     assert house.runner.alarms() == []
 
 
+def test_a_sender_does_not_read_the_names_of_our_files_and_rows(house: House) -> None:
+    secret = Reply(451, "4.3.5", "the row '*' (/etc/lorrainemail/lorrainemail.toml:7) names nothing")
+    identity = house.put("a@x.org")
+    while house.spool.count and house.clock.seconds() - 1_790_000_000 < 10 * 86400:
+        for call in house.calls():
+            call.answer(secret, ours=True, host="")
+        house.settle()
+        if house.spool.count:
+            assert secret.text in house.state(identity)[0].last_reply
+        house.clock.advance(3600)
+    ((_, _, octets, _, _),) = house.injector.sent
+    assert b"Status: 4.4.7" in octets and b"own configuration" in octets
+    assert b"toml" not in octets
+
+
 def test_a_courier_that_raises_defers(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     identity = house.put("a@x.org")
     house.calls()[0].done.errback(RuntimeError("bug"))

@@ -225,6 +225,18 @@ def test_the_postmaster_is_who_the_tables_say() -> None:
     assert finals(snapshot(), "postmaster@y.org") == ["only-y@y.org/"]
 
 
+def test_whom_our_notices_name_is_reached_at_the_servers_own_name() -> None:
+    tables = snapshot("postmaster@x.org: carol\n", config='hostname = "Mail.Other.org"\n' + CONFIG)
+    for name in ("postmaster", "PostMaster", "MAILER-DAEMON"):
+        expansion = expand(tables, f"{name}@mail.other.org")
+        assert expansion.local
+        assert finals(tables, f"{name}@mail.other.org") == ["carol@x.org/"]
+    assert not expand(tables, "bob@mail.other.org").local
+    assert not expand(tables, "postmaster@other.org").local
+    own = snapshot(config='hostname = "x.org"\n' + CONFIG)
+    assert finals(own, "mailer-daemon@x.org") == [str(UNKNOWN_USER)]
+
+
 def test_a_postmaster_without_a_domain_is_accepted() -> None:
     expansion = expand(snapshot(), Address("Postmaster", ""))
     assert expansion.local
