@@ -132,8 +132,8 @@ class Door:
 
         :param secure: the session runs under TLS.
         :param believed: it may say who its client is (XCLIENT).
-        :param trusted: it may relay. Only such peers get notices of success, so DSN is announced to them alone;
-            a stranger's server then tells its user itself that it handed the message on (RFC 3461 §5.2.2).
+        :param trusted: it may relay. Only such peers get notices of success, so only they see DSN; a
+            stranger's server then tells its user itself that it handed the message on (RFC 3461 §5.2.2).
         """
         key = (secure, self.tls is not None, believed, trusted)
         wire = self._extensions.get(key)

@@ -10,7 +10,7 @@ from zope.interface import alsoProvides
 
 from lorrainemail.errors import Reply
 from lorrainemail.smtp.connection import COMMANDS_A_TURN, LAST_WORD, MAX_PIPELINED
-from lorrainemail.smtp.server import MAX_IDLE_COMMANDS
+from lorrainemail.smtp.session import MAX_IDLE_COMMANDS
 
 
 def test_command_line_over_the_limit_is_refused_and_not_kept(world: Any) -> None:

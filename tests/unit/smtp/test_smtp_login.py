@@ -10,7 +10,7 @@ from twisted.internet.defer import fail
 
 from lorrainemail.errors import Reply, TemporaryError
 from lorrainemail.sasl.mechanisms import TEMPORARY_FAILURE
-from lorrainemail.smtp.server import MAX_FAILED_LOGINS
+from lorrainemail.smtp.session import MAX_FAILED_LOGINS
 
 
 def b64(text: str) -> str:
