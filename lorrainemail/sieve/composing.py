@@ -55,8 +55,8 @@ def compose(
     """A whole message in wire form."""
     context = run.context
     head = [
-        field("From", sender),
-        field("To", to),
+        _address_field("From", sender),
+        _address_field("To", to),
         field("Subject", subject[:MAX_SUBJECT]),
         f"Date: {rfc5322_date(context.now)}\r\n".encode("ascii"),
         f"Message-ID: <{context.identity}.{number}.sieve@{context.hostname}>\r\n".encode("ascii", "replace"),
@@ -75,6 +75,17 @@ def compose(
         encoding = b"quoted-printable"
     head.append(b"Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: %b\r\n" % encoding)
     return b"".join(head) + b"\r\n" + octets + (b"" if octets.endswith(b"\r\n") else b"\r\n")
+
+
+def _address_field(name: str, text: str) -> bytes:
+    """A field with addresses: of a name beyond ASCII only the name is encoded (RFC 2047 §5)."""
+    phrase, angle, address = text.rpartition("<")
+    if text.isascii() or not angle or not address.isascii():
+        if not text.isascii() and not angle:
+            return f"{name}: {text}\r\n".encode("utf-8", "replace")  # RFC 6532: the address itself is UTF-8
+        return field(name, text)
+    encoded = field(name, phrase.strip().strip('"')).removesuffix(b"\r\n")
+    return encoded + b" <" + address.encode("ascii") + b"\r\n"
 
 
 def _copy(run: Run, given: Given) -> FileInto | None:
