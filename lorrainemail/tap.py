@@ -14,7 +14,7 @@ import os
 import pwd
 import signal
 import sys
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from twisted.python import usage
 
@@ -94,6 +94,7 @@ def _make(options: Options, owner: Owner, undo: Undo) -> Service:
 
     from lorrainemail.config.load import load, locate
     from lorrainemail.control.words import SOCKET_NAME
+    from lorrainemail.ops.steady import SteadyClock
     from lorrainemail.service import make_server
     from lorrainemail.setup.first_start import prepare
     from lorrainemail.setup.greeting import greeting
@@ -101,6 +102,7 @@ def _make(options: Options, owner: Owner, undo: Undo) -> Service:
     from lorrainemail.setup.running import Running, lock_state, raise_file_limit
     from lorrainemail.setup.state import open_state
 
+    cast(Any, reactor).seconds = SteadyClock().seconds
     located = locate(options["config"], options["state"])
     settings = load(located)
     open_state(settings.state, owner, undo)

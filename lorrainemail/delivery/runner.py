@@ -511,7 +511,7 @@ class Runner(Service):
                     "",
                     0,
                     f"mail for {recipient} cannot be delivered: {outcome.reply}",
-                    "mend the next hop, its credentials or its TLS; mail is kept and tried again until it expires",
+                    "mend the next hop, its credentials or its TLS; mail is tried again until it expires",
                 )
 
     def _event(self, item: QueueItem, kind: str, **facts: object) -> None:

@@ -12,6 +12,7 @@ Fails with :class:`ExchangeError`, after at most the given seconds.
 from __future__ import annotations
 
 import secrets
+import socket
 import struct
 from collections.abc import Callable
 from typing import Any, Final, Protocol
@@ -24,22 +25,26 @@ import dns.name
 import dns.rdataclass
 import dns.rdatatype
 from twisted.internet.defer import Deferred
-from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IConnector, IDelayedCall
-from twisted.internet.protocol import ClientFactory, DatagramProtocol, connectionDone
+from twisted.internet.interfaces import IConnector, IDelayedCall, IReadDescriptor
+from twisted.internet.protocol import ClientFactory, connectionDone
 from twisted.internet.protocol import Protocol as StreamProtocol
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 #: What we offer to take over UDP (RFC 9715 §3.1): no fragments.
 UDP_PAYLOAD: Final = 1232
 #: Datagrams that are looked at for one question; a flood of wrong ones ends it.
 MAX_DATAGRAMS: Final = 64
+#: Octets of the largest datagram there is.
+MAX_DATAGRAM: Final = 65535
 
 
 class ReactorForDns(Protocol):
     """What is needed of the reactor."""
 
-    def listenUDP(self, port: int, protocol: Any, interface: str = ...) -> Any: ...
+    def addReader(self, reader: Any) -> Any: ...
+
+    def removeReader(self, reader: Any) -> Any: ...
 
     def connectTCP(self, host: str, port: int, factory: Any, timeout: float = ...) -> Any: ...
 
@@ -112,60 +117,82 @@ def _parse(wire: bytes, query: dns.message.Message) -> dns.message.Message | Non
     return answer
 
 
-class _Udp(DatagramProtocol):
-    """Waits for the one answer."""
+@implementer(IReadDescriptor)
+class _Udp:
+    """A socket that asks once and waits for the one answer.
 
-    noisy = False
+    Twisted's own UDP port writes a line into the log at its end, which for each question is too much.
+    """
 
     def __init__(
         self, server: Server, query: dns.message.Message, done: Deferred[dns.message.Message]
     ) -> None:
+        """Ask. OSError where that is not possible."""
         self._server = server
         self._query = query
         self._done = done
         self._seen = 0
+        family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
+        self._socket = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            self._socket.connect((server.host, server.port))
+            self._socket.send(query.to_wire())
+        except OSError:
+            self._socket.close()
+            raise
 
-    def startProtocol(self) -> None:
-        assert self.transport is not None
-        self.transport.connect(self._server.host, self._server.port)
-        self.transport.write(self._query.to_wire(), None)
+    def doRead(self) -> None:
+        """What has come, as far as it goes in one turn."""
+        while not self._done.called:
+            try:
+                datagram = self._socket.recv(MAX_DATAGRAM)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                self._refused()
+                return
+            answer = _parse(datagram, self._query)
+            self._seen += 1
+            if answer is not None:
+                self._done.callback(answer)
+            elif self._seen >= MAX_DATAGRAMS:
+                self._done.errback(ExchangeError(f"{self._server}: a flood of wrong answers"))
 
-    def datagramReceived(self, datagram: bytes, addr: Any) -> None:
-        if self._done.called:
-            return
-        answer = _parse(datagram, self._query)
-        if answer is not None:
-            self._done.callback(answer)
-            return
-        self._seen += 1
-        if self._seen >= MAX_DATAGRAMS:
-            self._done.errback(ExchangeError(f"{self._server}: a flood of wrong answers"))
+    def fileno(self) -> int:
+        return self._socket.fileno()
 
-    def connectionRefused(self) -> None:
+    def logPrefix(self) -> str:
+        return "dns"
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor found an error of the socket, or ends."""
+        self._refused()
+
+    def _refused(self) -> None:
         if not self._done.called:
             self._done.errback(ExchangeError(f"{self._server}: no resolver there"))
 
-    def stopProtocol(self) -> None:
-        """The reactor may end a socket with an error by itself."""
-        self.connectionRefused()
+    def close(self) -> None:
+        self._socket.close()
 
 
 async def _over_udp(
     reactor: ReactorForDns, server: Server, query: dns.message.Message, seconds: float
 ) -> dns.message.Message:
     done: _Waiting = Deferred()
-    protocol = _Udp(server, query, done)
     try:
-        port = reactor.listenUDP(0, protocol, "::" if ":" in server.host else "")
-    except (CannotListenError, OSError) as error:
+        udp = _Udp(server, query, done)
+    except OSError as error:
         raise ExchangeError(f"{server}: {error}") from error
+    reactor.addReader(udp)
     timer = reactor.callLater(seconds, _time_out, done, server)
     try:
         return await done
     finally:
         if timer.active():
             timer.cancel()
-        port.stopListening()
+        reactor.removeReader(udp)
+        udp.close()
 
 
 def _time_out(done: _Waiting, server: Server) -> None:

@@ -4,8 +4,9 @@ Pure but for the lookups, which may be asynchronous; the snapshot calls it once 
 again later. Loops are found, everything is bounded. One address is looked up in this order: a relay row for
 exactly that address (it goes elsewhere), the alias ``user@domain``, the alias ``user``, the account; then the
 same without its subaddress, whose detail names a folder; then ``@domain``; then, for the postmaster, the
-first account. The postmaster without a domain, or at the server's own name, is that of the first local one. The local part is never read as a route: ``user%host``, ``host!user`` and ``"a@b"`` are just
-names, of nobody as a rule.
+first account. The postmaster without a domain, or at the server's own name, is that of the first local
+domain. The local part is never read as a route: ``user%host``, ``host!user`` and ``"a@b"`` are just names, of
+nobody as a rule.
 
 Failures on our side (a loop, an alias that leads only to what cannot be delivered to) are temporary, so that
 no mail is lost while the operator mends the table; only a table that answered says that a user is unknown.

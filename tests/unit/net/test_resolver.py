@@ -16,6 +16,7 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.protocol import DatagramProtocol, Factory, Protocol
+from twisted.logger import globalLogPublisher
 
 from lorrainemail.interfaces import DnsFailure, MxHost
 from lorrainemail.net import exchange, resolver
@@ -472,3 +473,19 @@ def test_a_resolver_may_have_a_port() -> None:
     assert str(parse_server("127.0.0.1:5353")) == "127.0.0.1:5353"
     assert str(parse_server("[::1]:5353")) == "[::1]:5353"
     assert str(parse_server("::1")) == "[::1]:53"
+
+
+@pytest_twisted.ensureDeferred
+async def test_lookups_leave_no_lines_in_the_log(serve: Serve) -> None:
+    _, where = serve(lambda query, _: [answer(query, "x.org. 60 A 192.0.2.1")])
+    lines: list[str] = []
+    observe = lambda event: lines.append(str(event.get("log_format")))  # noqa: E731
+    globalLogPublisher.addObserver(observe)
+    try:
+        await Resolver(reactor, [where]).addresses("x.org", False)
+        turn: Deferred[None] = Deferred()
+        reactor.callLater(0, turn.callback, None)  # type: ignore[attr-defined]
+        await turn
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    assert lines == []
