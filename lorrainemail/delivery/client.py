@@ -102,8 +102,13 @@ class ClientSession:
     @property
     def usable(self) -> bool:
         """Whether it can carry another message."""
+        return self.wire.over is None and self._clean
+
+    @property
+    def full(self) -> bool:
+        """Whether the server wants no further message in this session (RFC 9422 §4.1)."""
         most = self._limit("MAILMAX")
-        return self.wire.over is None and self._clean and (not most or self.transactions < most)
+        return bool(most) and self.transactions >= most
 
     def _limit(self, name: str) -> int:
         """A limit that the server announces (RFC 9422 §4), 0 where it does not."""

@@ -122,7 +122,7 @@ class Sessions:
             session.wire.end(SessionLost(Reply(221, "2.0.0", "we closed the session")))
             return
         total = sum(map(len, self._kept.values()))
-        if self._closed or session.transactions >= MAX_TRANSACTIONS or total >= MAX_KEPT:
+        if self._closed or session.full or session.transactions >= MAX_TRANSACTIONS or total >= MAX_KEPT:
             Deferred.fromCoroutine(session.quit())
             return
         timer = self._call_later(KEEP_TIME, self._let_go, target, session)

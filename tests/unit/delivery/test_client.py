@@ -268,9 +268,9 @@ async def test_what_a_server_says_of_its_limits_is_kept(make_peer: Any) -> None:
     found = await session.send(envelope(), recipients, Content(b"a: b\r\n\r\n"))
     assert codes(found) == [250] * 5
     assert peer.behaviour.verbs()[1:] == ["MAIL", "RCPT", "RCPT", "DATA"] * 2 + ["MAIL", "RCPT", "DATA"]
-    assert session.usable
+    assert session.usable and not session.full
     await session.send(envelope(), recipients[:1], Content(b"a: b\r\n\r\n"))
-    assert not session.usable
+    assert session.full
     await session.quit()
 
 

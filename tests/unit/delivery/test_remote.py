@@ -153,6 +153,15 @@ async def test_only_a_host_that_knows_dsn_confirms_deliveries(field: Field, exte
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_session_that_carried_what_it_may_is_left_politely(field: Field) -> None:
+    peer = field.peer(extensions=("LIMITS MAILMAX=2",))
+    for _ in range(3):
+        assert kinds(await field.deliver()) == ["delivered"]
+    assert peer.behaviour.connections == 2
+    assert peer.behaviour.verbs().count("QUIT") == 1
+
+
+@pytest_twisted.ensureDeferred
 async def test_the_next_address_is_tried_when_one_does_not_answer(field: Field) -> None:
     peer = field.peer(interface="127.0.0.3")
     field.names.found = ["127.0.0.2", "127.0.0.3"]
