@@ -1,7 +1,8 @@
-"""The policy check ``mailauth``: SPF, DKIM and DMARC of a stranger's message, told and acted upon.
+"""The policy check ``mailauth``: SPF, DKIM, DMARC and ARC of a stranger's message, told and acted upon.
 
 Asked at the final dot, when all is there: an SPF failure alone refuses nothing at MAIL, because DKIM may
-still vouch for the message (RFC 9989 §7.1). SPF and DKIM are evaluated at the same time, DMARC from both.
+still vouch for the message (RFC 9989 §7.1). SPF and DKIM are evaluated at the same time, DMARC from both. An
+ARC chain is verified and told; nobody's seal changes a verdict yet.
 
 What it does with the answer:
 
@@ -37,6 +38,7 @@ from lorrainemail.interfaces import (
     Stage,
     Verdict,
 )
+from lorrainemail.mailauth.arc import ArcVerifier
 from lorrainemail.mailauth.authors import author_domains
 from lorrainemail.mailauth.authres import Finding, field
 from lorrainemail.mailauth.canonical import Form
@@ -73,6 +75,7 @@ class MailAuth:
         self._hostname = hostname
         self._spf = Spf(resolver, clock, hostname)
         self._dkim = Verifier(resolver, clock, in_thread)
+        self._arc = ArcVerifier(resolver, clock, in_thread)
         self._dmarc = Dmarc(resolver, clock)
 
     def judge(self, circumstances: Circumstances) -> None | Deferred[Verdict | None]:
@@ -90,6 +93,7 @@ class MailAuth:
         asked = Deferred.fromCoroutine(self._spf.check(session.peer, session.helo, sender))
         dkim = await self._dkim.verify(content, header, author_domains(header))
         spf = await asked
+        arc = await self._arc.verify(content, header)
         dmarc = await self._dmarc.evaluate(header, spf, dkim)
         _RESULTS.labels("spf", spf.result).inc()
         for one in dkim:
@@ -106,7 +110,11 @@ class MailAuth:
                 action, reply = Action.REFUSE, _refusal(spf, dkim, dmarc)
         elif dmarc.deceitful:
             action, reason = Action.JUNK, f"{dmarc.reason}; {reason}"
-        told = field(self._hostname, _findings(spf, dkim, dmarc))
+        findings = _findings(spf, dkim, dmarc)
+        if arc.result != "none":
+            _RESULTS.labels("arc", arc.result).inc()
+            findings.append(Finding("arc", arc.result, arc.reason, (), f"i={arc.sets} d={arc.sealer or '?'}"))
+        told = field(self._hostname, findings)
         return Verdict(action, self.name, reason, reply, told, _proves(sender, spf, dkim))
 
     async def _all_agrees(self, peer: str, header: Header, spf: SpfResult) -> bool:

@@ -101,14 +101,17 @@ def hash_body(content: IContent, start: int, forms: Sequence[Form]) -> dict[Form
 
 
 async def body_hashes(
-    content: IContent, start: int, forms: Sequence[Form], in_thread: InThread[dict[Form, bytes]]
+    content: IContent, header: Header, forms: Iterable[Form], in_thread: InThread[dict[Form, bytes]]
 ) -> dict[Form, bytes]:
-    """:func:`hash_body` where it belongs: here while that is short, else in a thread."""
-    if not forms:
-        return {}
-    if content.size - start <= AT_ONCE and content.in_memory() is not None:
-        return hash_body(content, start, forms)
-    return await in_thread(lambda: hash_body(content, start, forms))
+    """:func:`hash_body` where it belongs: here while that is short, else in a thread. Remembered there."""
+    missing = sorted(set(forms).difference(header.hashes))
+    start = header.body
+    if missing:
+        if content.size - start <= AT_ONCE and content.in_memory() is not None:
+            header.hashes.update(hash_body(content, start, missing))
+        else:
+            header.hashes.update(await in_thread(lambda: hash_body(content, start, missing)))
+    return header.hashes
 
 
 class Verifier:
@@ -161,14 +164,14 @@ class Verifier:
         ready: list[tuple[int, Field, Signature, Key]] = []
         for number, field, signature in candidates:
             key = keys[signature.selector, signature.domain]
-            verdict = _before_hashing(signature, key, now)
+            verdict = before_hashing(signature, key, now)
             if verdict is not None or not isinstance(key, Key):
                 word, reason = verdict or ("permerror", "no key")
                 results[number] = _result(signature, key, word, reason)
             else:
                 ready.append((number, field, signature, key))
-        forms = sorted({signature.body_form for _, _, signature, _ in ready})
-        hashes = await body_hashes(content, header.body, forms, self._in_thread)
+        forms = [signature.body_form for _, _, signature, _ in ready]
+        hashes = await body_hashes(content, header, forms, self._in_thread)
         for number, field, signature, key in ready:
             results[number] = _check(header, field, signature, key, hashes)
         return [results[number] for number in sorted(results)]
@@ -179,34 +182,43 @@ class Verifier:
         found: dict[tuple[str, str], Key | DkimResult] = {
             (one.selector, one.domain): DkimResult("permerror", reason="no key") for one in signatures
         }
-        asked = {
-            name: Deferred.fromCoroutine(self._key(*name)).addTimeout(TOTAL_TIME, self._clock)
-            for name in wanted
-        }
-        for name, answer in asked.items():
-            try:
-                found[name] = await answer
-            except TimeoutError:
-                found[name] = DkimResult("temperror", reason="the key cannot be looked up now")
+        found.update(await fetch_keys(self._resolver, self._clock, wanted))
         return found
 
-    async def _key(self, selector: str, domain: str) -> Key | DkimResult:
+
+async def fetch_keys(
+    resolver: IResolver, clock: IReactorTime, names: Iterable[tuple[str, str]]
+) -> dict[tuple[str, str], Key | DkimResult]:
+    """The keys of (selector, domain) pairs, all asked at once, or in their place why there is none."""
+    asked = {
+        name: Deferred.fromCoroutine(_key(resolver, *name)).addTimeout(TOTAL_TIME, clock) for name in names
+    }
+    found: dict[tuple[str, str], Key | DkimResult] = {}
+    for name, answer in asked.items():
         try:
-            records = await self._resolver.txt(f"{selector}._domainkey.{domain}")
-        except DnsFailure as failure:
-            if failure.kind == "temporary":
-                return DkimResult("temperror", reason="the key cannot be looked up now")
-            return DkimResult("permerror", reason=f"there is no key {selector} of {domain}")
-        keys = [record for record in records if is_key(record)]
-        if len(keys) > 1:
-            return DkimResult("permerror", reason="there is more than one key")
-        try:
-            return parse_key(keys[0]) if keys else DkimResult("permerror", reason="the record is no key")
-        except RecordFault as fault:
-            return DkimResult("permerror", reason=str(fault))
+            found[name] = await answer
+        except TimeoutError:
+            found[name] = DkimResult("temperror", reason="the key cannot be looked up now")
+    return found
 
 
-def _before_hashing(signature: Signature, key: Key | DkimResult, now: float) -> tuple[DkimWord, str] | None:
+async def _key(resolver: IResolver, selector: str, domain: str) -> Key | DkimResult:
+    try:
+        records = await resolver.txt(f"{selector}._domainkey.{domain}")
+    except DnsFailure as failure:
+        if failure.kind == "temporary":
+            return DkimResult("temperror", reason="the key cannot be looked up now")
+        return DkimResult("permerror", reason=f"there is no key {selector} of {domain}")
+    keys = [record for record in records if is_key(record)]
+    if len(keys) > 1:
+        return DkimResult("permerror", reason="there is more than one key")
+    try:
+        return parse_key(keys[0]) if keys else DkimResult("permerror", reason="the record is no key")
+    except RecordFault as fault:
+        return DkimResult("permerror", reason=str(fault))
+
+
+def before_hashing(signature: Signature, key: Key | DkimResult, now: float) -> tuple[DkimWord, str] | None:
     """What can be said without looking at the message."""
     if signature.unacceptable:
         return "policy", signature.unacceptable
@@ -230,15 +242,28 @@ def _before_hashing(signature: Signature, key: Key | DkimResult, now: float) -> 
 def _check(
     header: Header, field: Field, signature: Signature, key: Key, hashes: dict[Form, bytes]
 ) -> DkimResult:
+    wrong = mismatch(header, field, signature, key, hashes)
+    if wrong:
+        return _result(signature, key, "fail", wrong)
+    return _result(signature, key, "pass", "the domain is testing" if key.testing else "")
+
+
+def mismatch(header: Header, field: Field, signature: Signature, key: Key, hashes: dict[Form, bytes]) -> str:
+    """What about the message is not as it was signed, "" where all is."""
     if hashes[signature.body_form] != signature.body_hash:
-        return _result(signature, key, "fail", "the body was changed")
+        return "the body was changed"
     form = signature.header_form
+    own = without_signature(header, field, form)
+    if not key.verifies(signature.signature, header_hash(header, signature.names, form, own)):
+        return "the header was changed or the key is another"
+    return ""
+
+
+def without_signature(header: Header, field: Field, form: Form) -> bytes:
+    """A signature's own field in canonical form, its b= empty, as it was signed."""
     raw = header.data[field.start : field.end]
     value = emptied(header.data[field.value : field.end], b"b")
-    own = canonical_field(raw[: field.value - field.start] + value, field.name, value, form)
-    if not key.verifies(signature.signature, header_hash(header, signature.names, form, own)):
-        return _result(signature, key, "fail", "the header was changed or the key is another")
-    return _result(signature, key, "pass", "the domain is testing" if key.testing else "")
+    return canonical_field(raw[: field.value - field.start] + value, field.name, value, form)
 
 
 def _result(signature: Signature, key: Key | DkimResult, word: DkimWord, reason: str) -> DkimResult:

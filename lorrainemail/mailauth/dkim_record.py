@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final, Literal
 
@@ -36,6 +37,9 @@ MIN_RSA: Final = 1024
 MAX_RSA: Final = 4096
 #: Largest public exponent: what is larger only makes verification slow.
 MAX_EXPONENT: Final = 1 << 32
+
+#: Tags without which no signature can be checked.
+NEEDED: Final = ("a", "b", "bh", "d", "h", "s")
 
 _FORMS: Final[dict[str, Form]] = {"simple": "simple", "relaxed": "relaxed"}
 _DIGITS = re.compile(rb"[0-9]{1,12}\Z")
@@ -89,7 +93,7 @@ class Signature:
         return ""
 
 
-def _base64(value: bytes, what: str) -> bytes:
+def base64_of(value: bytes, what: str) -> bytes:
     try:
         return base64.b64decode(without_space(value), validate=True)
     except binascii.Error:
@@ -105,10 +109,10 @@ def _number(tags: dict[str, bytes], name: str) -> int | None:
     return int(value)
 
 
-def parse_signature(value: bytes) -> Signature:
-    """A signature from its field's value.
+def signature_tags(value: bytes, needed: Iterable[str]) -> dict[str, bytes]:
+    """The tags of a signature field.
 
-    :raises SignatureError: RFC 6376 §6.1.1.
+    :raises SignatureError: where it is too long or malformed, or one that is needed is missing.
     """
     if len(value) > MAX_SIGNATURE:
         raise SignatureError("the signature field is too long")
@@ -116,11 +120,28 @@ def parse_signature(value: bytes) -> Signature:
         tags = parse_tags(value)
     except TagError as error:
         raise SignatureError(str(error)) from None
-    for name in ("v", "a", "b", "bh", "d", "h", "s"):
+    for name in needed:
         if not tags.get(name):
             raise SignatureError(f"{name}= is missing")
+    return tags
+
+
+def parse_signature(value: bytes) -> Signature:
+    """A signature from its field's value.
+
+    :raises SignatureError: RFC 6376 §6.1.1.
+    """
+    tags = signature_tags(value, ("v", *NEEDED))
     if tags["v"] != b"1":
         raise SignatureError("unknown version")
+    return signature_of(tags)
+
+
+def signature_of(tags: dict[str, bytes]) -> Signature:
+    """A signature from its tags, of which the needed ones are there.
+
+    :raises SignatureError: where one of them says nothing usable.
+    """
     algorithm = _text(tags["a"]).lower()
     if algorithm not in ("rsa-sha256", "ed25519-sha256", "rsa-sha1"):
         raise SignatureError("unknown algorithm")
@@ -153,8 +174,8 @@ def parse_signature(value: bytes) -> Signature:
         _FORMS[header_form],
         _FORMS[body_form or "simple"],
         names,
-        _base64(tags["b"], "b="),
-        _base64(tags["bh"], "bh="),
+        base64_of(tags["b"], "b="),
+        base64_of(tags["bh"], "bh="),
         limit is not None,
         made,
         expires,

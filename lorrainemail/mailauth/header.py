@@ -24,9 +24,10 @@ class Header:
     :ivar data: its octets with the empty line. ``body``: where the body begins.
     :ivar fields: its fields in order.
     :ivar whole: it was not too large to be looked at.
+    :ivar hashes: of the body below it, as far as they are known.
     """
 
-    __slots__ = ("_canonical", "body", "data", "fields", "whole")
+    __slots__ = ("_canonical", "body", "data", "fields", "hashes", "whole")
 
     def __init__(self, content: IContent) -> None:
         data = content.head(MAX_HEADER)
@@ -36,6 +37,7 @@ class Header:
             self.fields
         ) < MAX_HEADER_FIELDS
         self.data = data[: self.body]
+        self.hashes: dict[Form, bytes] = {}
         self._canonical: dict[tuple[int, Form], bytes] = {}
 
     def canonical(self, field: Field, form: Form) -> bytes:

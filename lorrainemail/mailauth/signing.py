@@ -83,7 +83,7 @@ class Signer:
         keys = self._keys.keys(domains[0]) if domains else ()
         if not keys:
             return b""
-        hashes = await body_hashes(content, header.body, (_FORM,), self._in_thread)
+        hashes = await body_hashes(content, header, (_FORM,), self._in_thread)
         names = signed_names([field.name for field in header.fields])
         when = int(self._wall_clock())
         return b"".join(signature_field(header, key, names, hashes[_FORM], when) for key in keys)

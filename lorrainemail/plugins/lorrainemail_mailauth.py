@@ -14,8 +14,8 @@ class MailAuthPlugin:
     """Makes :class:`~lorrainemail.mailauth.check.MailAuth` where there is a DNS to ask."""
 
     name = "mailauth"
-    #: SPF and DKIM have 20 seconds, then DMARC has as many.
-    timeout = 45.0
+    #: SPF and DKIM have 20 seconds, then ARC and DMARC have as many each.
+    timeout = 65.0
     fail_open = True
 
     def make(self, resources: PolicyResources) -> MailAuth | None:

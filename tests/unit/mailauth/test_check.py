@@ -114,6 +114,11 @@ def test_mail_that_was_forwarded_is_never_refused(field: bytes) -> None:
     assert verdict is not None and verdict.action is Action.JUNK
 
 
+def test_a_chain_of_forwarders_is_told() -> None:
+    verdict = judge(zone(), b"ARC-Seal: i=1; a=rsa-sha256; cv=none; d=l.example; s=s; b=AAAA\r\n" + MESSAGE)
+    assert 'arc=fail (i=0 d=?) reason="a set is incomplete"' in told(verdict)
+
+
 def test_a_client_with_a_name_that_leads_back_is_not_refused() -> None:
     rows = zone(spf="v=spf1 -all")
     rows["1.2.0.192.in-addr.arpa"] = [("PTR", "mail.forwarder.example")]
