@@ -1,7 +1,7 @@
 """A clock for the reactor that a jump of the system's clock cannot stop.
 
 Twisted's reactor goes by the wall clock: where that is set back by an hour, nothing that waits happens for an
-hour. :class:`SteadyClock` tells wall-clock time that never goes back: it goes by the monotonic clock and takes
+hour. :class:`SteadyClock` tells wall-clock time that never goes back; it goes by the monotonic clock, taking
 up what lies between the two little by little. ``tap`` gives it to the reactor before any timer exists.
 
 - The wall clock is behind (it was set back): time passes at half its speed until it has caught up.
