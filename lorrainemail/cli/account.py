@@ -218,9 +218,12 @@ def _first_line() -> bytes:
 
 
 def _asked(arguments: argparse.Namespace) -> bytes:
-    password = getpass.getpass("New password: ")
-    if getpass.getpass("Once more: ") != password:
-        _usage_error(arguments, "the two are not the same")
+    try:
+        password = getpass.getpass("New password: ")
+        if getpass.getpass("Once more: ") != password:
+            _usage_error(arguments, "the two are not the same")
+    except EOFError:
+        _usage_error(arguments, "no password was typed")
     return password.encode("utf-8", "surrogateescape")
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
+import sys
 from collections.abc import Sequence
 
 from lorrainemail.config.default import ACCOUNT
@@ -95,13 +97,27 @@ def _first_steps(
                 "",
                 f"  swaks --server {plain} --to {ACCOUNT}     # if you have swaks: as another server would",
             ]
+    command = f"{shlex.quote(_command())} --config {shlex.quote(str(prepared.located.file))}"
     lines += [
         "",
         f"For your own domain edit {prepared.located.file}: hostname, local_domains and [listen]",
-        "(ports 25, 587, 465, 993, ...), then: lorrainemail check; lorrainemail account add you@your.domain;",
-        "restart; and let the domain's MX record in the DNS name this host.",
+        "(ports 25, 587, 465, 993, ...), then",
+        "",
+        f"  {command} check",
+        f"  {command} account add you@your.domain",
+        "",
+        "restart, and let the domain's MX record in the DNS name this host.",
     ]
     return lines
+
+
+def _command() -> str:
+    """The operator's command as it can be pasted: with its path, unless the shell finds it."""
+    beside = os.path.join(os.path.dirname(sys.executable), "lorrainemail")
+    found = shutil.which("lorrainemail")
+    if os.path.exists(beside) and (found is None or not os.path.samefile(found, beside)):
+        return beside
+    return "lorrainemail"
 
 
 def _reachable(ports: Sequence[BoundPort], door: str) -> str:

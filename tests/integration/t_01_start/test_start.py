@@ -201,6 +201,12 @@ def test_the_first_start_makes_all_that_is_needed_and_its_printed_commands_work(
         assert stat.S_IMODE((place.state / path).stat().st_mode) == mode, path
     for port in place.ports.values():
         assert f"127.0.0.1:{port}" in out
+    (check,) = re.findall(r"^  (\S.* check)$", out, re.M)
+    done = subprocess.run(
+        check, shell=True, cwd="/", capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"State: {place.state}\n" in done.stdout
 
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")

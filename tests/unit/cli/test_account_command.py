@@ -101,6 +101,22 @@ def test_what_is_no_password_is_refused(command: Command, password: bytes) -> No
     assert not (command.state / "accounts").exists()
 
 
+class Terminal(io.TextIOWrapper):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_that_ends_is_told_in_one_line(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def end(prompt: str) -> str:
+        raise EOFError
+
+    monkeypatch.setattr("getpass.getpass", end)
+    monkeypatch.setattr(io, "TextIOWrapper", Terminal)
+    status, _, err = command("add", "bob@bricoleur.com")
+    assert status == 2 and "no password was typed" in err
+    assert not (command.state / "accounts").exists()
+
+
 def test_a_foreign_domain_is_refused_with_the_way_to_add_it(command: Command) -> None:
     status, _, err = command("add", "bob@elsewhere.org", "--generate")
     assert status == 1
