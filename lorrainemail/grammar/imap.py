@@ -494,15 +494,16 @@ _UID_PARSERS: Final[dict[bytes, Callable[[Scanner], tuple[Any, ...]]]] = {
 }
 
 
-def parse_command(data: bytes, utf8: bool = False) -> Command:
+def parse_command(data: bytes, utf8: bool = False, charsets: bool = True) -> Command:
     """One command without its final line end.
 
     :param utf8: mailbox names are UTF-8, not modified UTF-7 (RFC 6855 §3).
+    :param charsets: a SEARCH may name its character set.
 
     :raises BadCommand: saying what is wrong.
     :raises lorrainemail.grammar.imap_search.UnknownCharset: from a SEARCH; use :func:`tag_of` for the tag.
     """
-    scanner = Scanner(data, utf8=utf8)
+    scanner = Scanner(data, utf8=utf8, charsets=charsets)
     tag = b""
     try:
         tag = scanner.tag()

@@ -37,13 +37,15 @@ class Scanner:
     """A cursor over a command.
 
     :param utf8: mailbox names are UTF-8 (RFC 6855 §3), else modified UTF-7.
+    :param charsets: a SEARCH may name its character set.
     """
 
-    __slots__ = ("data", "position", "utf8")
+    __slots__ = ("charsets", "data", "position", "utf8")
 
-    def __init__(self, data: bytes, position: int = 0, utf8: bool = False) -> None:
+    def __init__(self, data: bytes, position: int = 0, utf8: bool = False, charsets: bool = True) -> None:
         self.data = data
         self.utf8 = utf8
+        self.charsets = charsets
         self.position = position
 
     # -- single octets --

@@ -78,7 +78,7 @@ def search_program(scanner: Scanner) -> SearchKey:
     """
     charset = "utf-8"
     if scanner.data[scanner.position : scanner.position + 8].upper() == b"CHARSET ":
-        if scanner.utf8:
+        if not scanner.charsets:
             raise SyntaxFault("CHARSET after UTF8 was enabled")  # RFC 6855 §3
         scanner.position += 8
         charset = charset_name(scanner)

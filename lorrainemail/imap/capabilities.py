@@ -7,19 +7,22 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from lorrainemail.imap.server import ImapServer
 
-_ALWAYS: Final = (b"IMAP4rev1", b"LITERAL+", b"SASL-IR", b"ID", b"ENABLE", b"IDLE")
+_ALWAYS: Final = (b"IMAP4rev1", b"IMAP4rev2", b"LITERAL+", b"SASL-IR", b"ID", b"ENABLE", b"IDLE")
 _AFTER_LOGIN: Final = (
     b"NAMESPACE", b"UIDPLUS", b"UNSELECT", b"MOVE", b"CHILDREN", b"SPECIAL-USE", b"CREATE-SPECIAL-USE",
     b"LIST-EXTENDED", b"LIST-STATUS", b"STATUS=SIZE", b"ESEARCH", b"SEARCHRES", b"CONDSTORE", b"QRESYNC",
     b"OBJECTID", b"SAVEDATE", b"WITHIN", b"PARTIAL",
     b"QUOTA", b"QUOTA=RES-STORAGE", b"QUOTA=RES-MESSAGE", b"BINARY", b"PREVIEW",
     b"MULTIAPPEND", b"REPLACE", b"UTF8=ACCEPT",
+    b"UIDONLY",
     b"SORT", b"SORT=DISPLAY", b"ESORT", b"THREAD=ORDEREDSUBJECT", b"THREAD=REFERENCES",
 )  # fmt: skip
 
 #: What ENABLE knows, each with what it brings along.
 ENABLES: Final = {
     "CONDSTORE": frozenset({"CONDSTORE"}),
+    "UIDONLY": frozenset({"UIDONLY"}),
+    "IMAP4REV2": frozenset({"IMAP4rev2"}),
     "UTF8=ACCEPT": frozenset({"UTF8=ACCEPT"}),
     "QRESYNC": frozenset({"QRESYNC", "CONDSTORE"}),  # RFC 7162 §3.2.3
 }

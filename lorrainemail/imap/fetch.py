@@ -24,7 +24,7 @@ from lorrainemail.imap.server import Bad, ImapServer
 from lorrainemail.imap.view import View
 from lorrainemail.interfaces import MessageFacts
 from lorrainemail.message.dates import date_time
-from lorrainemail.message.summary import body_of
+from lorrainemail.message.summary import body_of, without_global
 
 log = Logger(namespace="lorrainemail.imap")
 
@@ -86,7 +86,7 @@ async def fetch(session: ImapServer, command: Command) -> bytes:
         raise Bad(b"QRESYNC was not enabled")  # RFC 7162 §3.2.6
     if since is not None or _MODSEQ in items:
         session.enable("CONDSTORE")
-    what = plan(items, command.uid or "QRESYNC" in session.enabled, view.read_only, since is not None)
+    what = plan(items, view.shows_uid(command.uid), view.read_only, since is not None)
     if since is not None:
         if modifiers.vanished:
             gone = await vanished(session, view, since, uid_ranges(view, messages))
@@ -176,15 +176,17 @@ class Line:
         if kind == "THREADID":
             return b"THREADID NIL"  # RFC 8474 §5.2: we keep none
         if kind == "FLAGS":
-            return b"FLAGS " + flag_list(self.flags, self.uid in self.view.recent)
+            return b"FLAGS " + flag_list(self.flags, self.view.is_recent(self.uid))
         row = self.row
         assert row is not None
         if kind == "ENVELOPE":
             return b"ENVELOPE " + row.envelope
-        if kind == "BODYSTRUCTURE":
-            return b"BODYSTRUCTURE " + row.structure
-        if kind == "BODY":
-            return b"BODY " + body_of(row.structure)
+        if kind in ("BODYSTRUCTURE", "BODY"):
+            # RFC 6855 §3, RFC 9051 §7.5.2: only who speaks UTF-8 knows message/global
+            structure = row.structure if self.session.utf8 else without_global(row.structure)
+            if kind == "BODY":
+                return b"BODY " + body_of(structure)
+            return b"BODYSTRUCTURE " + structure
         if kind == "EMAILID":
             return b"EMAILID (%b)" % row.message_id.encode("ascii")
         if kind == "SAVEDATE":

@@ -48,7 +48,9 @@ async def examine(session: ImapServer, command: Command) -> bytes:
 async def _open(session: ImapServer, arguments: SelectArguments, read_only: bool) -> bytes:
     if arguments.resync is not None and "QRESYNC" not in session.enabled:
         raise Bad(b"QRESYNC was not enabled")  # RFC 7162 §3.2.5
-    if session.view is not None and "QRESYNC" in session.enabled:
+    if arguments.resync is not None and arguments.resync.numbers and "UIDONLY" in session.enabled:
+        raise Bad(b"[UIDREQUIRED] Message numbers are not used here")  # RFC 9586 §3.6
+    if session.view is not None and session.enabled & {"QRESYNC", "IMAP4rev2"}:
         session.send(b"* OK [CLOSED] Previous mailbox closed\r\n")  # RFC 7162 §3.2.11
     session.close_view()  # RFC 3501 §6.3.1: also where the new one cannot be had
     if arguments.condstore:
@@ -62,13 +64,15 @@ async def _open(session: ImapServer, arguments: SelectArguments, read_only: bool
     session.send(view.flags_line())
     permanent = () if read_only else (*SYSTEM_FLAGS, *sorted(keywords), "\\*")
     session.send(b"* OK [PERMANENTFLAGS (%b)] Flags kept\r\n" % " ".join(permanent).encode("ascii"))
-    session.send(b"* %d EXISTS\r\n* %d RECENT\r\n" % (len(view.uids), len(view.recent)))
-    if unseen:
+    session.send(view.counts())
+    if unseen and not session.enabled & {"UIDONLY", "IMAP4rev2"}:
         session.send(b"* OK [UNSEEN %d] First unseen\r\n" % unseen)
     session.send(b"* OK [UIDVALIDITY %d] UIDs valid\r\n" % mailbox.uid_validity)
     session.send(b"* OK [UIDNEXT %d] Next UID\r\n" % mailbox.uid_next)
     session.send(b"* OK [HIGHESTMODSEQ %d] Highest\r\n" % modseq)  # RFC 7162 §3.1.2.1
     session.send(b"* OK [MAILBOXID (%b)] Its id\r\n" % mailbox.mailbox_id.encode("ascii"))  # RFC 8474 §4.2
+    if "IMAP4rev2" in session.enabled:
+        session.send(_line(session, b"LIST", (), mailbox.name))  # RFC 9051 §6.3.2
     if arguments.resync is not None and arguments.resync.uid_validity == mailbox.uid_validity:
         await resynchronize(session, view, arguments.resync)
     session.state = "select"

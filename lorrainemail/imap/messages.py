@@ -123,8 +123,8 @@ def _say_flags(session: ImapServer, view: View, indexes: list[int], by_uid: bool
             lines.append(view.line(index, view.flag_items(uid, flags, by_uid)))
         elif "CONDSTORE" in session.enabled:  # RFC 7162 §3.1.3: the new MODSEQ is always told
             modseq = b"MODSEQ (%d)" % view.mailbox.modseq(uid)
-            with_uid = by_uid or "QRESYNC" in session.enabled
-            lines.append(view.line(index, b"UID %d %b" % (uid, modseq) if with_uid else modseq))
+            shown = b"UID %d %b" % (uid, modseq) if view.shows_uid(by_uid) else modseq
+            lines.append(view.line(index, shown))
     session.send(view.learn_keywords(found))
     session.send(b"".join(lines))
     return missing

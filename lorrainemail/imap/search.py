@@ -148,6 +148,8 @@ def results(
 ) -> bytes:
     """Answer with what was found (in its order), as SEARCH or ESEARCH, and save it where that was asked."""
     kind = command.name.encode("ascii")
+    if "IMAP4rev2" in session.enabled and kind == b"SEARCH" and not options.extended:
+        options = ResultOptions(frozenset({"ALL"}), None, True)  # RFC 9051 §6.4.4
     modseq = any(key.name == "MODSEQ" for key in _walk(program))
     numbers = [view.uids[index] for index in found] if command.uid else [index + 1 for index in found]
     if not options.extended:
@@ -294,6 +296,8 @@ def _resolve(keys: tuple[SearchKey, ...], view: View) -> Sets:
     sets: Sets = {}
     for key in keys:
         if key.messages is not None:
+            if key.name == "SET" and not key.messages.saved and "UIDONLY" in view.enabled:
+                raise Bad(b"[UIDREQUIRED] Message numbers are not used here")  # RFC 9586 §3.2
             indexes = view.indexes(key.messages, key.name == "UID")
             if indexes is None:
                 raise Bad(b"No such message")

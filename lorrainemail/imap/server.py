@@ -83,6 +83,8 @@ _CODES: Final = frozenset(
 
 
 #: Commands during which, given without UID, no message may lose its number.
+#: Commands that speak of messages by number, where they are not given with UID (RFC 9586 §3).
+_NUMBERED: Final = frozenset({"FETCH", "STORE", "SEARCH", "SORT", "THREAD", "COPY", "MOVE"})
 _KEEPS_NUMBERS: Final = frozenset({"FETCH", "STORE", "SEARCH", "SORT", "THREAD"})
 
 
@@ -548,7 +550,7 @@ class ImapServer(IMAP4Server):
             work = self.shared.append(self, event)
         else:
             try:
-                command = parse_command(event.data, self.utf8)
+                command = parse_command(event.data, self.utf8, "UTF8=ACCEPT" not in self.enabled)
             except BadCommand as bad:
                 self.send(b"%b BAD %b\r\n" % (bad.tag or b"*", human(bad.text)))
                 self._count_error()
@@ -565,6 +567,9 @@ class ImapServer(IMAP4Server):
             if self.state not in verb.states:
                 self.send(b"%b BAD %b not allowed now\r\n" % (tag, command.name.encode("ascii")))
                 self._count_error()
+                return
+            if not uid and command.name in _NUMBERED and "UIDONLY" in self.enabled:
+                self.send(b"%b BAD [UIDREQUIRED] Message numbers are not used here\r\n" % tag)
                 return
             # RFC 3501 §7.4.1: no EXPUNGE while these use sequence numbers
             expunges = uid or command.name not in _KEEPS_NUMBERS
@@ -679,8 +684,8 @@ class ImapServer(IMAP4Server):
 
     @property
     def utf8(self) -> bool:
-        """Names and strings of both sides are UTF-8 (RFC 6855 §3)."""
-        return "UTF8=ACCEPT" in self.enabled
+        """Names and strings of both sides are UTF-8 (RFC 6855 §3, RFC 9051 §5.1)."""
+        return not self.enabled.isdisjoint({"UTF8=ACCEPT", "IMAP4rev2"})
 
     @property
     def compressed(self) -> bool:

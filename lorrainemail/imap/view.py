@@ -103,17 +103,34 @@ class View:
 
     def opening(self, index: int) -> bytes:
         """The beginning of one, up to its items."""
+        if "UIDONLY" in self.enabled:  # RFC 9586 §3.3
+            return b"* %d UIDFETCH (" % self.uids[index]
         return b"* %d FETCH (" % (index + 1)
+
+    def shows_uid(self, by_uid: bool) -> bool:
+        """Whether FETCH responses carry the UID besides (RFC 3501 §6.4.8, RFC 7162 §3.2.4, RFC 9586 §3.3)."""
+        return (by_uid or "QRESYNC" in self.enabled) and "UIDONLY" not in self.enabled
+
+    def is_recent(self, uid: int) -> bool:
+        """Whether the client is told that it is recent; RFC 9051 knows no such thing."""
+        return uid in self.recent and "IMAP4rev2" not in self.enabled
+
+    def counts(self) -> bytes:
+        """EXISTS and RECENT."""
+        exists = b"* %d EXISTS\r\n" % len(self.uids)
+        if "IMAP4rev2" in self.enabled:
+            return exists
+        return b"%b* %d RECENT\r\n" % (exists, len(self.recent))
 
     def flag_items(self, uid: int, flags: frozenset[str], with_uid: bool) -> bytes:
         """What is said of a message whose flags changed.
 
         RFC 7162 §3.1: with MODSEQ once the client knows CONDSTORE; §3.2.4: with UID once it knows QRESYNC.
         """
-        items = b"FLAGS " + flag_list(flags, uid in self.recent)
+        items = b"FLAGS " + flag_list(flags, self.is_recent(uid))
         if "CONDSTORE" in self.enabled:
             items += b" MODSEQ (%d)" % self.mailbox.modseq(uid)
-        if with_uid or "QRESYNC" in self.enabled:
+        if self.shows_uid(with_uid):
             items = b"UID %d %b" % (uid, items)
         return items
 
@@ -172,7 +189,7 @@ class View:
         indexes = sorted({i for uid in part if (i := self.index_of(uid)) >= 0})
         if not indexes:
             return
-        if "QRESYNC" in self.enabled:  # RFC 7162 §3.2.10
+        if "QRESYNC" in self.enabled or "UIDONLY" in self.enabled:  # RFC 7162 §3.2.10, RFC 9586 §3.5
             out.append(b"* VANISHED %b\r\n" % print_set(self.uids[index] for index in indexes))
         else:
             out.extend(b"* %d EXPUNGE\r\n" % (index + 1) for index in reversed(indexes))
@@ -191,7 +208,7 @@ class View:
             return
         self.uids.extend(new)
         self.recent |= self.mailbox.claim_recent(new, peek=self.read_only)
-        out.append(b"* %d EXISTS\r\n* %d RECENT\r\n" % (len(self.uids), len(self.recent)))
+        out.append(self.counts())
 
     def _flags(self, out: list[bytes], with_uid: bool) -> None:
         told = sorted(self._changed)[:MAX_FLAG_UPDATES]

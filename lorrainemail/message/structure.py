@@ -103,6 +103,12 @@ class Part:
             yield from part.walk()
 
 
+def _is_encoded(fields: dict[bytes, list[bytes]]) -> bool:
+    """RFC 6532 §3.7: a message/global may be encoded, then it is not looked into."""
+    encoding = fields.get(b"content-transfer-encoding", [b"8bit"])[0].strip().lower()
+    return encoding not in (b"7bit", b"8bit", b"binary")
+
+
 def parse_parameters(value: bytes, position: int = 0) -> Parameters:
     """``;name=value`` lists of Content-Type and Content-Disposition (RFC 2045 §5.1), leniently."""
     found: list[tuple[bytes, bytes]] = []
@@ -216,7 +222,7 @@ class _Scanner:
                 main, sub, parameters = _OPAQUE
             else:
                 parts, limit = self.multipart(body, limit, depth, sub, parameters)
-        elif main == b"message" and sub == b"rfc822":
+        elif main == b"message" and (sub == b"rfc822" or (sub == b"global" and not _is_encoded(found))):
             if depth >= MAX_DEPTH or self.parts >= MAX_PARTS:
                 main, sub, parameters = _OPAQUE
             else:

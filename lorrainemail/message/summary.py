@@ -408,11 +408,33 @@ def _basic(node: list[_Node]) -> bytes:
         subtype = node[count]
         assert isinstance(subtype, bytes)
         return b"(%b %b)" % (b"".join(_basic(child) for child in parts[:count]), subtype)
-    if node[0] == b'"MESSAGE"' and node[1] == b'"RFC822"':
+    if _holds_message(node):
         inner = node[8]
         assert isinstance(inner, list)
         return b"(%b %b %b)" % (b" ".join(map(_flat, node[:8])), _basic(inner), _flat(node[9]))
     return b"(%b)" % b" ".join(map(_flat, node[: 8 if node[0] == b'"TEXT"' else 7]))
+
+
+def _holds_message(node: list[_Node]) -> bool:
+    return node[0] == b'"MESSAGE"' and len(node) > 8 and isinstance(node[7], list) and len(node[7]) == 10
+
+
+def without_global(wire: bytes) -> bytes:
+    """A BODYSTRUCTURE for clients to whom message/global is a type like any other (RFC 3501 §7.4.2)."""
+    return _printed(_read(wire)) if _GLOBAL in wire else wire
+
+
+_GLOBAL: Final = b'"MESSAGE" "GLOBAL"'
+
+
+def _printed(node: _Node) -> bytes:
+    if isinstance(node, bytes):
+        return node
+    if _holds_message(node) and node[1] == b'"GLOBAL"':
+        node = node[:7] + node[10:]
+    lists = next((at for at, child in enumerate(node) if not isinstance(child, list)), len(node))
+    parts = [b"".join(map(_printed, node[:lists]))] if lists else []
+    return b"(%b)" % b" ".join(parts + [_printed(child) for child in node[lists:]])
 
 
 def _flat(node: _Node) -> bytes:
