@@ -122,6 +122,11 @@ class KeyRing:
         self._directory = os.path.join(state, DIRECTORY)
         self._known: OrderedDict[str, tuple[int, tuple[SigningKey, ...]]] = OrderedDict()
 
+    @property
+    def empty(self) -> bool:
+        """Whether no domain has ever had a key: then no message needs to be looked at."""
+        return not os.path.isdir(self._directory)
+
     def keys(self, domain: str) -> tuple[SigningKey, ...]:
         """Those that sign for a domain, RSA first; none where it has none or they cannot be read (logged)."""
         if not _DOMAIN.match(domain):

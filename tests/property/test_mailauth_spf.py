@@ -34,7 +34,7 @@ terms = st.one_of(
 qualified = st.builds("{}{}".format, st.sampled_from(["", "+", "-", "~", "?"]), terms).filter(
     lambda term: term.lstrip("+-~?") == term or "=" not in term
 )
-records = st.builds(lambda parts: " ".join(["v=spf1", *parts]), st.lists(qualified, max_size=4))
+records = st.builds(lambda parts: " ".join(["v=spf1", *parts]), st.lists(qualified, max_size=4, unique=True))
 zones = st.fixed_dictionaries(
     {name: st.lists(records, min_size=0, max_size=1) for name in NAMES[:4]}
     | {"hosts": st.lists(st.sampled_from(ADDRESSES), max_size=2)}
@@ -60,7 +60,9 @@ def oracle(rows: dict[str, list[tuple[str, Any]]], peer: str, sender: str) -> st
     before, spf.DNSLookup = spf.DNSLookup, lookup
     try:
         query = spf.query(peer, sender, "mail.a.test", receiver="mx.receiver.test", strict=True)
-        return str(query.check()[0])
+        result, _, reason = query.check()
+        # It refuses a record that names its own domain, even in a term that is never reached.
+        return "" if "trivial recursion" in reason else str(result)
     finally:
         spf.DNSLookup = before
 
@@ -74,4 +76,5 @@ def test_the_result_is_that_of_pyspf(zone: dict[str, list[str]], peer: str) -> N
         peer, "mail.a.test", Address("joe", "a.test")
     )
     Deferred.fromCoroutine(check).addCallback(results.append)
-    assert results[0].result == oracle(rows, peer, "joe@a.test"), results[0]
+    expected = oracle(rows, peer, "joe@a.test")
+    assert not expected or results[0].result == expected, results[0]

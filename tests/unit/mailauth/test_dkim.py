@@ -293,6 +293,58 @@ def test_strict_keys_want_the_identity_in_their_very_domain(elorac: Any) -> None
     assert words(elorac.verify(signed, now=time.time())) == ["permerror"]
 
 
+# -- a signature that others made ------------------------------------------------------------------------
+
+#: The message of RFC 6376 §A.2 with an Ed25519 signature of the key of RFC 8463 §A.1, and an RSA one.
+SIGNED_BY_OTHERS = (
+    b"DKIM-Signature: v=1; a=ed25519-sha256; c=simple/simple; \r\n"
+    b" d=football.example.com; i=@football.example.com; \r\n"
+    b" q=dns/txt; s=brisbane; t=1518460054; h=from : to : \r\n"
+    b" subject : date : message-id : from : subject : date; \r\n"
+    b" bh=4bLNXImK9drULnmePzZNEBleUanJCX5PIsDIFoH4KTQ=; \r\n"
+    b" b=9/dsDChY0YMTtD5Eyw3wx7x22BlSJP7M5ECbJ7GWrR45nXlTCGb8l0YB\r\n"
+    b" o0wBLR++X5LqmsxXaOYLLJe46l10AQ==\r\n"
+    b"DKIM-Signature: v=1; a=rsa-sha256; c=simple/simple; \r\n"
+    b" d=football.example.com; i=@football.example.com; \r\n"
+    b" q=dns/txt; s=test; t=1527915362; h=from : to : subject : \r\n"
+    b" date : message-id : from : subject : date; \r\n"
+    b" bh=4bLNXImK9drULnmePzZNEBleUanJCX5PIsDIFoH4KTQ=; \r\n"
+    b" b=icKcLSEZYXJ95flvWE8FT6hl5iqd8MC/LEKYH0QjsqYy6MO/4pgVNCZH\r\n"
+    b" l/RAXAuADxE/40Fg7uTlxwwD1hjN2Ple6J//cJfslBdDOq6zTVbne1dqtl\r\n"
+    b" NOat7iamJ1AfRqyG+ja7a2AZsrpUuJ7VA6O+0zRYPqpwMEkEFIzI9i/Xk=\r\n"
+    b"From: Joe SixPack <joe@football.example.com>\r\n"
+    b"To: Suzie Q <suzie@shopping.example.net>\r\n"
+    b"Subject: Is dinner ready?\r\n"
+    b"Date: Fri, 11 Jul 2003 21:00:37 -0700 (PDT)\r\n"
+    b"Message-ID: <20030712040037.46341.5F8J@football.example.com>\r\n"
+    b"\r\n"
+    b"Hi.\r\n"
+    b"\r\n"
+    b"We lost the game.  Are you hungry yet?\r\n"
+    b"\r\n"
+    b"Joe.\r\n"
+    b"\r\n"
+)
+
+
+def test_the_message_of_the_standards_passes_with_both_kinds_of_key(elorac: Any) -> None:
+    rows = elorac.dns.rows
+    rows["brisbane._domainkey.football.example.com"] = [
+        ("TXT", "v=DKIM1; k=ed25519; p=11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=")
+    ]
+    rows["test._domainkey.football.example.com"] = [
+        (
+            "TXT",
+            "v=DKIM1; g=*; k=rsa; p=MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQDkHlOQoBTzWRiGs5V6N"
+            "pP3idY6Wk08a5qhdR6wy5bdOKb2jLQiY/J16JYi0Qvx/byYzCNb3W91y3FutACDfzwQ/BC/e/8uBsCR+"
+            "yz1Lxj+PL6lHvqMKrM3rG4hstT5QjvHO9PzoxZyVYLzBfO2EeC3Ip3G+2kryOTIKT+l/K4w3QIDAQAB",
+        )
+    ]
+    assert words(elorac.verify(SIGNED_BY_OTHERS)) == ["pass", "pass"]
+    lower = SIGNED_BY_OTHERS.replace(b"Is dinner ready", b"is dinner ready")
+    assert words(elorac.verify(lower)) == ["fail", "fail"]
+
+
 # -- hostile ---------------------------------------------------------------------------------------------
 
 
