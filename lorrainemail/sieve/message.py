@@ -57,10 +57,22 @@ class Message:
     :param load: the octets after the header's empty line.
     """
 
-    __slots__ = ("_body", "_cache", "_data", "_edited", "_fields", "_header", "_load", "_structure", "size")
+    __slots__ = (
+        "_body",
+        "_cache",
+        "_data",
+        "_edited",
+        "_fields",
+        "_header",
+        "_load",
+        "_structure",
+        "rewritten",
+        "size",
+    )
 
     def __init__(self, header: bytes, size: int, load: Callable[[], bytes]) -> None:
         self.size = size
+        self.rewritten = False
         self._header = header
         self._load = load
         self._body: bytes | None = None
@@ -166,25 +178,16 @@ class Message:
             self._structure = parse_structure(self.data)
         return self._structure
 
-    def part_values(self, part: Part, name: str) -> list[str]:
-        """A field's values in a part's own header."""
-        key = name.lower().encode("utf-8", "surrogateescape")
-        found = fields_of.values(self.data, frozenset({key}), part.start, part.body)
-        return [text_of(value) for value in found.get(key, ())]
-
-    def part_raw(self, part: Part, name: str) -> list[bytes]:
-        key = name.lower().encode("utf-8", "surrogateescape")
-        return fields_of.values(self.data, frozenset({key}), part.start, part.body).get(key, [])
-
-    def decoded(self, part: Part) -> bytes:
-        """A part's octets with the transfer encoding undone."""
-        encoding = (part.field(b"content-transfer-encoding") or b"").strip()
-        return decode_body(self.data[part.body : min(part.end, part.body + MAX_PART)], encoding)
-
-    def text(self, part: Part) -> str:
-        """A part as text."""
-        charset = (part.parameter(b"charset") or b"").decode("ascii", "replace")
-        return decode(self.decoded(part), charset)
+    def rewrite(self, data: bytes) -> None:
+        """Another message in the place of this one (RFC 5703 §5, §6)."""
+        body = fields_of.body_offset(data)
+        header = data[:body].removesuffix(b"\r\n")
+        self._fields = [
+            (found.name, header[found.start : found.end])
+            for found in fields_of.fields(header, 0, len(header))
+        ]
+        self._body, self.rewritten = data[body:], True
+        self._changed()
 
     def contents(self, types: Sequence[str]) -> list[str]:
         """Parts of those types as text (RFC 5173 §5.2): "" all, "text" a type, "text/plain" one subtype."""
@@ -200,7 +203,7 @@ class Message:
                 inner = part.parts[0]
                 text = decode(self.data[inner.start : inner.body])
             else:
-                text = self.text(part)
+                text = part_text(self.data, part)
             found.append(text[:left])
             left -= len(text)
             if left <= 0:
@@ -220,7 +223,7 @@ class Message:
         found = []
         for part in self.structure.walk():
             if part.type == b"text":
-                text = self.text(part)
+                text = part_text(self.data, part)
                 found.append(without_markup(text) if part.subtype == b"html" else text)
         return found
 
@@ -229,6 +232,19 @@ class Message:
     def addresses(self, name: str) -> list[Mailbox]:
         """All addresses in the fields of that name."""
         return [mailbox for value in self.raw(name) for mailbox in mailboxes(value)]
+
+
+def part_values(data: bytes, part: Part, name: str) -> list[bytes]:
+    """Unfolded values of a field in a part's own header."""
+    key = name.lower().encode("utf-8", "surrogateescape")
+    return fields_of.values(data, frozenset({key}), part.start, part.body).get(key, [])
+
+
+def part_text(data: bytes, part: Part) -> str:
+    """A part as text, its transfer encoding undone."""
+    encoding = (part.field(b"content-transfer-encoding") or b"").strip()
+    charset = (part.parameter(b"charset") or b"").decode("ascii", "replace")
+    return decode(decode_body(data[part.body : min(part.end, part.body + MAX_PART)], encoding), charset)
 
 
 def mailboxes(value: bytes) -> list[Mailbox]:

@@ -13,6 +13,7 @@ from typing import Final
 
 import attrs
 
+from lorrainemail.message.header import body_offset
 from lorrainemail.message.structure import Part
 from lorrainemail.sieve.effects import (
     Context,
@@ -86,7 +87,11 @@ class Frame:
 
 
 class Run:
-    """The state of one run."""
+    """The state of one run.
+
+    :ivar part: of a loop over parts the current one; its offsets are those of ``whole``, the message as it
+        was when the outermost loop began; ``replacements`` of its octets are made when that ends.
+    """
 
     __slots__ = (
         "_memory",
@@ -94,6 +99,7 @@ class Run:
         "captures",
         "context",
         "effects",
+        "enclosures",
         "envelope",
         "flags",
         "frame",
@@ -106,9 +112,10 @@ class Run:
         "original",
         "part",
         "redirects",
-        "replaced",
+        "replacements",
         "script",
         "vacation",
+        "whole",
         "work",
     )
 
@@ -127,7 +134,9 @@ class Run:
         self.captures: Captures = ()
         self.included: set[tuple[str, str]] = set()
         self.part: Part | None = None
-        self.replaced: bytes | None = None
+        self.whole = b""
+        self.enclosures = 0
+        self.replacements: list[tuple[int, int, bytes]] = []
         self.redirects = 0
         self.vacation = False
         self.work = Work(work)
@@ -192,9 +201,28 @@ class Run:
 
     def version(self) -> Version | None:
         """The message as it is now, None where it is untouched."""
-        if self.replaced is not None:
-            return Version(self.message.header, self.replaced)
+        if self.replacements:
+            data = self.replaced()
+            body = body_offset(data)
+            return Version(data[:body].removesuffix(b"\r\n"), data[body:])
+        if self.message.rewritten:
+            return Version(self.message.header, self.message.body)
         return None if self.message.edited is None else Version(self.message.edited)
+
+    def replaced(self) -> bytes:
+        """The message with its parts replaced; what lies in a part that is replaced goes with it."""
+        pieces: list[bytes] = []
+        position = 0
+        for start, end, octets in sorted(self.replacements, key=lambda entry: (entry[0], -entry[1])):
+            if start < position:
+                continue
+            pieces += [self.whole[position:start], octets]
+            position = end
+        data = b"".join([*pieces, self.whole[position:]])
+        if self.message.data == self.whole or not min(self.replacements)[0]:
+            return data
+        # The header was edited within the loop, and all replaced parts lie in the body.
+        return self.message.header + b"\r\n" + data[len(self.whole) - len(self.message.body) :]
 
     def add(self, effect: Effect) -> None:
         """One more action; the same action on the same target counts once (RFC 5228 §2.10.3)."""

@@ -11,7 +11,7 @@ from lorrainemail.addresses import Address
 from lorrainemail.grammar.sieve import Node
 from lorrainemail.message.structure import Part, parse_parameters
 from lorrainemail.sieve.compiler import MATCH_TAGS, MATCH_TYPES, Compiler, Form, Given, Tagged
-from lorrainemail.sieve.message import Mailbox, mailboxes, text_of
+from lorrainemail.sieve.message import Mailbox, mailboxes, part_values, text_of
 from lorrainemail.sieve.run import Check, Run, RunError
 
 #: RFC 5228 §5.1: fields that hold addresses; "x-" ones may.
@@ -87,7 +87,7 @@ def raw_values(compiler: Compiler, node: Node, given: Given) -> Callable[[Run, s
     def of_parts(run: Run, name: str) -> list[bytes]:
         values: list[bytes] = []
         for part in mime_parts(run, any_child):
-            values += run.message.part_raw(part, name)
+            values += part_values(run.whole if run.part is not None else run.message.data, part, name)
         return pick(values, index)
 
     return of_parts

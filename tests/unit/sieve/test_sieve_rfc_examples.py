@@ -384,6 +384,69 @@ def test_parts_of_rfc_5703(does: Does) -> None:
     assert does('if header :mime :anychild :type "content-type" "application" { discard; }', MIME) == []
 
 
+def test_replace_of_rfc_5703_takes_out_parts(runs: Any) -> None:
+    script = """
+    foreverypart {
+      if header :mime :param "filename" :matches "Content-Disposition" "*.exe" {
+        addheader "X-Cleaned" "yes";
+        replace :mime text:
+Content-Type: text/plain
+X-Dropped: y
+
+attachment removed
+.
+;
+      }
+    }
+    if not body :content "text" :contains "removed" { discard; }
+    """
+    (keep,) = runs(script, MIME).effects
+    data = keep.version.header + b"\r\n" + keep.version.body
+    assert (
+        data
+        == (
+            "X-Cleaned: yes\nFrom: a@b.example\nMIME-Version: 1.0\n"
+            "Content-Type: multipart/mixed; boundary=x\n\n--x\n"
+            "Content-Type: text/plain; charset=utf-8\n\nHello world\n--x\nContent-Type: text/plain\n\n"
+            "attachment removed\n--x--\n"
+        )
+        .replace("\n", "\r\n")
+        .encode()
+    )
+
+
+def test_what_is_kept_within_a_loop_has_what_was_replaced_so_far(does: Does, runs: Any) -> None:
+    loop = 'foreverypart { if header :mime :type "content-type" "%s" { replace "x"; replace "y"; keep; } }'
+    (keep,) = runs(loop % "application", MIME).effects
+    assert keep.version.body.endswith(b"8bit\r\n\r\nx\r\n--x--\r\n")
+    (keep,) = runs(loop % "multipart", MIME).effects
+    assert keep.version.body == b"x\r\n"
+
+
+def test_replace_of_rfc_5703_takes_the_place_of_a_whole_message(runs: Any) -> None:
+    message = "Subject: old\nFrom: x@y.example\nContent-Type: text/html\n\n<p>\n"
+    (keep,) = runs('replace :subject "new" :from "b@c.example" "text";', message).effects
+    assert keep.version.header == (
+        b"Original-Subject: old\r\nOriginal-From: x@y.example\r\nSubject: new\r\nFrom: b@c.example\r\n"
+        b"MIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n"
+    )
+    assert keep.version.body == b"text\r\n"
+
+
+def test_enclose_of_rfc_5703_makes_an_attachment_of_the_message(runs: Any, does: Does) -> None:
+    message = "Subject: virus\nFrom: x@y.example\nTo: bob@bricoleur.com\n\nbody\n"
+    (keep,) = runs('enclose :subject "Warning" :headers ["To"] "careful";', message).effects
+    header, body = keep.version.header, keep.version.body
+    assert header.startswith(b"To: bob@bricoleur.com\r\nFrom: bob@bricoleur.com\r\nDate: Sun, 22 Nov 2026")
+    assert b"Subject: Warning\r\n" in header and b"multipart/mixed" in header
+    whole = message.replace("\n", "\r\n").encode()
+    assert b"careful\r\n--" in body and b"Content-Type: message/rfc822\r\n\r\n" + whole + b"--" in body
+    assert does(
+        'enclose "a"; if body :content "message/rfc822" :contains "virus" { fileinto "y"; }', message
+    ) == ["y"]
+    assert does('enclose "a"; enclose "b"; enclose "c"; enclose "d";', message)[0].startswith("error")
+
+
 def test_copies_of_what_is_sent_are_filed_by_rfc_8580(runs: Any) -> None:
     sent = runs('vacation :fcc "Sent" :flags "\\\\Seen" :create "away";', LISTS + "\n").effects[0]
     assert (sent.copy.folder, sent.copy.flags, sent.copy.create) == ("Sent", ("\\Seen",), True)
