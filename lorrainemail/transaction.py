@@ -65,6 +65,9 @@ JUNK: Final = "Junk"
 
 NOT_IN_TIME: Final = Reply(451, "4.3.0", "Not finished in time, try again later")
 
+#: Recipients (and answers) that a log line names.
+MAX_LOGGED: Final = 5
+
 #: Where a final recipient stands.
 OPEN, KEPT, QUEUED, LATER, REFUSED = "open", "kept", "queued", "later", "refused"
 _UNFINISHED: Final = object()
@@ -746,12 +749,29 @@ class Taking:
         )
 
     def _note_end(self, replies: list[Reply]) -> None:
-        """What the events of mailboxes and queue do not say."""
+        """One line in the log, and to the trace what the events of mailboxes and queue do not say."""
         for reply in replies:
             if not reply.positive:
                 kind = "refused" if reply.permanent else "deferred"
                 self._means.trace.event(self.id, kind, reply=str(reply))
-                _log.info("{id}: answered {reply}", id=self.id, reply=str(reply))
+        session, envelope = self._transaction.session, self._transaction.envelope
+        _log.info(
+            "{id}: from <{sender}> for {recipients}, {size} octets, at {door}{peer}{account}: {answer}",
+            id=self.id,
+            sender=_shown(envelope.sender),
+            recipients=_few([one.original or str(one.address) for one in envelope.recipients]) or "nobody",
+            size=self._transaction.content.size,
+            door=session.door,
+            peer=f" from {session.peer}" if session.peer else "",
+            account=f" logged in as {session.account}" if session.account else "",
+            answer=_few(list(dict.fromkeys(map(str, replies)))),
+        )
+
+
+def _few(words: Sequence[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = len(words) - MAX_LOGGED
+    return ", ".join(words[:MAX_LOGGED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _success(accepted: Accepted) -> tuple[_Success | None, Recipient]:

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import attrs
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet import task
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.logger import capturedLogs, formatEvent
 
 from lorrainemail.addresses import Address, parse_address
 from lorrainemail.envelope import Envelope, Recipient, Session
@@ -224,6 +226,22 @@ def test_message_for_one_mailbox_is_delivered_with_its_trace_fields_and_nothing_
     assert data.endswith(MESSAGE)
     assert [kind for _, kind, _ in world.events] == ["received", "delivered"]
     assert world.events[0][2]["message_id"] == "<one@elorac.fr>"
+
+
+@pytest.mark.parametrize(
+    ("name", "reply"), [("bob", "250 2.0.0 Delivered as m1"), ("dave", "451 4.2.0 Mailbox busy")]
+)
+def test_every_message_has_one_line_in_the_log_that_says_what_was_answered(name: str, reply: str) -> None:
+    world = World()
+    world.mailboxes["dave@bricoleur.com"] = {"commit": "temp"}
+    final = mailbox(f"{name}@bricoleur.com")
+    many = [accepted(final, to=f"{name}+{number}@bricoleur.com") for number in range(7)]
+    with capturedLogs() as events:
+        answer(world.intake.take(transaction(*many)))
+    (line,) = [text for event in events if (text := formatEvent(event)).startswith("m1: from ")]
+    assert line.startswith(f"m1: from <carole@elorac.fr> for {name}+0@bricoleur.com, {name}+1@")
+    assert "and 2 more, " in line
+    assert f"octets, at smtp from 192.0.2.9: {reply}" in line
 
 
 def test_several_recipients_do_not_learn_of_each_other() -> None:
