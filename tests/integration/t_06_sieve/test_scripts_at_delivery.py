@@ -133,3 +133,20 @@ def test_check_and_test_say_what_a_script_does(make_server: Any, tmp_path: Path)
     assert done.returncode == 0, done.stderr
     assert 'header :matches "subject" "[*]*": true' in done.stdout
     assert "filed into lists/work, flags \\Flagged, made where it is missing" in done.stdout
+
+
+def test_an_account_that_is_kept_as_mbox_has_scripts_too(make_server: Any, tmp_path: Path) -> None:
+    server = make_server(configuration='[store]\nformat = "mbox"\n')
+    bob = "bob@ours.test"
+    script = tmp_path / "mine.sieve"
+    script.write_text(
+        'require ["imap4flags", "fileinto", "mailbox"];\n'
+        'if header "subject" "filed" { fileinto :create "other"; } else { addflag "\\\\Seen"; keep; }\n'
+    )
+    assert server.command("sieve", "put", bob, str(script), "--activate").returncode == 0
+    send(server, "seen")
+    send(server, "filed")
+    box = (server.state / "mail" / "ours.test" / "bob" / "mbox").read_bytes()
+    assert box.count(b"\nSubject: ") == 1 and b"\nSubject: seen\n" in box
+    assert b"\nStatus: R" in box
+    assert len(in_folder(server, bob, "other")) == 1
