@@ -22,7 +22,7 @@ seconds (what is unfinished after 50 is queued); nothing here fails towards a do
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 import attrs
@@ -75,6 +75,7 @@ class Intake(Service):
     :param hostname: our name, for Received and notices.
     :param hide_submitter: leave a logged-in sender's address out of Received.
     :param filter: what accounts want done with their mail.
+    :param sign: the signature fields of a message of our own, b"" for none.
     """
 
     name = "intake"
@@ -89,7 +90,9 @@ class Intake(Service):
         hostname: str,
         hide_submitter: bool = True,
         filter: IFilter | None = None,
+        sign: Callable[[IContent], Awaitable[bytes]] | None = None,
     ) -> None:
+        self._sign = sign
         self._clock = clock
         self._tables = tables
         self._trace = trace
@@ -220,7 +223,11 @@ class Intake(Service):
             sender_verified=ours,
         )
         self._trace.event(id, "injected", hops=hops, size=content.size, **facts)
-        transaction = Transaction(Session(id, "local"), envelope, tuple(accepted), tables, content)
+        # What a filter sends on is somebody else's: it keeps the signatures that it has.
+        fields = b"" if kept or self._sign is None else await self._sign(content)
+        transaction = Transaction(
+            Session(id, "local"), envelope, tuple(accepted), tables, content, fields=fields
+        )
         (reply,) = await self._take(transaction, False, None if kept else refused)
         if kept and reply.permanent:
             raise PermanentError(reply)

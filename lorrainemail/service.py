@@ -152,6 +152,7 @@ class Server(Ordered):
             settings.hostname,
             settings.policy.hide_submitter,
             self.filter,
+            self.signer.sign,
         )
 
         # The way on: what is queued goes to its courier when it is due.

@@ -1,8 +1,9 @@
 """DKIM signing of what our own users send (RFC 6376 §5, RFC 8463).
 
 One call a message, :meth:`Signer.sign`, by the submission doors when the message is complete: the fields to
-put above it, one for each key of the From domain, or nothing where that has no keys. Relayed mail of others
-never comes here. Small bodies are hashed at once, large ones in a thread.
+put above it, one for each key of the From domain or of the nearest domain above it, or nothing where there
+are none. Our own notices are signed by the same call, from intake. Relayed mail of others never comes here.
+Small bodies are hashed at once, large ones in a thread.
 
 Signed are, once more than they occur, so that nobody can add another: From, Reply-To, Subject, To, Cc; and,
 where they occur, those of :data:`SIGNED`. Fails only where the content cannot be read.
@@ -82,13 +83,23 @@ class Signer:
             return b""
         domains = author_domains(header)
         # Several authors: the first one's domain, which is where a reader looks.
-        keys = self._keys.keys(domains[0]) if domains else ()
+        keys = self._keys_for(domains[0]) if domains else ()
         if not keys:
             return b""
         hashes = await body_hashes(content, header, (_FORM,), self._in_thread)
         names = signed_names([field.name for field in header.fields])
         when = int(self._wall_clock())
         return b"".join(signature_field(header, key, names, hashes[_FORM], when) for key in keys)
+
+    def _keys_for(self, domain: str) -> tuple[SigningKey, ...]:
+        """The domain's own keys, or those of the nearest domain above it, which is aligned with it unless it
+        says otherwise (RFC 9989 §4.4)."""
+        while domain:
+            keys = self._keys.keys(domain)
+            if keys:
+                return keys
+            domain = domain.partition(".")[2]
+        return ()
 
 
 def signed_names(present: Sequence[bytes]) -> list[bytes]:

@@ -587,6 +587,17 @@ def test_mail_of_our_own_is_expanded_and_delivered() -> None:
     assert world.queued[0][0].envelope.hops == 1
 
 
+def test_mail_of_our_own_is_signed_and_what_a_filter_sends_on_is_not() -> None:
+    world = World()
+    world.intake._sign = lambda content: succeed(b"DKIM-Signature: v=1\r\n")
+    to = (parse_address("bob@bricoleur.com"),)
+    answer(world.intake.inject(None, to, Content(MESSAGE), 1, ""))
+    answer(world.intake.redirect(parse_address("carole@elorac.fr"), to, Content(MESSAGE), 1, ""))
+    signed, sent_on = (data for _, _, data in world.delivered)
+    assert signed.endswith(b"\r\nDKIM-Signature: v=1\r\n" + MESSAGE)
+    assert sent_on.endswith(MESSAGE) and b"DKIM-Signature" not in sent_on
+
+
 def test_mail_of_our_own_that_nobody_takes_ends_without_causing_more() -> None:
     from lorrainemail.interfaces import Refused
 

@@ -110,6 +110,13 @@ def test_a_message_of_a_domain_without_keys_is_left_alone(elorac: Any) -> None:
     assert elorac.sign(MESSAGE.replace(b"carole@elorac.fr", b"x@../elorac.fr")).startswith(b"Received")
 
 
+def test_a_host_below_a_domain_with_keys_signs_with_them(elorac: Any) -> None:
+    notice = MESSAGE.replace(b"carole@elorac.fr", b"MAILER-DAEMON@mail.elorac.fr")
+    assert {(one.result, one.domain) for one in elorac.verify(elorac.sign(notice))} == {("pass", "elorac.fr")}
+    other = MESSAGE.replace(b"carole@elorac.fr", b"x@notelorac.fr")
+    assert elorac.sign(other) == other
+
+
 def test_an_empty_body_and_a_message_without_one_are_signed(elorac: Any) -> None:
     for message in (
         b"From: carole@elorac.fr\r\n\r\n",
