@@ -404,7 +404,10 @@ def content_answers(leaves: Sequence[SearchKey], data: bytes) -> dict[int, bool]
 
     Pure; runs in a thread for large ones.
     """
-    answers: dict[int, bool] = {}
+    answers = dict.fromkeys(_surely_not(leaves, data), False)
+    leaves = [key for key in leaves if id(key) not in answers]
+    if not leaves:
+        return answers
     names = {key.name for key in leaves}
     root = parse_structure(data)
     header = _header_text(data, root) if "TEXT" in names else ""
@@ -419,6 +422,24 @@ def content_answers(leaves: Sequence[SearchKey], data: bytes) -> dict[int, bool]
         there = any(needle in text for text in bodies) or not needle
         answers[id(key)] = there or (key.name == "TEXT" and needle in header)
     return answers
+
+
+#: Character sets whose ASCII octets are ASCII, as a Content-Type names them.
+_KNOWN_CHARSET = re.compile(rb'charset="?(?:us-ascii|utf-8|iso-8859-[0-9]{1,2}|windows-125[0-9])["\s;]')
+
+
+def _surely_not(leaves: Sequence[SearchKey], data: bytes) -> list[int]:
+    """Keys, by id(), that cannot match because a word of theirs is not in the octets; only of messages in
+    which nothing is encoded, and without looking at their structure."""
+    wanted = [(key, words) for key in leaves if (words := _needle(key.text)[1])]
+    if not wanted or not data.isascii() or b"=?" in data:
+        return []
+    lower = data.lower()
+    if b"base64" in lower or b"quoted-printable" in lower:
+        return []
+    if lower.count(b"charset") != len(_KNOWN_CHARSET.findall(lower)):
+        return []
+    return [id(key) for key, words in wanted if not all(word in lower for word in words)]
 
 
 def _header_text(data: bytes, part: Part) -> str:
