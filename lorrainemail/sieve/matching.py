@@ -132,7 +132,7 @@ def make_key(match: Match, text: str) -> Key:
     if match.kind == "contains":
 
         def contains(value: str, other: str, work: Work, want: bool) -> Captures | None:
-            work.spend((len(other) >> 4) + 1)
+            work.spend((len(other) >> 7) + 1)
             return NOTHING if folded in other else None
 
         return contains
@@ -147,7 +147,7 @@ def make_key(match: Match, text: str) -> Key:
     comparator = match.comparator
 
     def related(value: str, other: str, work: Work, want: bool) -> Captures | None:
-        work.spend((len(other) >> 4) + 1)
+        work.spend((len(other) >> 7) + 1)
         return NOTHING if relation(compare(comparator, other, folded)) else None
 
     return related
@@ -204,7 +204,7 @@ class _Glob:
         self._finders = [_finder(segment) for segment in self._segments]
 
     def match(self, value: str, folded: str, work: Work, want: bool) -> Captures | None:
-        work.spend((len(folded) >> 4) + len(self._segments))
+        work.spend((len(folded) >> 7) + len(self._segments))
         places = self._places(folded, work)
         if places is None:
             return None
@@ -267,7 +267,7 @@ def _finder(segment: _Segment) -> Callable[[str, int, int, Work], int]:
 
         def find(text: str, start: int, end: int, work: Work) -> int:
             at = text.find(literal, start, max(start, end)) if start <= end else -1
-            work.spend((max(0, (end if at < 0 else at) - start) >> 4) + len(literal))
+            work.spend((max(0, (end if at < 0 else at) - start) >> 7) + 1 + (len(literal) >> 4))
             return at
 
         return find

@@ -8,7 +8,7 @@ alone stay as they are. Pure but for ``load``, which reads the octets after the 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from email.header import Header
 from typing import Final
 
@@ -22,6 +22,8 @@ from lorrainemail.message.structure import Part, parse_structure
 
 #: Octets of one part that are decoded for a test, and of all texts of one message.
 MAX_PART: Final = 8 << 20
+#: Forms of the body's text that are kept for further tests.
+MAX_KEPT: Final = 4
 #: Octets of one field that is added.
 MAX_FIELD: Final = 16 * 1024
 
@@ -66,6 +68,7 @@ class Message:
         "_header",
         "_load",
         "_structure",
+        "_texts",
         "rewritten",
         "size",
     )
@@ -73,6 +76,7 @@ class Message:
     def __init__(self, header: bytes, size: int, load: Callable[[], bytes]) -> None:
         self.size = size
         self.rewritten = False
+        self._texts: dict[object, list[str]] = {}
         self._header = header
         self._load = load
         self._body: bytes | None = None
@@ -145,6 +149,7 @@ class Message:
 
     def _changed(self) -> None:
         self._cache = self._structure = self._data = None
+        self._texts.clear()
         self._edited = b"".join(line for _, line in self._fields)
 
     @property
@@ -164,6 +169,20 @@ class Message:
         if self._body is None:
             self._body = self._load()
         return self._body
+
+    @property
+    def raw_body(self) -> str:
+        """The same as text, within bounds; octets that are no UTF-8 stay apart from everything else."""
+        return self._kept("raw", lambda: [self.body[:MAX_PART].decode("utf-8", "surrogateescape")])[0]
+
+    def _kept(self, key: object, make: Callable[[], list[str]]) -> list[str]:
+        """A list of texts, made once: decoding is what tests of a large body cost."""
+        found = self._texts.get(key)
+        if found is None:
+            if len(self._texts) >= MAX_KEPT:
+                self._texts.clear()
+            found = self._texts[key] = make()
+        return found
 
     @property
     def data(self) -> bytes:
@@ -189,8 +208,11 @@ class Message:
         self._body, self.rewritten = data[body:], True
         self._changed()
 
-    def contents(self, types: Sequence[str]) -> list[str]:
+    def contents(self, types: tuple[str, ...]) -> list[str]:
         """Parts of those types as text (RFC 5173 §5.2): "" all, "text" a type, "text/plain" one subtype."""
+        return self._kept(types, lambda: self._contents(types))
+
+    def _contents(self, types: tuple[str, ...]) -> list[str]:
         found: list[str] = []
         left = MAX_PART
         for part in self.structure.walk():
@@ -220,6 +242,9 @@ class Message:
 
     def texts(self) -> list[str]:
         """The text that a person reads (RFC 5173 §5.3): text parts, HTML without its markup."""
+        return self._kept("text", self._read)
+
+    def _read(self) -> list[str]:
         found = []
         for part in self.structure.walk():
             if part.type == b"text":

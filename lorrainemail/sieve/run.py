@@ -29,14 +29,14 @@ from lorrainemail.sieve.effects import (
     Sent,
     Version,
 )
-from lorrainemail.sieve.matching import Captures, Key, Match, PatternError, Work
+from lorrainemail.sieve.matching import UNICODE, Captures, Key, Match, PatternError, Work
 from lorrainemail.sieve.message import Message
 from lorrainemail.sieve.regex import Exhausted
 
 #: Commands of one run (loops over MIME parts included).
 MAX_STEPS: Final = 50_000
-#: Work of one run, in characters compared or the like: two to three seconds of the slowest kind.
-MAX_WORK: Final = 20_000_000
+#: Work of one run, in characters compared or the like: a few seconds of the slowest kind.
+MAX_WORK: Final = 40_000_000
 #: Work of a run that may be done where others wait: some ten milliseconds.
 QUICK_WORK: Final = 60_000
 #: What one command costs of it.
@@ -300,6 +300,8 @@ class Matching:
             values = [str(sum(1 for _ in values))]
         keys = [self._made(run, key) if isinstance(key, Template) else key for key in self.keys]
         for value in values:
+            slow = self.match.comparator == UNICODE and not value.isascii()
+            work.spend(4 * len(value) if slow else (len(value) >> 6) + 1)
             folded = fold(value)
             for key in keys:
                 captures = key(value, folded, work, want)

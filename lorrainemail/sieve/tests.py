@@ -277,11 +277,11 @@ def _body(compiler: Compiler, node: Node, given: Given) -> Check:
     types = given.get("content")
 
     def values(run: Run) -> list[str]:
-        run.work.spend(run.message.size >> 3)
+        run.work.spend(run.message.size >> 9)
         if "raw" in given:
-            return [run.message.body.decode("utf-8", "surrogateescape")]
+            return [run.message.raw_body]
         if types is not None:
-            return run.message.contents(run.texts(types))
+            return run.message.contents(tuple(run.texts(types)))
         return run.message.texts()
 
     return lambda run: matching.any(run, values(run))
