@@ -7,8 +7,8 @@ from typing import Final
 from lorrainemail.errors import PermanentError, TemporaryError
 from lorrainemail.grammar.imap import Command
 from lorrainemail.imap import capabilities
-from lorrainemail.imap.flow import Gone
 from lorrainemail.imap.server import MAX_LOGIN_FAILURES, Bad, ImapServer, No
+from lorrainemail.net.flow import Gone
 from lorrainemail.sasl.mechanisms import CANCELLED, CREDENTIALS_INVALID, MAX_LINE, Exchange
 from lorrainemail.sasl.mechanisms import Claim as SaslClaim
 

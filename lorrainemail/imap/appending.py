@@ -15,10 +15,10 @@ from lorrainemail.errors import MailError
 from lorrainemail.grammar.imap import AppendArguments, BadCommand
 from lorrainemail.grammar.imap_input import AppendMessage, next_message
 from lorrainemail.grammar.imap_sets import print_set
-from lorrainemail.imap.flow import Gone
 from lorrainemail.imap.folders import target_failure
 from lorrainemail.imap.server import Bad, ImapServer, No
 from lorrainemail.interfaces import IContent, IMailbox
+from lorrainemail.net.flow import Gone
 from lorrainemail.ops.content import ContentWriter
 
 #: Messages of one APPEND; together they may have the size of the largest single one.

@@ -16,7 +16,6 @@ from lorrainemail.errors import MailError, PermanentError
 from lorrainemail.grammar.imap import Command, flag_list
 from lorrainemail.grammar.imap_fetch import FetchItem
 from lorrainemail.grammar.imap_sets import print_ranges
-from lorrainemail.imap.flow import Gone
 from lorrainemail.imap.messages import EXPUNGED, chosen
 from lorrainemail.imap.octets import ShortRead, Source, Span
 from lorrainemail.imap.resync import changed, uid_ranges, vanished
@@ -25,6 +24,7 @@ from lorrainemail.imap.view import View
 from lorrainemail.interfaces import MessageFacts
 from lorrainemail.message.dates import date_time
 from lorrainemail.message.summary import body_of, without_global
+from lorrainemail.net.flow import Gone
 
 log = Logger(namespace="lorrainemail.imap")
 

@@ -45,9 +45,9 @@ from lorrainemail.grammar.imap_input import (
 from lorrainemail.grammar.imap_search import UnknownCharset
 from lorrainemail.imap.capabilities import capability
 from lorrainemail.imap.deflate import Deflate, Malformed
-from lorrainemail.imap.flow import Gone, Outflow
 from lorrainemail.imap.view import View
 from lorrainemail.interfaces import IAuthenticator, IMailHome, IPrincipal, IServerTls
+from lorrainemail.net.flow import Gone, Outflow
 from lorrainemail.net.peers import local_of, peer_of
 from lorrainemail.net.tls import tls_facts
 from lorrainemail.ops.ids import new_id

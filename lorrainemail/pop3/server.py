@@ -25,10 +25,10 @@ from twisted.python.failure import Failure
 
 from lorrainemail.envelope import Session
 from lorrainemail.errors import MailError, PermanentError, TemporaryError
+from lorrainemail.net.flow import Outflow
 from lorrainemail.net.peers import local_of, peer_of
 from lorrainemail.net.tls import tls_facts
 from lorrainemail.ops.ids import new_id
-from lorrainemail.pop3.flow import Outflow
 from lorrainemail.pop3.input import MAX_COMMAND, MAX_SASL_LINE, MAX_WAITING, Lines, LineTooLong
 from lorrainemail.pop3.maildrop import Maildrop, NoSuchMessage
 from lorrainemail.pop3.wire import Stuffer, Top

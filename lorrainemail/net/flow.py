@@ -1,7 +1,7 @@
-"""Back-pressure towards a POP3 client: what the transport tells a producer, as something to await.
+"""Back-pressure towards a client: what the transport says to a producer, as something to await.
 
-Owned by one connection each (:mod:`lorrainemail.pop3.server`). Registered with the transport for the whole
-connection, so that many small answers wait for a slow reader just as one big message does.
+Owned by one connection each (the POP3 and IMAP doors) and registered with the transport for as long as that
+lives: a client that does not read is not served, neither with one long answer nor with many short ones.
 """
 
 from __future__ import annotations
@@ -15,9 +15,13 @@ from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
 
+class Gone(ConnectionLost):
+    """The connection went away under a command; nothing is left to answer."""
+
+
 @implementer(IPushProducer)
 class Outflow:
-    """A transport's word on whether more may be written.
+    """The transport's word on whether more may be written.
 
     :param resumed: called when it may again.
     :ivar paused: the transport's buffer is full.
@@ -36,9 +40,12 @@ class Outflow:
         transport.registerProducer(self, True)
 
     async def drained(self) -> None:
-        """Return when more may be written; ConnectionLost where that will never be."""
+        """Return when more may be written.
+
+        :raises Gone: where that will never be.
+        """
         if self._lost:
-            raise ConnectionLost()
+            raise Gone()
         if self.paused:
             self._waiting = Deferred()
             await self._waiting
@@ -59,4 +66,4 @@ class Outflow:
         self.paused = True
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
-            waiting.errback(ConnectionLost())
+            waiting.errback(Gone())
