@@ -14,7 +14,8 @@ What it does with the answer:
   was at work (RFC 9989 §7.4);
 - From is of a forbidden form that may show a reader another author than the one examined: Junk.
 
-Not asked of clients that logged in, that may relay, or that come by another door than smtp.
+Not asked of clients that logged in, that may relay, or that come by another door than smtp. A dry run
+without a message foretells SPF.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class MailAuth:
     def __init__(
         self, resolver: IResolver, clock: IReactorTime, in_thread: InThread[dict[Form, bytes]], hostname: str
     ) -> None:
-        self.stages: frozenset[Stage] = frozenset({"data"})
+        self.stages: frozenset[Stage] = frozenset({"mail", "data"})
         self._resolver = resolver
         self._hostname = hostname
         self._spf = Spf(resolver, clock, hostname)
@@ -80,12 +81,23 @@ class MailAuth:
 
     def judge(self, circumstances: Circumstances) -> None | Deferred[Verdict | None]:
         session, content = circumstances.session, circumstances.content
-        if session.door != "smtp" or session.account or not session.peer or content is None:
+        if content is None and not circumstances.dry_run:
+            return None
+        if session.door != "smtp" or session.account or not session.peer:
             return None
         relay = circumstances.relay or circumstances.tables.relay_right(session)
         if relay.allowed:
             return None
+        if content is None:
+            return Deferred.fromCoroutine(self._foretell(circumstances))
         return Deferred.fromCoroutine(self._judge(circumstances, content))
+
+    async def _foretell(self, circumstances: Circumstances) -> Verdict:
+        """For ``explain``, which has no message: what SPF would say."""
+        session = circumstances.session
+        spf = await self._spf.check(session.peer, session.helo, circumstances.sender)
+        reason = f"spf {spf.result}: {spf.reason}; DKIM and DMARC are examined when the message is there"
+        return Verdict(Action.CONTINUE, self.name, reason)
 
     async def _judge(self, circumstances: Circumstances, content: IContent) -> Verdict | None:
         session, sender = circumstances.session, circumstances.sender

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred, execute
 from twisted.plugin import IPlugin
 from zope.interface import implementer
 
@@ -19,9 +23,16 @@ class MailAuthPlugin:
     fail_open = True
 
     def make(self, resources: PolicyResources) -> MailAuth | None:
-        if resources.resolver is None or resources.in_thread is None:
+        if resources.resolver is None:
             return None
-        return MailAuth(resources.resolver, resources.clock, resources.in_thread, resources.hostname)
+        return MailAuth(
+            resources.resolver, resources.clock, resources.in_thread or _at_once, resources.hostname
+        )
+
+
+def _at_once(work: Callable[[], Any]) -> Deferred[Any]:
+    """For commands, which have no threads and need not answer anybody meanwhile."""
+    return execute(work)
 
 
 mailauth = MailAuthPlugin()

@@ -164,11 +164,22 @@ def test_a_hostile_message_cannot_write_into_the_field() -> None:
     assert "dmarc=pass" not in told(judge(zone(spf="v=spf1 -all"), message))
 
 
-def test_the_check_is_found_as_a_plugin_and_wants_dns_and_threads() -> None:
-    def in_thread(work: Any) -> Deferred[Any]:
-        return succeed(work())
-
-    whole = PolicyResources(Clock(), MemoryResolver(), "mail.bricoleur.com", in_thread=in_thread)
-    assert build_chain(("mailauth",), whole).stages == {"data"}
-    without = PolicyResources(Clock(), None, "mail.bricoleur.com", in_thread=in_thread)
+def test_the_check_is_found_as_a_plugin_and_wants_a_dns() -> None:
+    whole = PolicyResources(Clock(), MemoryResolver(), "mail.bricoleur.com")
+    assert build_chain(("mailauth",), whole).stages == {"mail", "data"}
+    without = PolicyResources(Clock(), None, "mail.bricoleur.com")
     assert not build_chain(("mailauth",), without).stages
+
+
+def test_explain_hears_what_spf_would_say_and_a_session_is_not_kept_waiting_for_it() -> None:
+    whole = PolicyResources(Clock(), MemoryResolver(zone()), "mail.bricoleur.com")
+    chain = build_chain(("mailauth",), whole)
+    session = Session("s", "smtp", "198.51.100.1", helo="mail.elorac.fr")
+    sender, relay = parse_address("carole@elorac.fr"), RelayRight(False, "")
+    assert chain.judge(Circumstances("mail", session, NO, sender, relay=relay)) == ()
+    found: list[tuple[Verdict, ...]] = []
+    asked = chain.judge(Circumstances("mail", session, NO, sender, relay=relay, dry_run=True))
+    assert isinstance(asked, Deferred)
+    asked.addCallback(found.append)
+    ((verdict,),) = found
+    assert verdict.action is Action.CONTINUE and "spf fail: elorac.fr says '-all'" in verdict.reason
