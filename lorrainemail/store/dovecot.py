@@ -70,9 +70,12 @@ def parse_uidlist(text: str) -> UidList | None:
 
 def print_uidlist(uid_validity: int, uid_next: int, guid: str, uids: Iterable[tuple[int, str]]) -> bytes:
     """A list of version 3."""
-    lines = [f"3 V{uid_validity} N{uid_next} G{guid}"]
-    lines += [f"{uid} :{base}" for uid, base in uids]
-    return ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape")
+    return f"3 V{uid_validity} N{uid_next} G{guid}\n".encode() + print_lines(uids)
+
+
+def print_lines(uids: Iterable[tuple[int, str]]) -> bytes:
+    """Lines of such a list, also to be appended to one."""
+    return "".join(f"{uid} :{base}\n" for uid, base in uids).encode("utf-8", "surrogateescape")
 
 
 def parse_keywords(text: str) -> list[str]:

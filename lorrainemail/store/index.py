@@ -120,6 +120,8 @@ class Index:
         self._must_sync = False
         self._folders: dict[str, Folder] | None = None
         self._by_id: dict[int, Folder] = {}
+        #: Tells this index from any that is made in its place.
+        self.identity = ""
         try:
             self._db = self._connect()
         except sqlite3.DatabaseError as error:
@@ -128,7 +130,7 @@ class Index:
             self.set_aside(str(error))
             self._db = self._connect()
         facts = os.stat(path)
-        self._identity = (facts.st_dev, facts.st_ino)
+        self._file = (facts.st_dev, facts.st_ino)
 
     def _connect(self) -> sqlite3.Connection:
         new = not os.path.exists(self._path)
@@ -159,10 +161,12 @@ class Index:
 
     def _take_over(self, db: sqlite3.Connection) -> None:
         """Continue behind the reserved blocks where another run wrote last."""
-        row = db.execute("SELECT value FROM meta WHERE key = 'run'").fetchone()
-        if row is not None and row[0] == self._run:
+        known = dict(db.execute("SELECT key, value FROM meta WHERE key IN ('run', 'identity')"))
+        self.identity = known.get("identity") or secrets.token_hex(8)
+        if known.get("run") == self._run and known.get("identity"):
             return
         db.execute("BEGIN IMMEDIATE")
+        db.execute("INSERT OR IGNORE INTO meta VALUES ('identity', ?)", (self.identity,))
         db.execute("UPDATE folders SET uid_next = max(uid_next, uid_reserved + 1), modseq = modseq_reserved")
         db.execute("INSERT OR REPLACE INTO meta VALUES ('run', ?)", (self._run,))
         db.execute("COMMIT")
@@ -186,7 +190,7 @@ class Index:
             facts = os.stat(self._path)
         except FileNotFoundError:
             return False
-        return (facts.st_dev, facts.st_ino) == self._identity
+        return (facts.st_dev, facts.st_ino) == self._file
 
     # -- transactions ------------------------------------------------------------------------------
 
@@ -426,6 +430,13 @@ class Index:
         ):
             yield Row(*found)
 
+    def rows_from(self, folder: Folder, uid: int) -> list[tuple[int, str]]:
+        """(uid, base name) of the messages from that UID on."""
+        return self._db.execute(
+            "SELECT id & 4294967295, base FROM messages WHERE id BETWEEN ? AND ? ORDER BY id",
+            (folder.key(uid), folder.key(MAX_UID)),
+        ).fetchall()
+
     def names(self, folder: Folder) -> dict[str, tuple[int, int, str]]:
         """base name → (uid, place, info) of all messages."""
         return {
@@ -562,14 +573,16 @@ class Index:
         found = self._db.execute("SELECT 1 FROM expunged WHERE id = ?", (folder.key(uid),))
         return found.fetchone() is not None
 
-    def lists_seen(self, folder: Folder) -> tuple[str, ...]:
-        """What the files of other servers beside the mail looked like when they agreed with the index."""
+    def lists_seen(self, folder: Folder) -> tuple[tuple[str, ...], int]:
+        """What the files of other servers beside the mail looked like when they agreed with the index, and
+        the next UID then."""
         row = self._db.execute("SELECT value FROM meta WHERE key = ?", (f"lists {folder.id}",)).fetchone()
-        return () if row is None else tuple(row[0].split(" "))
+        *stamps, uid_next = row[0].split(" ") if row is not None else ("0",)
+        return tuple(stamps), int(uid_next)
 
-    def note_lists(self, folder: Folder, seen: tuple[str, ...]) -> None:
+    def note_lists(self, folder: Folder, seen: tuple[str, ...], uid_next: int) -> None:
         """Remember that."""
-        self._set_meta(f"lists {folder.id}", " ".join(seen))
+        self._set_meta(f"lists {folder.id}", " ".join((*seen, str(uid_next))))
 
     def _meta(self, key: str, default: int) -> int:
         row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()

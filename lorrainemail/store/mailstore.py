@@ -109,7 +109,7 @@ class MailStore(Service):
         for mailbox, call in self._resting.items():
             if call is not None:
                 call.cancel()
-                mailbox.mirror()
+            mailbox.mirror()
         self._resting.clear()
         for home in self._homes.values():
             home.quiet()

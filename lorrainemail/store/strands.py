@@ -46,8 +46,8 @@ _log = Logger("lorrainemail.store")
 class Workplace(Protocol):
     """What the jobs of one strand work on. All calls come from one thread at a time."""
 
-    def begin(self) -> None:
-        """A batch begins: open what is closed, begin a transaction."""
+    def begin(self) -> list[Any]:
+        """A batch begins: open what is closed, begin a transaction. Its changes are announced in any case."""
 
     def job_begins(self) -> None:
         """Mark a point to come back to."""
@@ -155,7 +155,7 @@ class Strand:
                 _log.warn("closing an index: {error}", error=error)
             return results
         try:
-            place.begin()
+            found = place.begin()
         except Exception as error:
             count = len(self._jobs)
             failure = _public(error)
@@ -188,18 +188,21 @@ class Strand:
                     results.append((self, job, _public(error), []))
                 except Exception as worse:
                     results.append((self, job, _public(error), []))
-                    return self._broken(results, worse)
+                    return self._broken(results, worse, found)
             if time.monotonic() > deadline:
                 break
         try:
             place.commit()
         except Exception as error:
-            return self._broken(results, error)
+            return self._broken(results, error, found)
+        if found:
+            strand, job, outcome, changes = results[0]
+            results[0] = (strand, job, outcome, found + changes)
         return results
 
-    def _broken(self, results: list[_Result], error: Exception) -> list[_Result]:
+    def _broken(self, results: list[_Result], error: Exception, found: list[Any]) -> list[_Result]:
         """The batch is lost: everybody in it hears of it."""
-        announced = self.place.batch_failed(error)
+        announced = found + self.place.batch_failed(error)
         failure = _public(error)
         out: list[_Result] = []
         for strand, job, outcome, _changes in results:

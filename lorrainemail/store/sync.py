@@ -24,6 +24,7 @@ from lorrainemail.store.dovecot import (
     UidList,
     parse_keywords,
     parse_uidlist,
+    print_lines,
     print_uidlist,
 )
 from lorrainemail.store.flags import IN_NAME, MAX_KEYWORD, MAX_KEYWORDS
@@ -76,7 +77,7 @@ def adopt(tree: Tree, directory: str) -> Folder:
         modseq = tree.index.next_modseq(folder)
         _add(tree, folder, new, range(first, first + len(new)), seen, modseq)
     _note_scan(folder, seen)
-    tree.lists_agree(folder)
+    tree.lists_agree(folder, folder.uid_next)
     return folder
 
 
@@ -91,12 +92,18 @@ def look_at_lists(tree: Tree, folder: Folder) -> bool:
     path = tree.path(folder)
     if before is None:
         finish_copies(tree, path)
-        before = tree.index.lists_seen(folder)
+        before, _ = tree.index.lists_seen(folder)
+        if before == stamps:
+            tree.lists[folder.id] = stamps
+            return True
     if before[1:] != stamps[1:]:
         _take_keywords(tree, folder, _keywords_beside(path))
-    if before[:1] != stamps[:1] and not _take_uids(tree, folder, path):
+    if before[:1] == stamps[:1]:
+        tree.lists_agree(folder)
+        return True
+    if not _take_uids(tree, folder, path):
         return False
-    tree.lists_agree(folder)
+    tree.lists_agree(folder, folder.uid_next)
     return True
 
 
@@ -132,6 +139,8 @@ def _take_uids(tree: Tree, folder: Folder, path: str) -> bool:
         _log.info("{path}: took over {count} UIDs of another server", path=path, count=len(new))
         _add(tree, folder, new, [unknown[base] for base in new], seen, tree.index.next_modseq(folder))
     folder.mirrored = listed.uid_next
+    if not names.keys() <= listed.uids.keys():
+        tree.drop_mirror(folder)  # it lacks some of ours
     return True
 
 
@@ -264,17 +273,30 @@ def forget(tree: Tree, folder: Folder, uids: Sequence[int]) -> None:
 
 
 def mirror(tree: Tree, number: int) -> None:
-    """Write dovecot-uidlist, for other programs and for an index made anew."""
+    """Write dovecot-uidlist, for other programs and for an index made anew; what is new since is appended."""
     folder = tree.known(number)
-    if folder.mirrored:
+    if not look_at_lists(tree, folder):
         return
-    following = folder.uid_reserved + 1
-    pairs = ((row.uid, row.base) for row in tree.index.rows(folder))
-    data = print_uidlist(folder.uid_validity, following, folder.mailbox_id.ljust(32, "0"), pairs)
-    tree.replace_file(f"{tree.path(folder)}/{UIDLIST}", data, sync=True)
-    folder.mirrored = following
-    folder.dirty = True
-    tree.lists_agree(folder)
+    path = f"{tree.path(folder)}/{UIDLIST}"
+    if folder.mirrored:
+        _, listed = tree.index.lists_seen(folder)
+        lines = print_lines(tree.index.rows_from(folder, listed))
+        if not lines:
+            return
+        descriptor = tree.files.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            tree.files.write(descriptor, (lines,))
+            tree.files.fsync(descriptor)
+        finally:
+            tree.files.close(descriptor)
+    else:
+        following = folder.uid_reserved + 1
+        pairs = ((row.uid, row.base) for row in tree.index.rows(folder))
+        data = print_uidlist(folder.uid_validity, following, folder.mailbox_id.ljust(32, "0"), pairs)
+        tree.replace_file(path, data, sync=True)
+        folder.mirrored = following
+        folder.dirty = True
+    tree.lists_agree(folder, folder.uid_next)
 
 
 def _scan_undisturbed(path: str) -> maildir.Scan | None:

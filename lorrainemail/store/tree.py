@@ -123,7 +123,7 @@ class Tree:
         self.furnished = False
         self.lists: dict[int, tuple[str, ...]] = {}  # of folders looked at in this run, as in the index
         self._changes: list[Change] = []
-        self._carried: list[Change] = []
+        self._identity = ""
         self._usage: tuple[int, int] | None = None
         self._usage_changed = False
 
@@ -140,14 +140,12 @@ class Tree:
         """Whether the index is open; any thread may ask."""
         return self._index is not None
 
-    def begin(self) -> None:
-        """Open the index where it is closed, and begin a transaction."""
+    def begin(self) -> list[Any]:
+        """Open the index where it is closed, and begin a transaction. Another index than before means that
+        the account was removed under us, or its index: what is open begins anew."""
         if self._index is not None and not self._index.in_place():
-            # The account was removed under us, and perhaps made anew.
             self.batch_failed(FileNotFoundError(self.home))
             self._made = self.furnished = False
-            self.box = None
-            self._carried = [Change(0, "gone")]
         if self._index is None:
             self.make_home()
             self._index = Index(self.home + "/index.sqlite", self._run)
@@ -157,9 +155,14 @@ class Tree:
         except Exception as error:
             self.batch_failed(error)
             raise
+        known, self._identity = self._identity, self._index.identity
+        if known in ("", self._identity):
+            return []
+        self.box = None
+        return [Change(0, "gone")]
 
     def job_begins(self) -> None:
-        self._changes, self._carried = self._carried, []
+        self._changes = []
         self.index.savepoint()
 
     def job_ends(self) -> list[Any]:
@@ -332,10 +335,10 @@ class Tree:
         """What tells the uidlist and the keywords file, as they are now, from any later ones."""
         return tuple(_stamp(f"{self.path(folder)}/{name}") for name in (UIDLIST, KEYWORDS))
 
-    def lists_agree(self, folder: Folder) -> None:
-        """The files of other servers say what the index says."""
+    def lists_agree(self, folder: Folder, uid_next: int = 0) -> None:
+        """The files of other servers say what the index says; the uidlist up to that UID, 0 for as before."""
         stamps = self.lists[folder.id] = self.list_stamps(folder)
-        self.index.note_lists(folder, stamps)
+        self.index.note_lists(folder, stamps, uid_next or self.index.lists_seen(folder)[1])
 
     # -- messages ----------------------------------------------------------------------------------
 

@@ -11,7 +11,8 @@ import attrs
 import pytest
 import pytest_twisted
 
-from lorrainemail.interfaces import Account
+from lorrainemail.errors import PermanentError
+from lorrainemail.interfaces import Account, MailboxChange
 from lorrainemail.ops.content import Content
 from lorrainemail.ops.files import Files
 from lorrainemail.pop3.maildrop import Maildrop
@@ -97,6 +98,46 @@ async def test_our_own_list_is_not_read_again(
     inbox = await (await open_store()).home(bob).open("INBOX")
     assert list(inbox.uids()) == [1, 2]
     inbox.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_mail_of_an_unclean_end_is_in_the_list_that_the_next_clean_one_leaves(
+    open_store: Open, bob: Account, tmp_path: Path
+) -> None:
+    validity, _, _ = await served(open_store, bob, 2)
+    store = await open_store()  # the list is there, and promises more UIDs than it tells
+    assert len((maildir(tmp_path) / "dovecot-uidlist").read_text().splitlines()) == 3
+    inbox = await store.home(bob).open("INBOX")
+    assert await inbox.append(Content(MESSAGE), [], None) == 3
+    inbox.close()
+    await (await open_store()).stopService()
+    listed = (maildir(tmp_path) / "dovecot-uidlist").read_text()
+    assert listed.startswith(f"3 V{validity} ")
+    assert [line.split(" ")[0] for line in listed.splitlines()[1:]] == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("closed", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_an_index_that_vanishes_ends_what_is_open_even_when_the_first_to_notice_fails(
+    open_store: Open, bob: Account, tmp_path: Path, closed: bool
+) -> None:
+    await served(open_store, bob, 2)
+    store = await open_store()
+    inbox = await store.home(bob).open("INBOX")
+    heard: list[MailboxChange] = []
+    inbox.watch(heard.append)
+    tree: Tree = inbox._home.tree  # type: ignore[attr-defined]
+    if closed:
+        tree.close(False)  # as while other homes are busy
+    for path in maildir(tmp_path).parent.glob("index.sqlite*"):
+        path.unlink()
+    with pytest.raises(PermanentError):
+        await inbox.message(1)
+    assert [change.kind for change in heard] == ["gone"]
+    again = await store.home(bob).open("INBOX")
+    assert again is not inbox and len(again.uids()) == 2
+    inbox.close()
+    again.close()
 
 
 class Snapshots(Files):
