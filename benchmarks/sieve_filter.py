@@ -1,7 +1,7 @@
 """What an account's Sieve script costs at delivery, in CPU of the server.
 
-Usage: python benchmarks/sieve_filter.py [MESSAGES]. Measures the filter alone (look, header, rules, effects), for
-an account with a usual script of seven rules and for one without. The goal: at most 0.2 ms more a message.
+Usage: python benchmarks/sieve_filter.py [MESSAGES]. Measures the filter alone (look, header, rules, effects),
+for an account with a usual script of seven rules and for one without. The goal: at most 0.2 ms a message.
 """
 
 from __future__ import annotations

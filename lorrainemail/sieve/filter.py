@@ -37,7 +37,7 @@ from lorrainemail.interfaces import (
     Redirection,
     Transaction,
 )
-from lorrainemail.message.received import delivered_to_field
+from lorrainemail.message.received import delivered_to_field, rfc5322_date
 from lorrainemail.ops.content import Content
 from lorrainemail.ops.reheaded import Reheaded
 from lorrainemail.sieve.effects import (
@@ -53,9 +53,10 @@ from lorrainemail.sieve.effects import (
     Version,
 )
 from lorrainemail.sieve.language import compile_script
-from lorrainemail.sieve.message import Message
+from lorrainemail.sieve.message import Message, field
 from lorrainemail.sieve.run import Program, run_program, try_program
 from lorrainemail.sieve.storage import Scripts, Stamp, StorageError, stamp_of
+from lorrainemail.sieve.surroundings import key_of
 from lorrainemail.version import VERSION
 
 _log = Logger("lorrainemail.sieve")
@@ -71,6 +72,8 @@ FIRST_LOOK: Final = 64 * 1024
 MAX_HEADER: Final = 1 << 20
 #: Redirections along one chain of our own; the injector drops what goes further.
 MAX_HOPS: Final = 9
+#: Seconds until an account is told of the same fault of its script again.
+TELL_AGAIN: Final = 86400.0
 #: Characters of one line of a rejection, and its lines.
 MAX_LINE: Final = 400
 MAX_LINES: Final = 10
@@ -125,23 +128,57 @@ class SieveFilter:
                 return None
             if compiled.program is None:
                 _RUNS.labels("broken").inc()
-                return self._kept(id, key, compiled.error)
+                return self._kept(mailbox, transaction, compiled.error)
             result = await self._result(compiled.program, mailbox, transaction, prefix, content)
             if result.error:
                 _RUNS.labels("failed").inc()
-                return self._kept(id, key, result.error)
+                return self._kept(mailbox, transaction, result.error)
             _RUNS.labels("done").inc()
             return self._filtered(result, mailbox, transaction, prefix, content)
         except MailError as error:
-            return self._kept(id, key, f"{error.reply.text} {error.detail}")
+            return self._kept(mailbox, transaction, f"{error.reply.text} {error.detail}")
         except Exception:
             _RUNS.labels("failed").inc()
             _log.failure("{id}: the script of {account} could not be run", id=id, account=key)
             return Filtered((Filing(),), error="internal error")
 
-    def _kept(self, id: str, key: str, error: str) -> Filtered:
+    def _kept(self, mailbox: LocalMailbox, transaction: Transaction, error: str) -> Filtered:
+        """The implicit keep after a failure; the account is told, of each fault once a day."""
+        id, key = transaction.envelope.id, mailbox.account.address.key
         _log.warn("{id}: kept, the script of {account} failed: {error}", id=id, account=key, error=error)
-        return Filtered((Filing(),), error=error)
+
+        def tell(inject: Inject) -> Deferred[None]:
+            return Deferred.fromCoroutine(self._tell(mailbox, id, error))
+
+        return Filtered((Filing(),), settle=tell, error=error)
+
+    async def _tell(self, mailbox: LocalMailbox, id: str, error: str) -> None:
+        """A message in the account's inbox that says what is wrong with its script."""
+        now, address = self._clock.seconds(), mailbox.account.address
+        ledger = await self._ledger(address)
+        once = key_of("error", error)
+        if ledger.get(once, 0.0) > now:
+            return
+        ledger[once] = now + TELL_AGAIN
+        await self._in_thread(self._scripts.remember, address, dict(ledger), now)
+        text = (
+            "Your filter script failed. Messages for which it fails are kept in your inbox.\r\n\r\n"
+            f"    {error}\r\n\r\nThe first of them has the id {id}.\r\n"
+        )
+        notice = b"".join(
+            [
+                field("From", f"Mail filter <postmaster@{self._hostname}>"),
+                field("To", str(address)),
+                field("Subject", "Your filter script failed"),
+                f"Date: {rfc5322_date(now)}\r\nMessage-ID: <{id}.filter@{self._hostname}>\r\n".encode(
+                    "ascii"
+                ),
+                b"Auto-Submitted: auto-generated\r\nMIME-Version: 1.0\r\n",
+                b"Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\n",
+                text.encode("utf-8", "replace"),
+            ]
+        )
+        await self._file_copy(mailbox, FileInto("INBOX"), Content(notice))
 
     # -- scripts -----------------------------------------------------------------------------------
 

@@ -162,6 +162,19 @@ class Scripts:
             raise StorageError("the active script cannot be removed")
         self._unlink(self.path(address, name))
 
+    def rename(self, address: Address, old: str, new: str) -> None:
+        """Another name; the active script stays active (RFC 5804 §2.11.1)."""
+        script = self.read(address, old)
+        if script is None:
+            raise StorageError(f'there is no script "{old}"')
+        if self.read(address, new) is not None:
+            raise StorageError(f'there is a script "{new}" already')
+        # Both are there until the new one is in use, so that a crash leaves no account without its script.
+        self._write(address, f"{encode_component(new)}.sieve", script)
+        if self.active(address) == old:
+            self.activate(address, new)
+        self._unlink(self.path(address, old))
+
     # -- what scripts remember ---------------------------------------------------------------------
 
     def remembered(self, address: Address) -> dict[str, float]:

@@ -112,7 +112,9 @@ def test_a_script_that_broke_keeps_the_mail_and_says_so(make_server: Any, tmp_pa
     send(server, "gone")
     stored.write_text("disc")
     send(server, "kept")
-    (message,) = server.messages(bob)
+    (notice,) = [m for m in server.messages(bob) if b"Subject: Your filter script failed" in m]
+    assert b"line 1, column 5" in notice
+    (message,) = [m for m in server.messages(bob) if m != notice]
     assert b"body of kept" in message
     assert "line 1, column 5" in server.log_text()
 
@@ -120,7 +122,7 @@ def test_a_script_that_broke_keeps_the_mail_and_says_so(make_server: Any, tmp_pa
     assert server.command("sieve", "put", bob, str(script)).returncode == 0
     assert server.command("sieve", "activate", bob).returncode == 0
     send(server, "no script")
-    assert len(server.messages(bob)) == 2
+    assert len(server.messages(bob)) == 3
 
 
 def test_check_and_test_say_what_a_script_does(make_server: Any, tmp_path: Path) -> None:

@@ -135,6 +135,23 @@ def test_whatever_is_wrong_with_a_script_the_message_is_kept(world: World, how: 
     assert planned.filings == (Filing(),) and planned.error and planned.reply is None
 
 
+def test_the_owner_of_a_broken_script_is_told_once_a_day(world: World) -> None:
+    world.use('require "ihave"; error "oh no";')
+
+    def notices() -> int:
+        return len(world.store.memory_home(Account(BOB)).folder("INBOX").uids())
+
+    for _ in range(3):
+        world.settle(world.plan())
+    assert notices() == 1
+    world.clock.advance(86401)
+    world.settle(world.plan())
+    assert notices() == 2
+    world.use('require "ihave"; error "another";')
+    world.settle(world.plan())
+    assert notices() == 3
+
+
 def test_a_script_that_is_a_link_to_somewhere_else_is_not_followed(world: World, tmp_path: Path) -> None:
     world.use("keep;")
     secret = tmp_path / "secret"
@@ -282,6 +299,15 @@ def test_the_active_script_cannot_be_removed_and_a_missing_one_not_activated(wor
     world.scripts.activate(BOB, "")
     world.scripts.delete(BOB, "mine")
     assert world.scripts.list(BOB) == []
+
+
+def test_a_renamed_script_stays_in_use(world: World) -> None:
+    world.use("keep;")
+    world.scripts.put(BOB, "other", b"stop;")
+    with pytest.raises(StorageError):
+        world.scripts.rename(BOB, "mine", "other")
+    world.scripts.rename(BOB, "mine", "yours")
+    assert [(s.name, s.active) for s in world.scripts.list(BOB)] == [("other", False), ("yours", True)]
 
 
 def test_scripts_and_memory_are_bounded_and_damage_in_it_is_forgotten(world: World) -> None:
