@@ -54,8 +54,8 @@ from lorrainemail.sieve.effects import (
 )
 from lorrainemail.sieve.language import compile_script
 from lorrainemail.sieve.message import Message, field
-from lorrainemail.sieve.run import Program, run_program, try_program
-from lorrainemail.sieve.storage import Scripts, Stamp, StorageError, stamp_of
+from lorrainemail.sieve.run import Program, chain, run_program, try_program
+from lorrainemail.sieve.storage import AFTER, BEFORE, Scripts, Stamp, StorageError, stamp_of
 from lorrainemail.sieve.surroundings import key_of
 from lorrainemail.version import VERSION
 
@@ -114,7 +114,7 @@ class SieveFilter:
         self, mailbox: LocalMailbox, transaction: Transaction, prefix: bytes, content: IContent
     ) -> None | Deferred[Filtered | None]:
         """What the account's script makes of the message; None where it has none."""
-        if self._scripts.stamp(mailbox.account.address) is None:
+        if self._scripts.stamp(mailbox.account.address) is None and not self._scripts.has_common():
             return None
         return Deferred.fromCoroutine(self._plan(mailbox, transaction, prefix, content))
 
@@ -378,12 +378,11 @@ class SieveFilter:
 
 
 def load(scripts: Scripts, address: Address) -> _Compiled:
-    """In a thread: the active script, compiled, with the stamps of all its files as they were before."""
+    """In a thread: the active script, compiled, between the operator's, with the stamps of all files as they
+    were before."""
     marker = f"{scripts.directory(address)}/active"
     files: dict[str, Stamp] = {marker: stamp_of(marker)}
     name = scripts.active(address)
-    if not name:
-        return _Compiled(files, None)
 
     def read(where: str, wanted: str) -> bytes | None:
         try:
@@ -394,13 +393,32 @@ def load(scripts: Scripts, address: Address) -> _Compiled:
         except (StorageError, OSError):
             return None
 
-    octets = read("personal", name)
-    if octets is None:
-        return _Compiled(files, None, f'the active script "{name}" is not there')
-    try:
-        return _Compiled(files, compile_script(octets, read))
-    except SieveError as error:
-        return _Compiled(files, None, f'the script "{name}": {error}')
+    def common(name: str) -> list[Program]:
+        """A script of the operator's; one that is broken is left out, since no user could mend it."""
+        octets = read("global", name)
+        if octets is None:
+            return []
+        try:
+            return [compile_script(octets, read, name=name)]
+        except SieveError as error:
+            _log.error(
+                'The script "{name}" for all accounts is left out: {error}', name=name, error=str(error)
+            )
+            return []
+
+    own: list[Program] = []
+    fault = ""
+    if name:
+        octets = read("personal", name)
+        try:
+            if octets is None:
+                fault = f'the active script "{name}" is not there'
+            else:
+                own = [compile_script(octets, read)]
+        except SieveError as error:
+            fault = f'the script "{name}": {error}'
+    programs = [*common(BEFORE), *own, *common(AFTER)] if not fault else []
+    return _Compiled(files, chain(programs) if programs else None, fault)
 
 
 def header_of(content: IContent) -> tuple[bytes, int]:

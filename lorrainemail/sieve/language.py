@@ -70,14 +70,16 @@ def _no_scripts(where: str, name: str) -> None:
     return None
 
 
-def compile_script(script: bytes, library: Library = _no_scripts, noting: bool = False) -> Program:
+def compile_script(
+    script: bytes, library: Library = _no_scripts, noting: bool = False, name: str = ""
+) -> Program:
     """A script as a program.
 
     :param library: looks for scripts that it includes.
-    :param noting: its runs say what each rule did.
+    :param noting: its runs say what each rule did. ``name``: for its errors.
     :raises SieveError: where it is no script that may be run; with line and column.
     """
     nodes = parse(script)
     shared = Shared(library, noting, COMMANDS, TESTS, EXTENSIONS)
-    steps = Compiler(shared).program(nodes)
-    return Program(steps, frozenset(shared.needs), noting)
+    steps = Compiler(shared, name).program(nodes)
+    return Program(steps, frozenset(shared.needs), noting, name)

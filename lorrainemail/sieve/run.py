@@ -323,11 +323,26 @@ class Program:
     """A compiled script.
 
     :ivar needs: facts of the context that it may ask for: "body", "folders", "remembered".
+    :ivar name: for errors and notes, "" for an account's own script.
+    :ivar then: the scripts that get what this one keeps, in order.
     """
 
     steps: tuple[Step, ...]
     needs: frozenset[str] = frozenset()
     noting: bool = False
+    name: str = ""
+    then: tuple[Program, ...] = ()
+
+
+def chain(programs: Sequence[Program]) -> Program:
+    """Several scripts one after the other: each gets the message that the one before it kept.
+
+    What a script files elsewhere, redirects, refuses or throws away is settled by it; then the others are not
+    asked.
+    """
+    first, *others = programs
+    needs = frozenset().union(*(program.needs for program in programs))
+    return attrs.evolve(first, needs=needs, then=tuple(others))
 
 
 def try_program(program: Program, message: Message, envelope: Envelope, context: Context) -> Result | None:
@@ -349,17 +364,26 @@ def run_program(program: Program, message: Message, envelope: Envelope, context:
 
 
 def _run(run: Run, program: Program) -> Result:
-    error = ""
-    try:
-        run.execute(program.steps)
-    except (Stop, Return, Break):
-        pass
-    except RunError as failure:
-        error = str(failure)
-    except RecursionError:
-        error = "the script is nested too deep"
-    if error:
-        return _failed(run, error)
+    scripts = (program, *program.then)
+    for script in scripts:
+        run.script, run.frame, run.captures = script.name, Frame(), ()
+        error = ""
+        try:
+            run.execute(script.steps)
+        except (Stop, Return, Break):
+            pass
+        except RunError as failure:
+            error = str(failure)
+        except RecursionError:
+            error = "the script is nested too deep"
+        if error:
+            return _failed(run, error)
+        kept = any(isinstance(effect, Keep) for effect in run.effects)
+        if script is scripts[-1] or not (run.implicit or kept):
+            break
+        # The next script decides about what this one keeps.
+        run.effects = [effect for effect in run.effects if not isinstance(effect, Keep)]
+        run.implicit = True
     if run.implicit:
         run.note("implicit keep", run.line)
         if not any(isinstance(effect, Keep | Reject) for effect in run.effects):
@@ -393,6 +417,7 @@ __all__ = [
     "Stop",
     "Template",
     "Text",
+    "chain",
     "run_program",
     "try_program",
 ]

@@ -25,6 +25,9 @@ from lorrainemail.grammar.sieve import MAX_SCRIPT
 from lorrainemail.ops.files import SYSTEM, Files, make_directories
 from lorrainemail.store.paths import encode_component, home_path
 
+#: The operator's scripts (among those for all accounts) that run before and after each account's own.
+BEFORE: Final = "before"
+AFTER: Final = "after"
 #: Scripts of one account (RFC 5804 §1.6 leaves it to us), characters of a name.
 MAX_SCRIPTS: Final = 64
 MAX_NAME: Final = 128
@@ -92,6 +95,13 @@ class Scripts:
     def stamp(self, address: Address) -> Stamp:
         """Of the marker of the active script; None where the account has none."""
         return stamp_of(f"{self.directory(address)}/active")
+
+    def has_common(self) -> bool:
+        """Whether there is a script of the operator's before or after the accounts' own."""
+        return bool(self.shared) and (
+            stamp_of(f"{self.shared}/{BEFORE}.sieve") is not None
+            or stamp_of(f"{self.shared}/{AFTER}.sieve") is not None
+        )
 
     def active(self, address: Address) -> str:
         """The active script's name, "" where there is none."""

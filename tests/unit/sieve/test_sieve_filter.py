@@ -94,6 +94,30 @@ def test_a_script_is_compiled_once_and_again_when_its_file_or_the_choice_changes
     assert world.in_threads == ["load"] * 3
 
 
+def test_the_operators_scripts_run_before_and_after_each_accounts_own(world: World, tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    before, after = tmp_path / "shared" / "before.sieve", tmp_path / "shared" / "after.sieve"
+    before.write_text(
+        'require ["fileinto", "imap4flags"]; if header "subject" "junk" { fileinto "Junk"; } '
+        'else { addflag "seen-by-us"; keep; }'
+    )
+    assert world.plan().filings == (Filing(None, ("seen-by-us",)),), "without a script of one's own"
+    world.use('require "fileinto"; if header "subject" "hello" { fileinto "mine"; }')
+    assert world.plan().filings == (Filing("mine", ("seen-by-us",)),)
+    assert world.plan(MESSAGE.replace(b"hello", b"junk")).filings == (Filing("Junk"),)
+    after.write_text('require "fileinto"; fileinto "rest";')
+    assert world.plan().filings == (Filing("mine", ("seen-by-us",)),)
+    other = MESSAGE.replace(b"hello", b"other")
+    assert world.plan(other).filings == (Filing("rest", ("seen-by-us",)),)
+    after.write_text("broken")
+    assert world.plan(other).filings == (Filing(None, ("seen-by-us",)),)
+    before.write_text("discard;")
+    assert world.plan(other) == Filtered()
+    before.unlink()
+    after.unlink()
+    assert world.plan(other).filings == (Filing(None),)
+
+
 def test_a_change_of_an_included_script_is_seen(world: World) -> None:
     world.scripts.put(BOB, "part", b'require "fileinto"; fileinto "a";')
     world.use('require "include"; include "part";')
