@@ -94,7 +94,10 @@ class RemoteCourier:
         except MailError:
             return f"mx:{recipient.recipient.address.domain}"
         if route.kind == "hosts":
-            return "hosts:" + ",".join(f"{host.host}:{host.port}" for host in route.hosts)
+            hosts = ",".join(f"{host.host}:{host.port}" for host in route.hosts)
+            # What one row cannot do for want of TLS or a login, another may.
+            tls = "" if route.tls == "opportunistic" else f" tls {route.tls}"
+            return f"hosts:{hosts}{tls}" + (f" as {route.credentials}" if route.credentials else "")
         if route.kind == "reject":
             return "reject"
         return f"mx:{route.domain}"

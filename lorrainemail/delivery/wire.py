@@ -34,7 +34,7 @@ from lorrainemail.delivery.replies import MalformedReply, RemoteReply, ReplyPars
 from lorrainemail.delivery.stuffing import DotStuffer
 from lorrainemail.errors import Reply
 from lorrainemail.interfaces import IContent
-from lorrainemail.net.tls import tls_facts
+from lorrainemail.net.tls import tls_facts, tls_fault
 
 #: Octets read and written at once of a message.
 CHUNK: Final = 65536
@@ -203,8 +203,10 @@ class Wire(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._disarm()
         what = self._waiters[0].what if self._waiters else "rest"
-        if self._handshake is not None:
-            self.end(_lost(f"TLS failed: {reason.getErrorMessage()[:200]}", "4.7.5"))
+        fault = tls_fault(reason)
+        if self._handshake is not None or fault:
+            # a certificate of another name is found out just after the handshake
+            self.end(_lost(f"TLS failed: {fault or reason.getErrorMessage()[:200]}", "4.7.5"))
         else:
             self.end(_lost(f"the connection was lost at {what}"))
 

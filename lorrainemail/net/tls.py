@@ -314,6 +314,16 @@ class ClientTls:
         return context
 
 
+def tls_fault(reason: Failure) -> str:
+    """What TLS had against a connection that ended so, for people; "" where it was not TLS."""
+    error = reason.value
+    if isinstance(error, PeerNotVerified):
+        return str(error)
+    if isinstance(error, SSL.Error) and error.args and isinstance(error.args[0], list):
+        return "; ".join(str(entry[-1]) for entry in error.args[0])[:200]
+    return ""
+
+
 def tls_facts(transport: Any) -> TlsFacts | None:
     """What TLS the transport runs under; None without TLS or before its handshake is done."""
     if not ISSLTransport.providedBy(transport):
