@@ -727,7 +727,8 @@ class IStore(Interface):
 
     def placement(account: Account, folder: str, prefix: bytes, content: IContent, id: str) -> IPlacement:
         """A delivery of ``prefix`` (trace header fields, CRLF) + content into a folder ("" is INBOX; a
-        missing folder falls back to INBOX). ``id`` is the message's id, for store events and trace."""
+        missing folder falls back to INBOX, except the special ones that every home has, which are made).
+        ``id`` is the message's id, for store events and trace."""
 
     def may_accept(account: Account, octets: int) -> Reply | None | Deferred[Reply | None]:
         """None, or the reply that says why not (quota)."""

@@ -42,6 +42,9 @@ MAX_WAITING: Final = 256
 #: Folders of one home that are known to take mail.
 MAX_READY: Final = 64
 
+#: Directories of the folders that every home has.
+_SPECIAL: Final = frozenset(folder_directory(name) for name, _use in folders.SPECIAL_FOLDERS)
+
 _log = Logger("lorrainemail.store")
 
 
@@ -109,7 +112,8 @@ class LiveHome:
         return self._ready.get(folder)
 
     async def make_ready(self, folder: str, anew: bool = False) -> str:
-        """The same, looked for on disk; a missing folder becomes INBOX, a missing home is made."""
+        """The same, looked for on disk. A missing home is made, and so are the folders that every home has;
+        any other missing folder becomes INBOX."""
         if anew:
             self._ready.clear()
         known = self._ready.get(folder)
@@ -137,6 +141,10 @@ class LiveHome:
             return directory
         for sub in ("tmp", "new", "cur"):
             make_directories(self.tree.files, self._store.root, f"{self.tree.maildir}/{sub}")
+        if directory in _SPECIAL:
+            # What was judged to be junk must not land in INBOX because nobody has opened the home yet.
+            folders.make_directory(self.tree, directory)
+            return directory
         return ""
 
     def delivered(self, directory: str, base: str, size: int, data: bytes | None) -> str:
@@ -225,11 +233,13 @@ class LiveHome:
         return self._store.locks
 
     def has_folder(self, folder: str) -> bool:
-        """Whether there is a Maildir folder of that name: one look at the disk."""
+        """Whether there is, or shall be, a Maildir folder of that name: one look at the disk."""
         try:
             directory = folder_directory(canonical_name(folder))
         except MailError:
             return False
+        if directory in _SPECIAL:
+            return True
         return bool(directory) and os.path.isdir(f"{self.tree.maildir}/{directory}/cur")
 
     def _is_warm(self) -> bool:

@@ -4,7 +4,9 @@ import os
 import stat
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
+import attrs
 import pytest
 import pytest_twisted
 from twisted.internet import reactor, task
@@ -345,6 +347,19 @@ async def test_links_and_directories_are_no_messages(
     assert all(b"secret" not in f.envelope for f in facts)
     assert len(facts) == 1
     inbox.close()
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("format", ["maildir", "mbox"])
+async def test_junk_reaches_the_junk_folder_of_a_home_that_nobody_has_opened(
+    disk_store: MailStore, bob: Account, tmp_path: Path, format: Any
+) -> None:
+    owner = attrs.evolve(bob, format=format)
+    path = await deliver(disk_store, owner, "Junk")
+    assert path.exists() and path.parent == maildir(tmp_path) / ".Junk" / "new"
+    home = disk_store.home(owner)
+    assert (await home.status("Junk")).messages == 1
+    assert (await home.status("INBOX")).messages == 0
 
 
 @pytest_twisted.ensureDeferred
