@@ -37,7 +37,8 @@ def run_status(arguments: argparse.Namespace) -> int:
     print(f"  state          {facts['state']}")
     print(f"  configuration  {facts['configuration'] or 'the embedded default'}")
     print(f"  certificate    until {facts['certificate_ends'][:10]}")
-    print(f"  queue          {facts['queued']} messages wait")
+    queued = facts["queued"]
+    print(f"  queue          {queued} message{'s wait' if queued != 1 else ' waits'}")
     connections = ", ".join(f"{name} {count}" for name, count in facts["connections"].items())
     print(f"  connections    {connections}")
     for alarm in facts["alarms"]:

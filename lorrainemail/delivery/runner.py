@@ -52,6 +52,8 @@ GRACE: Final = 5.0
 AFTER_A_FAULT: Final = 300.0
 #: Jobs in line that are looked at in one turn of the reactor.
 SLICE: Final = 500
+#: For how many of the longest waits between tries an alarm outlasts the last failure.
+ALARM_LASTS: Final = 2.0
 #: Alarms that are remembered, one a destination.
 MAX_ALARMS: Final = 100
 #: What the sender is told of what is wrong with our configuration.
@@ -116,7 +118,7 @@ class Runner(Service):
         self._jobs: dict[str, list[Job]] = {}
         self._sweeping: set[str] = set()
         self._timer: IDelayedCall | None = None
-        self._alarms: dict[str, Problem] = {}
+        self._alarms: dict[str, tuple[float, Problem]] = {}
         self._wanted = False
         spool.on_change(self.wake)
 
@@ -159,8 +161,10 @@ class Runner(Service):
         self.wake()
 
     def alarms(self) -> list[Problem]:
-        """What failed on our side lately, in words."""
-        return list(self._alarms.values())
+        """What failed on our side lately, in words; where nothing is tried any more there is no alarm."""
+        lately = self.spool.monotonic() - ALARM_LASTS * self.spool.schedule.longest
+        self._alarms = {name: one for name, one in self._alarms.items() if one[0] >= lately}
+        return [problem for _, problem in self._alarms.values()]
 
     # -- the loop --------------------------------------------------------------------------------
 
@@ -507,12 +511,13 @@ class Runner(Service):
                 reply=str(outcome.reply),
             )
             if len(self._alarms) < MAX_ALARMS or job.destination in self._alarms:
-                self._alarms[job.destination] = Problem(
+                problem = Problem(
                     "",
                     0,
                     f"mail for {recipient} cannot be delivered: {outcome.reply}",
                     "mend the next hop, its credentials or its TLS; mail is tried again until it expires",
                 )
+                self._alarms[job.destination] = self.spool.monotonic(), problem
 
     def _event(self, item: QueueItem, kind: str, **facts: object) -> None:
         if self._trace is not None:

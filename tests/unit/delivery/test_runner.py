@@ -360,6 +360,18 @@ def test_a_failure_of_ours_is_never_final_before_expiry(house: House) -> None:
     assert house.runner.alarms() == []
 
 
+def test_an_alarm_ends_when_nothing_is_tried_any_more(house: House) -> None:
+    identity = house.put("a@x.org")
+    house.calls()[0].answer(NEVER, ours=True)
+    house.settle()
+    entry = house.spool.find(identity)
+    assert entry is not None
+    Deferred.fromCoroutine(house.spool.drop(entry))
+    assert len(house.runner.alarms()) == 1
+    house.clock.advance(3 * house.spool.schedule.longest)
+    assert house.runner.alarms() == []
+
+
 def test_a_sender_does_not_read_the_names_of_our_files_and_rows(house: House) -> None:
     secret = Reply(451, "4.3.5", "the row '*' (/etc/lorrainemail/lorrainemail.toml:7) names nothing")
     identity = house.put("a@x.org")
