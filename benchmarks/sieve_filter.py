@@ -56,7 +56,7 @@ def at_once(function: Callable[..., Any], *words: Any) -> Deferred[Any]:
 def main(count: int) -> None:
     clock = task.Clock()
     with tempfile.TemporaryDirectory() as directory:
-        scripts = Scripts(directory)
+        scripts = Scripts(directory, f"{directory}/shared")
         bob, eve = parse_address("bob@bricoleur.com"), parse_address("eve@bricoleur.com")
         scripts.put(bob, "mine", SCRIPT)
         scripts.activate(bob, "mine")
