@@ -133,31 +133,42 @@ class Index:
         self._file = (facts.st_dev, facts.st_ino)
 
     def _connect(self) -> sqlite3.Connection:
-        new = not os.path.exists(self._path)
-        if new:
+        if not os.path.exists(self._path):
             # Made by us, so that the mode is ours whatever the umask.
             os.close(os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        if not os.path.getsize(self._path):
+            self._make()
         db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         try:
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=NORMAL")
             db.execute("PRAGMA journal_size_limit=4194304")
             (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT")
-                db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                _sync(self._path)
-                _sync(os.path.dirname(self._path))
             while 0 < version < SCHEMA_VERSION:
                 db.executescript(f"BEGIN; {UPGRADES[version]} PRAGMA user_version={version + 1}; COMMIT")
                 version += 1
-            if version > SCHEMA_VERSION:
+            if version != SCHEMA_VERSION:
                 raise sqlite3.DatabaseError(f"index of schema {version}: not a database of ours")
             self._take_over(db)
         except BaseException:
             db.close()
             raise
         return db
+
+    def _make(self) -> None:
+        """The tables, durably, by a connection of their own.
+
+        While a connection is open nothing else in this process may open and close the file, to sync it for
+        one: that drops the locks of SQLite, and another process that closes the index (an operator's
+        command) would then take itself for the last one and remove the log that is being written.
+        """
+        db = sqlite3.connect(self._path, isolation_level=None)
+        try:
+            db.execute("PRAGMA synchronous=FULL")
+            db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT")
+        finally:
+            db.close()
+        _sync(os.path.dirname(self._path))
 
     def _take_over(self, db: sqlite3.Connection) -> None:
         """Continue behind the reserved blocks where another run wrote last."""
