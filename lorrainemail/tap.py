@@ -62,6 +62,7 @@ def makeService(options: Options) -> Service:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with Undo() as undo:
         try:
+            _check_paths(options)
             service = _make(options, _owner(options), undo)
         except ConfigurationError as error:
             raise SystemExit("\n".join(f"lorrainemail: {problem}" for problem in error.problems)) from None
@@ -69,6 +70,23 @@ def makeService(options: Options) -> Service:
             raise SystemExit(f"lorrainemail: {error}") from None
         undo.keep_all()
     return service
+
+
+def _check_paths(options: Options) -> None:
+    """twistd's own files: it looks for their directories only when it is too late for a clear word."""
+    from lorrainemail.setup.failure import StartError
+
+    parent: Any = options.parent or {}
+    rundir = os.path.abspath(parent.get("rundir") or ".")
+    files = [("rundir", rundir)]
+    if parent.get("pidfile"):
+        # opened when twistd has gone to its --rundir
+        files.append(("pidfile", os.path.dirname(os.path.join(rundir, parent["pidfile"]))))
+    if parent.get("logfile") not in (None, "", "-"):
+        files.append(("logfile", os.path.dirname(os.path.abspath(parent["logfile"]))))
+    for name, directory in files:
+        if not os.path.isdir(directory):
+            raise StartError(f"there is no directory {directory}", f"make it, or change --{name}")
 
 
 def _owner(options: Options) -> Owner:

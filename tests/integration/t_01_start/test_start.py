@@ -281,6 +281,17 @@ def test_a_broken_table_or_certificate_is_told_and_nothing_is_left(place: Place)
     assert [path.name for path in place.state.iterdir()] == ["lorrainemail.toml"]
 
 
+@pytest.mark.parametrize("option", ["pidfile", "logfile", "rundir"])
+def test_a_directory_that_twistd_will_need_is_missed_before_anything_is_made(
+    place: Place, option: str
+) -> None:
+    missing = place.directory / "missing"
+    path = missing if option == "rundir" else missing / "file"
+    said = place.fails(twistd=(f"--{option}", str(path)))
+    assert said == f"lorrainemail: there is no directory {missing}: make it, or change --{option}\n"
+    assert not place.state.exists()
+
+
 def test_a_second_server_on_the_same_state_says_who_has_it(place: Place) -> None:
     process = place.front()
     place.wait_open(process)
