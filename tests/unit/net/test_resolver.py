@@ -475,17 +475,23 @@ def test_a_resolver_may_have_a_port() -> None:
     assert str(parse_server("::1")) == "[::1]:53"
 
 
+def a_turn() -> Deferred[None]:
+    """Fires when the reactor has come round."""
+    turn: Deferred[None] = Deferred()
+    reactor.callLater(0, turn.callback, None)  # type: ignore[attr-defined]
+    return turn
+
+
 @pytest_twisted.ensureDeferred
 async def test_lookups_leave_no_lines_in_the_log(serve: Serve) -> None:
     _, where = serve(lambda query, _: [answer(query, "x.org. 60 A 192.0.2.1")])
+    await a_turn()  # what other tests closed is gone
     lines: list[str] = []
     observe = lambda event: lines.append(formatEvent(event))  # noqa: E731
     globalLogPublisher.addObserver(observe)
     try:
         await Resolver(reactor, [where]).addresses("x.org", False)
-        turn: Deferred[None] = Deferred()
-        reactor.callLater(0, turn.callback, None)  # type: ignore[attr-defined]
-        await turn
+        await a_turn()
     finally:
         globalLogPublisher.removeObserver(observe)
     assert not [line for line in lines if "UDP Port" in line]
