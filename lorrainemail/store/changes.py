@@ -300,8 +300,7 @@ def _link(tree: Tree, source: Folder, into: Folder, row: Row, place: str) -> Row
     base = tree.names.stem() + "".join(
         f",{key}={value}" for key, value in maildir.fields(row.base).items() if key != "E"
     )
-    if into is not source:  # two of one folder have two ids: POP3's unique ids are these
-        base += f",E={row.message_id}"
+    base += f",E={row.message_id}"  # RFC 8474 §5.1: the copy is the same message
     info = maildir.make_info(bits & IN_NAME)
     final = f"{place}/{base}{info}"
     for attempt in range(CHASES):
