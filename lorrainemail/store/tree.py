@@ -415,7 +415,7 @@ class Tree:
     def complete(self, folder: Folder, row: Row, data: bytes, internal_date: int) -> Row:
         """Note what the message's octets say."""
         self.index.add_wire([wire_row(folder.key(row.uid), summarize(data[:MAX_SUMMARISED]))])
-        if row.size < 0 or row.internal_date < 0:
+        if row.size != len(data) or row.internal_date < 0:  # a file's name may tell a wrong size
             self.count(len(data) - max(row.size, 0), 0)
             row = attrs.evolve(row, size=len(data), internal_date=internal_date)
             self.index.complete(folder, row.uid, row.size, internal_date)

@@ -334,6 +334,19 @@ async def test_a_tree_that_dovecot_kept_is_adopted(open_store: Open, bob: Accoun
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_wrong_size_in_a_files_name_is_mended_when_the_message_is_looked_at(
+    disk_store: MailStore, bob: Account, tmp_path: Path
+) -> None:
+    inbox = await inbox_of(disk_store, bob)
+    (maildir(tmp_path) / "cur" / "1500000000.M1P2.host,S=5,W=5:2,").write_bytes(b"Subject: a\n\n")
+    await inbox.refresh()
+    (facts,) = await inbox.facts([1], wire=True)
+    assert facts.size == 14
+    assert (await disk_store.home(bob).status("INBOX")).size == 14
+    inbox.close()
+
+
+@pytest_twisted.ensureDeferred
 async def test_links_and_directories_are_no_messages(
     disk_store: MailStore, bob: Account, tmp_path: Path
 ) -> None:
