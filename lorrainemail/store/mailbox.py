@@ -18,6 +18,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from lorrainemail.errors import PermanentError
 from lorrainemail.interfaces import (
     FileWrite,
     IContent,
@@ -215,7 +216,12 @@ class Mailbox:
             return fail(gone())
 
         async def open_it() -> IMessage:
-            return self._as_message(await self._run(lambda: self._home.tree.open_message(self.number, uid)))
+            try:
+                found = await self._run(lambda: self._home.tree.open_message(self.number, uid))
+            except PermanentError:
+                self._dirty = True  # its file went, and we were not told: look at all of them
+                raise
+            return self._as_message(found)
 
         return Deferred.fromCoroutine(open_it())
 

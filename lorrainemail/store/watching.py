@@ -38,8 +38,9 @@ _EVENT: Final = struct.Struct("iIII")
 
 _log = Logger("lorrainemail.store")
 
-#: Called with a file's name, or None where names were lost (or the directory itself went).
-Listener = Callable[[str | None], None]
+#: Called with a file's name, or None where names were lost (or the directory itself went), and whether the
+#: file is no longer there under that name.
+Listener = Callable[[str | None, bool], None]
 
 
 @implementer(IReadDescriptor)
@@ -110,17 +111,18 @@ class Inotify:
             elif mask & _IGNORED:
                 self._tell(self._listeners.pop(number, []), None)
             else:
-                self._tell(self._listeners.get(number, []), os.fsdecode(name))
+                removed = bool(mask & (_MOVED_FROM | _DELETE))
+                self._tell(self._listeners.get(number, []), os.fsdecode(name), removed)
 
     def connectionLost(self, reason: Failure) -> None:
         _log.warn("inotify ended: {reason}", reason=reason)
         self.close()
 
     @staticmethod
-    def _tell(listeners: list[Listener], name: str | None) -> None:
+    def _tell(listeners: list[Listener], name: str | None, removed: bool = False) -> None:
         for listener in tuple(listeners):
             try:
-                listener(name)
+                listener(name, removed)
             except Exception:
                 _log.failure("a mailbox could not take a notice of inotify")
 
@@ -132,12 +134,13 @@ class Notices:
     :ivar listener: called when there is something to look at.
     """
 
-    __slots__ = ("_ends", "_expected", "_inotify", "_names", "active", "listener")
+    __slots__ = ("_ends", "_expected", "_inotify", "_names", "_removed", "active", "listener")
 
     def __init__(self, inotify: Inotify | None, directories: dict[str, str]) -> None:
         self._inotify = inotify
         self._ends: list[Callable[[], None]] = []
         self._names: set[str] | None = set()
+        self._removed: set[str] = set()
         self._expected: set[str] = set()
         self.active = inotify is not None
         self.listener: Callable[[], None] | None = None
@@ -149,20 +152,23 @@ class Notices:
                 self._ends.append(end)
 
     def expect(self, name: str) -> None:
-        """A file of our own: it is no news, whether it was heard of already or will be."""
+        """A file of our own: its coming is no news, whether it was heard of already or will be."""
         if self._names is not None and name in self._names:
-            self._names.discard(name)
+            if name not in self._removed:  # else somebody was quick to take it away, and that is news
+                self._names.discard(name)
         elif self.active and len(self._expected) < MAX_NAMES:
             self._expected.add(name)
 
-    def _heard(self, label: str, name: str | None) -> None:
-        if name is not None and f"{label}/{name}" in self._expected:
+    def _heard(self, label: str, name: str | None, removed: bool) -> None:
+        if name is not None and not removed and f"{label}/{name}" in self._expected:
             self._expected.discard(f"{label}/{name}")
             return
         if name is None or (self._names is not None and len(self._names) >= MAX_NAMES):
             self._names = None
         elif self._names is not None:
             self._names.add(f"{label}/{name}")
+            if removed:
+                self._removed.add(f"{label}/{name}")
         if self.listener is not None:
             self.listener()
 
@@ -178,6 +184,7 @@ class Notices:
     def take(self) -> set[str] | None:
         """The names heard, None where some were lost; they are the caller's now."""
         names, self._names = self._names, set()
+        self._removed.clear()
         return names
 
     def close(self) -> None:
