@@ -20,7 +20,7 @@ import os
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, Protocol
 
 import attrs
@@ -47,6 +47,8 @@ MAX_ADDRESSES: Final = 100
 #: Events deleted at once, and seconds between looks for old ones.
 EXPIRY_SLICE: Final = 2000
 EXPIRY_INTERVAL: Final = 60.0
+#: Rows of one INSERT where there are as many.
+_ROWS: Final = 32
 #: Events that one question answers at most.
 MAX_ANSWER: Final = 10_000
 
@@ -257,8 +259,8 @@ class _Writer:
             number += 1
         connection.execute("BEGIN IMMEDIATE")
         try:
-            connection.executemany("INSERT INTO event VALUES (?, ?, ?, ?, ?)", rows)
-            connection.executemany("INSERT OR IGNORE INTO word VALUES (?, ?)", words)
+            _insert(connection, "INSERT INTO event VALUES", rows)
+            _insert(connection, "INSERT OR IGNORE INTO word VALUES", words)
             connection.execute("COMMIT")
         except BaseException:
             connection.execute("ROLLBACK")
@@ -294,6 +296,20 @@ class _Writer:
             except sqlite3.Error:
                 pass  # it is given up
             self._connection = None
+
+
+def _insert(connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Rows in few statements: at each one Python's lock is let go of and must be had again, which costs a
+    busy server more than the row. Two fixed sizes, so that SQLite prepares them once."""
+    start = 0
+    for size in (_ROWS, 1):
+        while len(rows) - start >= size:
+            part = rows[start : start + size]
+            marks = f"({','.join('?' * len(part[0]))})"
+            connection.execute(
+                f"{statement} {','.join([marks] * size)}", [value for row in part for value in row]
+            )
+            start += size
 
 
 _ENCODER: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str)

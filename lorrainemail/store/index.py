@@ -15,6 +15,7 @@ one is made; the folders' UIDVALIDITY then rises, unless UIDs are found elsewher
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import sqlite3
@@ -36,6 +37,9 @@ MODSEQ_BLOCK: Final = 65536
 MAX_UID: Final = 2**32 - 1
 #: Rows of ``expunged`` kept a folder (RFC 7162 §3.2.7 lets a server forget).
 MAX_EXPUNGED: Final = 20_000
+
+#: Rows of one INSERT, as many as there are; see :meth:`Index._insert`.
+_ROWS: Final = (16, 4, 1)
 
 _log = Logger("lorrainemail.store")
 
@@ -377,12 +381,13 @@ class Index:
 
     def add(self, folder: Folder, rows: Sequence[Row]) -> None:
         """New messages, their UIDs allocated."""
-        self._db.executemany(
-            "INSERT INTO messages VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+        number = folder.id
+        self._insert(
+            "INSERT INTO messages VALUES",
             [
                 (
-                    folder.id << 32 | row.uid,
-                    folder.id,
+                    number << 32 | row.uid,
+                    number,
                     row.base,
                     row.place,
                     row.info,
@@ -397,9 +402,22 @@ class Index:
             ],
         )
 
-    def add_wire(self, rows: Iterable[tuple[Any, ...]]) -> None:
+    def add_wire(self, rows: Sequence[tuple[Any, ...]]) -> None:
         """Rows of ``wire``, in the order of its columns."""
-        self._db.executemany("INSERT OR REPLACE INTO wire VALUES (?,?,?,?,?,?,?,?,?,?)", rows)
+        self._insert("INSERT OR REPLACE INTO wire VALUES", rows)
+
+    def _insert(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Rows in few statements: at each one Python's lock is let go of and must be had again, which costs
+        a busy server more than the row. A few fixed sizes, so that SQLite prepares them once."""
+        start = 0
+        for size in _ROWS:
+            while len(rows) - start >= size:
+                part = rows[start : start + size]
+                marks = f"({','.join('?' * len(part[0]))})"
+                self._db.execute(
+                    f"{statement} {','.join([marks] * size)}", [value for row in part for value in row]
+                )
+                start += size
 
     def copy_wire(self, pairs: Iterable[tuple[int, int]]) -> None:
         """Wire rows under further ids: (from, to)."""
@@ -420,6 +438,14 @@ class Index:
         """Whether a message of that base name has its UID."""
         found = self._db.execute("SELECT 1 FROM messages WHERE folder = ? AND base = ?", (folder.id, base))
         return found.fetchone() is not None
+
+    def known(self, folder: Folder, bases: Sequence[str]) -> set[str]:
+        """Which of these base names have their UIDs."""
+        found = self._db.execute(
+            "SELECT base FROM messages WHERE folder = ? AND base IN (SELECT value FROM json_each(?))",
+            (folder.id, json.dumps(bases)),
+        )
+        return {base for (base,) in found}
 
     def by_base(self, folder: Folder, base: str) -> Row | None:
         """A message by its base name."""

@@ -346,12 +346,21 @@ class Tree:
         """Give UIDs to files that we put there; 0 for one whose folder is gone."""
         uids: list[int] = []
         by_folder: dict[int, tuple[list[Row], list[tuple[Any, ...]]]] = {}
+        bases: dict[str, list[str]] = {}
         for one in arrivals:
-            folder = self._folder_of(one.directory)
-            known = None if folder is None else self.index.by_base(folder, one.base)
+            bases.setdefault(one.directory, []).append(one.base)
+        folders = {directory: self._folder_of(directory) for directory in bases}
+        seen = {
+            directory: self.index.known(folder, bases[directory])
+            for directory, folder in folders.items()
+            if folder is not None
+        }
+        for one in arrivals:
+            folder = folders[one.directory]
             if folder is None:
                 uids.append(0)
                 continue
+            known = self.index.by_base(folder, one.base) if one.base in seen[one.directory] else None
             if known is not None:  # a scan was quicker
                 uids.append(known.uid)
                 if one.data is not None and self.index.wire_of(folder, known.uid) is None:
