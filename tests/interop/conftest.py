@@ -117,14 +117,16 @@ smtp_dns_support_level = disabled
 
 
 @pytest.fixture
-def postfix(tmp_path: Path, tool: Callable[[str], str]) -> Iterator[Callable[[str, str], Postfix]]:
-    """Start a Postfix: ``postfix(address, transports)``, where transports are inline map entries."""
+def postfix(tmp_path: Path, tool: Callable[[str], str]) -> Iterator[Callable[[str], Postfix]]:
+    """Start a Postfix: ``postfix(transports)``, where transports are inline map entries. Each has a loopback
+    address of its own, so that test runs do not meet."""
     tool("postfix")
     if os.geteuid() != 0:
         pytest.skip("Postfix wants to be started as root")
     started: list[Postfix] = []
 
-    def start(address: str, transports: str) -> Postfix:
+    def start(transports: str) -> Postfix:
+        address = f"127.{os.urandom(1)[0] % 100 + 2}.{os.urandom(1)[0]}.{os.urandom(1)[0] % 254 + 1}"
         server = Postfix(tmp_path / "postfix", address, transports)
         server.run("start")
         started.append(server)

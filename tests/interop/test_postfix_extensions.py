@@ -13,13 +13,12 @@ pytestmark = pytest.mark.interop
 MESSAGE = b"From: <bob@ours.test>\r\nTo: <peer@postfix.test>\r\nSubject: notices\r\n\r\n.\r\nhello\r\n"
 
 
-def pair(make_server: Any, postfix: Callable[..., Any], address: str, top: str = "", way: str = "") -> Any:
-    """A server of ours and a Postfix, each the other's next hop."""
-    ours = make_server(
-        start=False,
-        configuration=f'{top}\n[relay]\n"postfix.test" = "[{address}]:2526"\n',
-    )
-    theirs = postfix(address, f"{{ ours.test = {way or f'smtp:[{ours.address}]:2525'} }}")
+def pair(make_server: Any, postfix: Callable[..., Any], top: str = "") -> Any:
+    """A server of ours (not yet started) and a Postfix, each the other's next hop."""
+    ours = make_server(start=False, configuration=top)
+    theirs = postfix(f"{{ ours.test = smtp:[{ours.address}]:2525 }}")
+    with open(ours.configuration, "a") as configuration:
+        configuration.write(f'\n[relay]\n"postfix.test" = "[{theirs.address}]:{theirs.port}"\n')
     return ours, theirs
 
 
@@ -30,7 +29,7 @@ def ask(host: str, port: int, sender: str, recipient: str, message: bytes = MESS
 
 def test_postfix_confirms_what_we_relay_to_it(make_server: Any, postfix: Callable[..., Any]) -> None:
     """Our user asks for a notice; Postfix, which delivers, sends it, and we do not."""
-    ours, theirs = pair(make_server, postfix, "127.88.10.1", 'relay_networks = ["127.0.0.0/8"]')
+    ours, theirs = pair(make_server, postfix, 'relay_networks = ["127.0.0.0/8"]')
     ours.start()
     ask(ours.address, 2525, "bob@ours.test", "peer@postfix.test")
     ours.wait(lambda: theirs.messages(), "the message at Postfix")
@@ -45,7 +44,7 @@ def test_postfix_tells_its_own_user_that_it_relayed_to_us(
     make_server: Any, postfix: Callable[..., Any]
 ) -> None:
     """To a stranger we promise no notices, so its own server tells him what it knows."""
-    ours, theirs = pair(make_server, postfix, "127.88.10.2")
+    ours, theirs = pair(make_server, postfix)
     ours.start()
     ask(theirs.address, theirs.port, "peer@postfix.test", "bob@ours.test")
     ours.wait_for_messages("bob@ours.test", 1)
@@ -55,7 +54,7 @@ def test_postfix_tells_its_own_user_that_it_relayed_to_us(
 
 
 def test_we_confirm_to_a_listed_postfix(make_server: Any, postfix: Callable[..., Any]) -> None:
-    ours, theirs = pair(make_server, postfix, "127.88.10.3", 'relay_networks = ["127.0.0.0/8"]')
+    ours, theirs = pair(make_server, postfix, 'relay_networks = ["127.0.0.0/8"]')
     ours.start()
     ask(theirs.address, theirs.port, "peer@postfix.test", "bob@ours.test")
     ours.wait(lambda: theirs.messages(), "our notice")
@@ -71,7 +70,7 @@ def test_postfix_delivers_by_lmtp(make_server: Any, postfix: Callable[..., Any])
     door = f"[listen]\nlmtp = ['tcp:2424:interface={ours.address}']\n"
     ours.configuration.write_text(text.replace("[listen]\n", door))
     ours.start()
-    theirs = postfix("127.88.10.4", f"{{ ours.test = lmtp:inet:[{ours.address}]:2424 }}")
+    theirs = postfix(f"{{ ours.test = lmtp:inet:[{ours.address}]:2424 }}")
     with smtplib.SMTP(theirs.address, theirs.port, timeout=30) as client:
         client.sendmail("peer@postfix.test", ["bob@ours.test", "nobody@ours.test"], MESSAGE)
     (stored,) = ours.wait_for_messages("bob@ours.test", 1)
