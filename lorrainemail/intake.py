@@ -135,8 +135,15 @@ class Intake(Service):
         if self._taking:
             self._idle = idle
         else:
+            self._rest()
             idle.callback(None)
         return idle
+
+    def _rest(self) -> None:
+        """Nothing is being taken, and nothing will be."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            self._sweeping = None
 
     def _take(
         self, transaction: Transaction, each: bool, refused: Sequence[tuple[Recipient, Reply]] | None = None
@@ -158,10 +165,8 @@ class Intake(Service):
             _TAKEN.labels(str(reply.code)).inc()
         _SECONDS.observe(self._clock.seconds() - taking.began)
         if not self._taking:
-            if self._sweeping is not None and self._idle is not None:
-                self._sweeping.cancel()
-                self._sweeping = None
             if self._idle is not None:
+                self._rest()
                 idle, self._idle = self._idle, None
                 self._clock.callLater(0, idle.callback, None)  # the reply goes out first
         return list(result)

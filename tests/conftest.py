@@ -6,6 +6,7 @@ directory and a loopback address of its own, so that any number of servers can r
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import random
@@ -16,8 +17,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+import pytest_twisted
+from twisted.internet import reactor as installed_reactor
+from twisted.internet.task import deferLater
+
+reactor: Any = installed_reactor
 
 #: Bound on every wait for a process of ours, in seconds.
 PATIENCE = 30.0
@@ -183,6 +190,31 @@ class RunningServer:
     @property
     def ca(self) -> Path:
         return self.state / "tls" / "ca.pem"
+
+
+def _left_behind() -> dict[object, str]:
+    """What is open in this process now: timers, whatever the reactor reads from, children."""
+    found: dict[object, str] = {("call", id(call)): str(call) for call in reactor.getDelayedCalls()}
+    for reader in reactor.getReaders():
+        if not type(reader).__name__.endswith("Waker"):
+            found["reader", id(reader)] = repr(reader)
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):
+            found.update({("child", pid): f"child {pid}" for pid in (task / "children").read_text().split()})
+    return found
+
+
+@pytest.fixture(autouse=True)
+def no_leaks() -> Iterator[None]:
+    """A test that leaves a timer, a port, a connection or a process behind fails."""
+    before = _left_behind()
+    yield
+    for _ in range(50):  # what is closing needs a few turns
+        left = [words for key, words in _left_behind().items() if key not in before]
+        if not left:
+            return
+        pytest_twisted.blockon(deferLater(reactor, 0.01))
+    pytest.fail(f"left behind: {'; '.join(left)[:1000]}")
 
 
 MakeServer = Callable[..., RunningServer]

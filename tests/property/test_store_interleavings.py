@@ -65,7 +65,8 @@ class World:
         self.committer.startService()
         self.store = MailStore(reactor, str(self.root / "mail"), self.committer, "mx")
         self.store.startService()
-        if not clean:
+        if not clean and self.store.inotify is not None:
+            self.store.inotify.close()
             self.store.inotify = None
         home = self.store.home(BOB)
         if not (self.maildir / ".Other").exists():

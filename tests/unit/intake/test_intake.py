@@ -416,6 +416,13 @@ def test_stopping_waits_for_the_message_that_is_being_taken() -> None:
     assert not world.clock.getDelayedCalls()
 
 
+def test_stopping_after_a_message_leaves_no_timer() -> None:
+    world = World()
+    assert answer(world.intake.take(transaction(accepted(BOB)))).code == 250
+    assert world.intake.stopService().called
+    assert not world.clock.getDelayedCalls()
+
+
 # -- notices ---------------------------------------------------------------------------------------
 
 

@@ -84,7 +84,8 @@ async def test_another_programs_changes_are_seen_at_refresh(
 ) -> None:
     first = await deliver(disk_store, bob)
     inbox = await inbox_of(disk_store, bob)
-    disk_store.inotify = None  # a system without it
+    inotify, disk_store.inotify = disk_store.inotify, None  # a system without it
+    assert inotify is not None
     heard: list[MailboxChange] = []
     inbox.watch(heard.append)
     directory = maildir(tmp_path)
@@ -105,6 +106,7 @@ async def test_another_programs_changes_are_seen_at_refresh(
     assert list(inbox.uids()) == [1, 2]
     assert [c.kind for c in heard].count("expunged") == 1
     inbox.close()
+    inotify.close()
 
 
 @pytest_twisted.ensureDeferred
