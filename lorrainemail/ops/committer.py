@@ -4,10 +4,11 @@ Owns a few threads that are fed in batches, the way a file becomes durable (writ
 directory, in that order), and the alarm that stands while a file system does not keep what it is given. The
 store and the queue call it; nothing else syncs mail.
 
-How it is fed. A call puts its job into a queue and returns a Deferred. A thread that becomes free takes all
-that is waiting, up to :data:`BATCH`: all files are written, then synced, then renamed, then each directory
-is synced once. So the more clients wait, the fewer syncs each of them costs, and nobody waits for a timer.
-The reactor is woken once for all that is finished, not once a job.
+How it is fed. A call returns a Deferred; the jobs of one turn of the reactor go into a queue together. A
+thread that becomes free takes all that is waiting, some more than :data:`BATCH` at most: all files are
+written, then synced, then renamed, then each directory is synced once. So the more clients wait, the fewer
+syncs each of them costs, and nobody waits for a timer. The reactor is woken once for all that is finished,
+not once a job.
 
 Invariants:
 
@@ -47,7 +48,7 @@ from lorrainemail.ops.files import SYSTEM, Files
 T = TypeVar("T")
 Errors = list[OSError | None]
 
-#: Jobs that one thread takes at once.
+#: Jobs with which a thread is content.
 BATCH: Final = 64
 #: Threads that write mail, and threads for other blocking file work (:meth:`Committer.run`).
 THREADS: Final = 2
@@ -127,7 +128,8 @@ class Committer(Service):
         self._directory = directory
         self.reserve = reserve
         self._counts = (threads, workers)
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._gathered: list[_Job] = []
+        self._jobs: SimpleQueue[list[_Job] | None] = SimpleQueue()
         self._works: SimpleQueue[_Work | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._finished: deque[tuple[Deferred[Any], Any]] = deque()
@@ -206,8 +208,16 @@ class Committer(Service):
             return succeed([_shut_down() for _ in writes])
         self._pending += 1
         done: Deferred[Errors] = Deferred()
-        self._jobs.put(_Job(writes, what, done, [None] * len(writes)))
+        # What one turn of the reactor asks for goes to a thread together: the first job alone would wake one
+        # that syncs it by itself, while all the others wait.
+        if not self._gathered:
+            self._reactor.callLater(0, self._hand_over)
+        self._gathered.append(_Job(writes, what, done, [None] * len(writes)))
         return done
+
+    def _hand_over(self) -> None:
+        gathered, self._gathered = self._gathered, []
+        self._jobs.put(gathered)
 
     # -- service ---------------------------------------------------------------------------------
 
@@ -294,14 +304,14 @@ class Committer(Service):
             first = jobs.get()
             if first is None:
                 return
-            batch = [first]
+            batch = first
             try:
                 while len(batch) < BATCH:
-                    job = jobs.get_nowait()
-                    if job is None:  # another thread's end; it will find it again
+                    more = jobs.get_nowait()
+                    if more is None:  # another thread's end; it will find it again
                         jobs.put(None)
                         break
-                    batch.append(job)
+                    batch += more
             except Empty:
                 pass
             try:

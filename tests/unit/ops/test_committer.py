@@ -23,7 +23,12 @@ from lorrainemail.ops.recorder import DISK_ERRORS, Faults, Recorder
 
 
 class ClockedReactor(task.Clock):
-    """Time stands still until it is advanced; threads reach the real reactor."""
+    """Time stands still until it is advanced, but turns pass; threads reach the real reactor."""
+
+    def callLater(self, when: float, what: Any, *args: Any, **kw: Any) -> Any:
+        if not when:
+            return reactor.callLater(0, what, *args, **kw)
+        return super().callLater(when, what, *args, **kw)
 
     def callFromThread(self, function: Any, *args: object) -> None:
         reactor.callFromThread(function, *args)
