@@ -164,11 +164,10 @@ class Intake(Service):
         for reply in result:
             _TAKEN.labels(str(reply.code)).inc()
         _SECONDS.observe(self._clock.seconds() - taking.began)
-        if not self._taking:
-            if self._idle is not None:
-                self._rest()
-                idle, self._idle = self._idle, None
-                self._clock.callLater(0, idle.callback, None)  # the reply goes out first
+        if self._idle is not None and not self._taking:
+            self._rest()
+            idle, self._idle = self._idle, None
+            self._clock.callLater(0, idle.callback, None)  # the reply goes out first
         return list(result)
 
     def _sweep(self) -> None:
