@@ -8,16 +8,15 @@ records can be published first. Exit status 0 done, 1 failed, 2 wrong usage.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NoReturn, TypeVar
 
 from lorrainemail.addresses import AddressError, normalise_domain
 from lorrainemail.config.load import locate
 from lorrainemail.errors import ConfigurationError, Problem
+from lorrainemail.tables.edit import as_owner
 
 T = TypeVar("T")
 
@@ -163,29 +162,12 @@ def _guarded(state: str, work: Callable[[], T]) -> T:
     from lorrainemail.mailauth.keys import KeyFault
 
     try:
-        with _as_owner(state):
+        with as_owner(state):
             return work()
     except KeyFault as error:
         _fail("", str(error), "move the file away")
     except OSError as error:
         _fail(error.filename or state, error.strerror or str(error), "run as the server's user")
-
-
-@contextlib.contextmanager
-def _as_owner(state: str) -> Iterator[None]:
-    """Where root gives the command, act as the owner of the state directory: the server reads the keys."""
-    owner = os.stat(state)
-    user, group = os.geteuid(), os.getegid()
-    if user != 0 or owner.st_uid == 0:
-        yield
-        return
-    os.setegid(owner.st_gid)
-    os.seteuid(owner.st_uid)
-    try:
-        yield
-    finally:
-        os.seteuid(user)
-        os.setegid(group)
 
 
 def _fail(where: str, what: str, mend: str) -> NoReturn:

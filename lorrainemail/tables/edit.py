@@ -236,7 +236,7 @@ def _write_stamps(state: str, contents: dict[str, bytes]) -> None:
 
 
 @contextlib.contextmanager
-def _as_owner(state: str) -> Iterator[None]:
+def as_owner(state: str) -> Iterator[None]:
     """Act as the owner of the state directory where root gives the command: what is made belongs to him, and
     no link that he laid there leads root astray."""
     try:
@@ -258,14 +258,10 @@ def _as_owner(state: str) -> Iterator[None]:
         os.setegid(group)
 
 
-#: For other commands that write below the state directory.
-as_owner = _as_owner
-
-
 @contextlib.contextmanager
 def _locked(state: str) -> Iterator[None]:
     """Hold the lock of all commands that edit tables."""
-    with _as_owner(state), _flock(state):
+    with as_owner(state), _flock(state):
         yield
 
 
