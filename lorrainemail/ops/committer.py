@@ -4,11 +4,11 @@ Owns a few threads that are fed in batches, the way a file becomes durable (writ
 directory, in that order), and the alarm that stands while a file system does not keep what it is given. The
 store and the queue call it; nothing else syncs mail.
 
-How it is fed. A call returns a Deferred; the jobs of one turn of the reactor go into a queue together. A
-thread that becomes free takes all that is waiting, some more than :data:`BATCH` at most: all files are
-written, then synced, then renamed, then each directory is synced once. So the more clients wait, the fewer
-syncs each of them costs, and nobody waits for a timer. The reactor is woken once for all that is finished,
-not once a job.
+How it is fed. A call returns a Deferred; its job goes into a queue at the end of the reactor's turn, or, while
+the reactor is busy, with others at most :data:`GATHER` seconds later. A thread that becomes free takes all
+that is waiting, some more than :data:`BATCH` at most: all files are written, then synced, then renamed, then
+each directory is synced once. So the more clients wait, the fewer syncs each of them costs, and a client who
+is alone waits for nothing. The reactor is woken once for all that is finished, not once a job.
 
 Invariants:
 
@@ -48,8 +48,13 @@ from lorrainemail.ops.files import SYSTEM, Files
 T = TypeVar("T")
 Errors = list[OSError | None]
 
-#: Jobs with which a thread is content.
+#: Jobs with which a thread is content, and the smallest share of what was gathered.
 BATCH: Final = 64
+SHARE: Final = 4
+#: Seconds for which jobs are gathered while the reactor is busy, and how long a turn of it takes in which it
+#: found nothing to do.
+GATHER: Final = 0.01
+IDLE_TURN: Final = 0.0003
 #: Threads that write mail, and threads for other blocking file work (:meth:`Committer.run`).
 THREADS: Final = 2
 WORKERS: Final = 2
@@ -129,6 +134,7 @@ class Committer(Service):
         self.reserve = reserve
         self._counts = (threads, workers)
         self._gathered: list[_Job] = []
+        self._gather_until = self._looked = 0.0
         self._jobs: SimpleQueue[list[_Job] | None] = SimpleQueue()
         self._works: SimpleQueue[_Work | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
@@ -208,16 +214,31 @@ class Committer(Service):
             return succeed([_shut_down() for _ in writes])
         self._pending += 1
         done: Deferred[Errors] = Deferred()
-        # What one turn of the reactor asks for goes to a thread together: the first job alone would wake one
-        # that syncs it by itself, while all the others wait.
         if not self._gathered:
+            self._looked = self._reactor.seconds()
+            self._gather_until = self._looked + GATHER
             self._reactor.callLater(0, self._hand_over)
         self._gathered.append(_Job(writes, what, done, [None] * len(writes)))
         return done
 
     def _hand_over(self) -> None:
+        """After a turn of the reactor: give the threads what was asked, unless it is busy and more may come.
+
+        The first job alone would wake a thread that syncs it by itself while all the others wait. And beside
+        a busy reactor a thread gets the interpreter's lock for each of its calls at the price of two switches
+        of context on both sides; so they work by turns, which costs a quarter less.
+        """
+        now = self._reactor.seconds()
+        busy = now - self._looked > IDLE_TURN
+        self._looked = now
+        if busy and now < self._gather_until and len(self._gathered) < BATCH:
+            self._reactor.callLater(0, self._hand_over)
+            return
         gathered, self._gathered = self._gathered, []
-        self._jobs.put(gathered)
+        # Shares for all threads: one waits for the disk while another writes.
+        share = max(SHARE, -(-len(gathered) // self._counts[0]))
+        for start in range(0, len(gathered), share):
+            self._jobs.put(gathered[start : start + share])
 
     # -- service ---------------------------------------------------------------------------------
 
