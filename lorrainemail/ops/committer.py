@@ -4,7 +4,7 @@ Owns a few threads that are fed in batches, the way a file becomes durable (writ
 directory, in that order), and the alarm that stands while a file system does not keep what it is given. The
 store and the queue call it; nothing else syncs mail.
 
-How it is fed. A call returns a Deferred; its job goes into a queue at the end of the reactor's turn, or, while
+How it is fed. A call returns a Deferred; its job goes into a queue at the end of the reactor's turn, or while
 the reactor is busy, with others at most :data:`GATHER` seconds later. A thread that becomes free takes all
 that is waiting, some more than :data:`BATCH` at most: all files are written, then synced, then renamed, then
 each directory is synced once. So the more clients wait, the fewer syncs each of them costs, and a client who
