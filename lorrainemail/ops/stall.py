@@ -28,8 +28,8 @@ _LAG = Histogram(
 )
 _LONGEST = Gauge("lorrainemail_reactor_longest_callback_seconds", "CPU of the longest callback, if measured")
 
-#: New objects after which the youngest are looked at. Python's 700 are made in two messages, and nearly all of
-#: them are gone again by themselves.
+#: New objects after which the youngest are looked at. Python's 700 are made in two messages, and nearly all
+#: of them are gone again by themselves.
 YOUNG: Final = 10_000
 #: Seconds between beats, and lateness that an operator should know of.
 BEAT: Final = 0.5
