@@ -247,10 +247,10 @@ class LiveHome:
         accounts would cost more than the look that the first reader takes."""
         return bool(self._mailboxes) or self.limited or self.tree.is_open
 
-    def flush(self) -> None:
-        """Let the index know what was delivered."""
+    def flush(self) -> Deferred[None] | None:
+        """Let the index know what was delivered; None where it knows. The Deferred never fails."""
         if not self._waiting:
-            return
+            return None
         waiting, self._waiting = self._waiting, []
         octets = sum(len(one.data) for one in waiting if one.data is not None)
 
@@ -260,7 +260,7 @@ class LiveHome:
                 # The files are safe; the next look at the folder gives them their UIDs.
                 _log.warn("index of {account}: {failure}", account=self.key, failure=result)
 
-        self.strand.run(lambda: self.tree.arrived(waiting)).addBoth(done)
+        return self.strand.run(lambda: self.tree.arrived(waiting)).addBoth(done)
 
     # -- quota -------------------------------------------------------------------------------------
 

@@ -82,7 +82,8 @@ class MailStore(Service):
         self._run = secrets.token_hex(16)
         self._homes: OrderedDict[str, LiveHome] = OrderedDict()
         self._watchers: list[Callable[[str, str, str], None]] = []
-        self._unflushed: set[LiveHome] = set()
+        self._unflushed: dict[LiveHome, None] = {}
+        self._flushing: dict[LiveHome, None] = {}
         self._flush_call: IDelayedCall | None = None
         self._kept = 0
         self._resting: OrderedDict[Mailbox, IDelayedCall | None] = OrderedDict()
@@ -105,7 +106,9 @@ class MailStore(Service):
         if self._flush_call is not None:
             self._flush_call.cancel()
             self._flush_call = None
-        self._flush()
+        for home in (*self._flushing, *self._unflushed):
+            home.flush()
+        self._flushing, self._unflushed = {}, {}
         for mailbox, call in self._resting.items():
             if call is not None:
                 call.cancel()
@@ -169,15 +172,25 @@ class MailStore(Service):
 
     def flush_soon(self, home: LiveHome) -> None:
         """The home has deliveries that the index does not know."""
-        self._unflushed.add(home)
-        if self._flush_call is None:
+        self._unflushed[home] = None
+        if self._flush_call is None and not self._flushing:
             self._flush_call = self.clock.callLater(FLUSH_DELAY, self._flush)
 
     def _flush(self) -> None:
         self._flush_call = None
-        homes, self._unflushed = self._unflushed, set()
-        for home in homes:
-            home.flush()
+        self._flushing, self._unflushed = self._unflushed, {}
+        self._flush_next()
+
+    def _flush_next(self, _: object = None) -> None:
+        """One home after the other: nobody waits for it, and several threads at once would take the
+        interpreter's lock from the reactor for most of that time."""
+        while self._flushing:
+            flushed = self._flushing.popitem()[0].flush()
+            if flushed is not None:
+                flushed.addCallback(self._flush_next)
+                return
+        if self._unflushed and self._flush_call is None and self.running:
+            self._flush_call = self.clock.callLater(FLUSH_DELAY, self._flush)
 
     def used(self, mailbox: Mailbox) -> None:
         """Somebody opens it (again)."""
@@ -218,6 +231,6 @@ class MailStore(Service):
     def _let_homes_go(self) -> None:
         """Drop some homes that nobody uses, oldest first."""
         for key, live in list(self._homes.items())[: MAX_HOMES // 8]:
-            if live.idle and live not in self._unflushed:
+            if live.idle and live not in self._unflushed and live not in self._flushing:
                 del self._homes[key]
                 self.strands.forget(live.strand)
