@@ -84,7 +84,7 @@ class FileWrite:
 
 
 class ICommitter(Interface):
-    """Durable writes, grouped in a few threads (DESIGN: durable write).
+    """Durable writes, grouped in a few threads.
 
     Each call answers with one entry a file: None, or the OSError that hit it; one file's error never fails
     another's. A failed fsync is never repeated: the file is unlinked. After a failed *directory* sync every
@@ -798,7 +798,7 @@ class Outcome:
 
     :ivar kind: "delivered", "deferred", "failed".
     :ivar reply: the remote's reply or ours in its stead.
-    :ivar ours: the failure is on our side (DESIGN: whose fault); deferred with an alarm, never final.
+    :ivar ours: the failure is on our side; deferred with an alarm, never final.
     :ivar host: the next hop that said it, "" where none did; ``tls`` "TLSv1.3 ..." of that session.
     :ivar confirms: delivered to a host that keeps the promises of DSN from here on (RFC 3461 §5.2.1).
     """

@@ -1,6 +1,6 @@
 """Who is told what became of a queued message, and who is not.
 
-Owns the rule against backscatter for what the queue gives up, delays or delivers (DESIGN: no backscatter): a
+Owns the rule against backscatter for what the queue gives up, delays or delivers: a
 notice goes only to a reverse-path that is our own user's or was proven at acceptance (of delays and successes
 only to logged-in and listed peers), as the recipient's NOTIFY allows,
 and never for ``<>``. Where there is none, the trace keeps the reason. The form is

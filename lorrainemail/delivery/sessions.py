@@ -181,7 +181,7 @@ class Sessions:
                 await self._login(session, target)
         except Unusable as unusable:
             Deferred.fromCoroutine(session.quit())
-            # DESIGN: a refusal at connect or EHLO is not the message's fault
+            # A refusal at connect or EHLO is not the message's fault
             raise NoSession(
                 _temporary(unusable.reply), unusable.remote, ours=unusable.reply.permanent
             ) from None
