@@ -755,16 +755,24 @@ class Taking:
                 kind = "refused" if reply.permanent else "deferred"
                 self._means.trace.event(self.id, kind, reply=str(reply))
         session, envelope = self._transaction.session, self._transaction.envelope
+        sender, size = _shown(envelope.sender), self._transaction.content.size
+        recipients = _few([one.original or str(one.address) for one in envelope.recipients]) or "nobody"
+        answer = _few(list(dict.fromkeys(map(str, replies))))
+        peer = f" from {session.peer}" if session.peer else ""
+        account = f" logged in as {session.account}" if session.account else ""
+        # Put together here: the logger takes several times as long, and this is every message's line.
         _log.info(
-            "{id}: from <{sender}> for {recipients}, {size} octets, at {door}{peer}{account}: {answer}",
+            "{line}",
+            line=f"{self.id}: from <{sender}> for {recipients}, {size} octets, "
+            f"at {session.door}{peer}{account}: {answer}",
             id=self.id,
-            sender=_shown(envelope.sender),
-            recipients=_few([one.original or str(one.address) for one in envelope.recipients]) or "nobody",
-            size=self._transaction.content.size,
+            sender=sender,
+            recipients=recipients,
+            size=size,
             door=session.door,
-            peer=f" from {session.peer}" if session.peer else "",
-            account=f" logged in as {session.account}" if session.account else "",
-            answer=_few(list(dict.fromkeys(map(str, replies)))),
+            peer=session.peer,
+            account=session.account,
+            answer=answer,
         )
 
 
