@@ -53,10 +53,12 @@ _KINDS: Final[Mapping[str, Callable[[str], str]]] = {
     "endpoint": values.parse_endpoint,
     "hop": values.parse_hop,
     "hostname": values.parse_hostname,
+    "ip": values.parse_ip,
     "network": values.parse_network,
     "resolver": values.parse_resolver,
     "separators": values.parse_separators,
     "text": values.parse_text,
+    "time": values.parse_time_server,
     "tls": values.parse_tls,
     "word": values.parse_name,
 }

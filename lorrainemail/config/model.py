@@ -126,6 +126,66 @@ class Dns:
     zones: tuple[str, ...] = attrs.field(
         default=(), metadata=_doc("zone files that the dns door serves", kind="path")
     )
+    addresses: tuple[str, ...] = attrs.field(
+        default=(),
+        metadata=_doc(
+            "addresses under which the world finds this server; default: this machine's public ones",
+            kind="ip",
+        ),
+    )
+    serve: tuple[str, ...] = attrs.field(
+        default=(),
+        metadata=_doc(
+            "zones delegated to this server, which the dns door makes from the configuration and signs",
+            kind="domain",
+        ),
+    )
+    name_servers: tuple[str, ...] = attrs.field(
+        default=(), metadata=_doc("names of the servers of these zones; default: hostname", kind="hostname")
+    )
+    port: int = attrs.field(
+        default=53,
+        metadata=_doc(
+            "port of the authoritative servers that doctor asks (tests and labs change it)",
+            least=1,
+            most=65535,
+        ),
+    )
+
+
+@attrs.frozen(slots=True)
+class DnsUpdate:
+    """A name server that takes changes by RFC 2136, signed with a TSIG key."""
+
+    server: str = attrs.field(
+        default="", metadata=_doc("address:port of the primary that takes the changes", kind="resolver")
+    )
+    key: str = attrs.field(
+        default="", metadata=_doc("file of the TSIG key, as tsig-keygen or keymgr -t write it", kind="path")
+    )
+    zones: tuple[str, ...] = attrs.field(
+        default=(), metadata=_doc("zones that it may be told to change; default: those it has", kind="domain")
+    )
+
+
+@attrs.frozen(slots=True)
+class Doctor:
+    daily: bool = attrs.field(
+        default=True, metadata=_doc("look at everything once a day, and tell the postmaster what turned bad")
+    )
+    lang: Literal["en", "fr"] = attrs.field(default="en", metadata=_doc("language of these messages"))
+    blocklists: tuple[str, ...] = attrs.field(
+        default=("zen.spamhaus.org", "bl.spamcop.net", "psbl.surriel.com"),
+        metadata=_doc("DNS blocklists in which the own addresses should not stand", kind="domain"),
+    )
+    probes: tuple[str, ...] = attrs.field(
+        default=("gmail.com", "outlook.com", "free.fr"),
+        metadata=_doc("domains whose mail servers show whether port 25 is open to the world", kind="domain"),
+    )
+    time: str = attrs.field(
+        default="pool.ntp.org:123",
+        metadata=_doc('time server that the clock is compared with, "" for none', kind="time"),
+    )
 
 
 @attrs.frozen(slots=True)
@@ -272,6 +332,8 @@ class Settings:
     tls: Tls = attrs.field(factory=Tls)
     auth: Auth = attrs.field(factory=Auth)
     dns: Dns = attrs.field(factory=Dns)
+    dns_update: DnsUpdate = attrs.field(factory=DnsUpdate)
+    doctor: Doctor = attrs.field(factory=Doctor)
     limits: Limits = attrs.field(factory=Limits)
     queue: Queue = attrs.field(factory=Queue)
     policy: Policy = attrs.field(factory=Policy)

@@ -174,6 +174,11 @@ def parse_resolver(text: str) -> str:
     return join_port(host, port)
 
 
+def parse_time_server(text: str) -> str:
+    """A time server, name or address with its port; "" for none."""
+    return join_port(*split_port(text, 123)) if text else ""
+
+
 def parse_tls(text: str) -> str:
     """What TLS a next hop must have."""
     if text in ("none", "opportunistic", "verified"):
