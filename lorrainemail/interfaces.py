@@ -193,6 +193,14 @@ class Credential:
 
 
 @attrs.frozen(slots=True)
+class SystemUser:
+    """A user of this machine: number and home directory (absolute)."""
+
+    uid: int
+    home: str
+
+
+@attrs.frozen(slots=True)
 class Account:
     """A local account.
 
@@ -201,6 +209,8 @@ class Account:
     :ivar format: how its mail is stored.
     :ivar quota: octets, 0 for no limit; ``quota_messages`` likewise.
     :ivar may_send_as: folded addresses beside its own that it may send as.
+    :ivar system: the user of this machine that it is, where its owner may say in files of his own where his
+        mail goes.
     """
 
     address: Address
@@ -211,6 +221,7 @@ class Account:
     quota_messages: int = 0
     may_send_as: tuple[str, ...] = ()
     origin: Origin = Origin()
+    system: SystemUser | None = None
 
 
 @attrs.frozen(slots=True)
@@ -223,12 +234,16 @@ class Step:
 
 @attrs.frozen(slots=True)
 class LocalMailbox:
-    """A final recipient here: an account and the folder that its address asks for ("" is INBOX)."""
+    """A final recipient here: an account and the folder that its address asks for ("" is INBOX).
+
+    :ivar owner: who is told in the sender's place when it fails: the owner of the list that led here.
+    """
 
     account: Account
     folder: str
     address: Address
     path: tuple[Step, ...] = ()
+    owner: Address | None = None
 
 
 @attrs.frozen(slots=True)
@@ -236,11 +251,33 @@ class RemoteMailbox:
     """A final recipient elsewhere; its next hop is found when the queue tries it.
 
     :ivar forwarded: it was reached through an alias of ours (not named by the client).
+    :ivar owner: as for :class:`LocalMailbox`.
     """
 
     address: Address
     path: tuple[Step, ...] = ()
     forwarded: bool = False
+    owner: Address | None = None
+
+
+@attrs.frozen(slots=True)
+class Handed:
+    """A final recipient here that a courier of the queue serves: a command, a file, another server's store.
+
+    :ivar courier: its name.
+    :ivar argument: what it is told beside the address: a command line, a file. "" where a row of
+        ``[deliver]`` says it, which the courier asks when it tries.
+    :ivar address: whom it is for. ``user``: the account in whose own files it stands, "" for the server's.
+    :ivar owner: as for :class:`LocalMailbox`.
+    """
+
+    courier: str
+    argument: str
+    address: Address
+    path: tuple[Step, ...] = ()
+    owner: Address | None = None
+    user: str = ""
+    forwarded: bool = True
 
 
 @attrs.frozen(slots=True)
@@ -251,7 +288,7 @@ class Refused:
     path: tuple[Step, ...] = ()
 
 
-Final = LocalMailbox | RemoteMailbox
+Final = LocalMailbox | RemoteMailbox | Handed
 
 
 @attrs.frozen(slots=True)
@@ -305,6 +342,23 @@ class Route:
 
 
 @attrs.frozen(slots=True)
+class DeliveryRow:
+    """How mail for a local domain or address is delivered, where not into our own mailboxes.
+
+    :ivar courier: its name. ``argument``: what it is told, in its own words.
+    :ivar accounts: only our own accounts are taken; else whoever is asked for, and the courier knows who
+        exists.
+    """
+
+    pattern: str
+    courier: str
+    argument: str = ""
+    accounts: bool = True
+    tls: TlsRequirement = "opportunistic"
+    origin: Origin = Origin()
+
+
+@attrs.frozen(slots=True)
 class RelayRight:
     """Whether a session may relay outside, and why."""
 
@@ -336,6 +390,9 @@ class ITables(Interface):
 
     def route(recipient: Address, sender: Address | None) -> Route | Deferred[Route]:
         """The most specific relay row, or MX."""
+
+    def delivery(address: Address) -> DeliveryRow | None:
+        """The most specific row of ``[deliver]`` for an address of a local domain."""
 
     def owns(account: Account, address: Address) -> bool | Deferred[bool]:
         """Whether the account may send as the address."""
@@ -747,12 +804,15 @@ class IStore(Interface):
 class QueueRecipient:
     """One recipient of a queue item and how far it got.
 
-    :ivar courier: which courier carries it: "remote", "local" (a mailbox that could not be had at once).
+    :ivar courier: which courier carries it: "remote", "local" (a mailbox that could not be had at once),
+        "lmtp", "pipe", "file", or a plugin's.
     :ivar recipient: the final recipient with its DSN parameters.
     :ivar folder: for "local".
     :ivar state: "waiting", "held", "done" (delivered, bounced or dropped: leaves at the next rewrite).
     :ivar attempts: made so far; ``next_try``: wall-clock seconds; ``last_reply``: the remote's or our words.
     :ivar delay_told: the sender has had a notice that it is late.
+    :ivar argument: what the courier is told, see :class:`Handed`; ``user`` likewise.
+    :ivar owner: the sender for this recipient, where it is another than the envelope's.
     """
 
     courier: str
@@ -764,6 +824,9 @@ class QueueRecipient:
     next_try: float = 0.0
     last_reply: str = ""
     delay_told: bool = False
+    argument: str = ""
+    user: str = ""
+    owner: Address | None = None
 
 
 @attrs.frozen(slots=True)
@@ -824,6 +887,67 @@ class ICourier(Interface):
         item: QueueItem, recipients: Sequence[QueueRecipient], content: IContent
     ) -> Deferred[list[Outcome]]:
         """One attempt; one outcome for each recipient, in order. Never fails."""
+
+
+class IDelivery(Interface):
+    """One message on its way to a destination, in this order: each recipient, the body, commit; or abort,
+    at any moment before commit was called. A failure of any step is a :class:`lorrainemail.errors.MailError`.
+    """
+
+    def recipient(recipient: QueueRecipient, argument: str) -> Deferred[None]:
+        """Name one more recipient. PermanentError or TemporaryError where he is not to be had; the others
+        are served all the same.
+
+        :param argument: of the recipient or of his row of ``[deliver]``.
+        """
+
+    def body(content: IContent) -> Deferred[None]:
+        """Hand over the message; whatever can be found out is found out now. Its failure is everybody's."""
+
+    def commit() -> Deferred[list[Reply]]:
+        """Make it so: one reply for each recipient that was taken, in order. What it answers with 2xx is
+        durable there."""
+
+    def abort() -> Deferred[None]:
+        """Give it up; nothing of it is delivered. Never fails."""
+
+
+class IAgent(Interface):
+    """What carries messages to where ``[deliver]`` rows and aliases lead, by name. Made by an
+    :class:`IAgentPlugin`, or built in."""
+
+    name: str = Attribute("the courier's word in rows and in the queue")
+
+    def destination(recipient: QueueRecipient, argument: str) -> str:
+        """The key under which deliveries are grouped and their concurrency counted."""
+
+    def start(item: QueueItem, row: DeliveryRow | None) -> Deferred[IDelivery]:
+        """Begin a delivery. TemporaryError where the destination cannot be reached.
+
+        :param row: the row of ``[deliver]`` that leads here; None for an alias.
+        """
+
+
+@attrs.frozen(slots=True)
+class AgentResources:
+    """What agents are made from.
+
+    :ivar reactor: the reactor. ``hostname``: our name.
+    :ivar in_thread: runs blocking file work in a thread of the server.
+    """
+
+    reactor: Any
+    hostname: str
+    in_thread: Callable[[Callable[[], Any]], Deferred[Any]]
+
+
+class IAgentPlugin(Interface):
+    """A Twisted plugin (``twisted.plugin``, package ``lorrainemail.plugins``) that makes one agent."""
+
+    name: str = Attribute("the courier's word in rows of [deliver]")
+
+    def make(resources: AgentResources) -> IAgent:
+        """The agent."""
 
 
 # -- intake ----------------------------------------------------------------------------------- intake --
