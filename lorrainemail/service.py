@@ -156,7 +156,9 @@ class Server(Ordered):
         )
 
         # The way on: what is queued goes to its courier when it is due.
-        sessions = Sessions(reactor, settings.hostname, self.client_tls, self.committer.run)
+        sessions = Sessions(
+            reactor, settings.hostname, self.client_tls, self.committer.run, places.spill
+        )
         ends = OurEnds(settings.hostname, tuple((p.host, p.port) for p in ports if p.door == "smtp"))
         self.remote = RemoteCourier(
             self.tables, self.resolver, sessions, ends, settings.queue.port, settings.dns.ipv6

@@ -9,8 +9,9 @@ Decisions, beyond the letter of RFC 5321:
 
 - With PIPELINING (RFC 2920) MAIL, RCPT and DATA go out at once.
 - 552 to RCPT is 452 (RFC 5321 §4.5.3.1.10).
-- 8-bit content for a host without 8BITMIME is refused with 5.6.3, not converted and not "just sent"
-  (RFC 6152 §3): conversion breaks signatures, and such hosts have all but died out.
+- With CHUNKING (RFC 3030) a message goes as one BDAT: no dots, and no end that anybody could mistake.
+- 8-bit content for a host without 8BITMIME is converted part by part (RFC 6152 §3), or refused with 5.6.3
+  where that may not be done (:mod:`lorrainemail.message.downgrade`); never "just sent".
 - A UTF-8 address or header for a host without SMTPUTF8 is refused with 5.6.7 (RFC 6531 §3.5).
 - What a server says of its limits (LIMITS, RFC 9422) is kept: recipients are split, sessions ended.
 - DSN parameters go on only to hosts that know them (RFC 3461 §5.2.1).
@@ -21,8 +22,9 @@ Decisions, beyond the letter of RFC 5321:
 from __future__ import annotations
 
 import base64
+import tempfile
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Literal
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
@@ -30,9 +32,11 @@ from twisted.internet.defer import CancelledError, Deferred
 from lorrainemail.delivery.replies import RemoteReply
 from lorrainemail.delivery.wire import InThread, SessionLost, Wire, encode_line
 from lorrainemail.envelope import Envelope, Recipient
-from lorrainemail.errors import Reply
+from lorrainemail.errors import MailError, Reply
 from lorrainemail.grammar.smtp import encode_orcpt, encode_xtext
 from lorrainemail.interfaces import IContent
+from lorrainemail.message.downgrade import MAX_OCTETS, CannotDowngrade, downgraded
+from lorrainemail.ops.content import Content, ContentWriter, SpilledContent
 
 #: RFC 5321 §4.5.3.2.1 to §4.5.3.2.6, in seconds.
 GREETING_TIME: Final = 300
@@ -89,10 +93,12 @@ class ClientSession:
     :param wire: its connection, just made.
     :param hostname: our name, said in EHLO.
     :param in_thread: runs the reading of message files.
+    :param spill: where a large message that had to be converted is kept meanwhile; "" is the system's place.
     """
 
-    def __init__(self, wire: Wire, hostname: str, in_thread: InThread) -> None:
+    def __init__(self, wire: Wire, hostname: str, in_thread: InThread, spill: str = "") -> None:
         self.wire = wire
+        self._spill = spill
         self.extensions: dict[str, str] = {}
         self.transactions = 0
         self._hostname = hostname
@@ -182,12 +188,33 @@ class ClientSession:
             for start in range(0, len(recipients), most):
                 found += await self.send(envelope, recipients[start : start + most], content)
             return found
-        self.transactions += 1
         refusal = await self._cannot(envelope, content)
         if refusal is not None:
             return [Sent(refusal, remote=False)] * len(recipients)
         if "SMTPUTF8" not in self.extensions and not all(one.address.is_ascii for one in recipients):
             return await self._send_to_ascii(envelope, recipients, content)
+        if not content.eight_bit or "8BITMIME" in self.extensions:
+            return await self._transaction(envelope, recipients, content)
+        try:
+            converted = await self._in_thread(lambda: _seven_bit(content, self._spill))
+        except CannotDowngrade as why:
+            words = f"the server cannot take 8-bit messages, and this one cannot be converted: {why}"
+            return [Sent(Reply(554, "5.6.3", words), remote=False)] * len(recipients)
+        except MailError as error:
+            return [Sent(error.reply, remote=False)] * len(recipients)
+        try:
+            over = self._too_large(converted)
+            if over is not None:
+                return [Sent(over, remote=False)] * len(recipients)
+            return await self._transaction(envelope, recipients, converted)
+        finally:
+            converted.close()
+
+    async def _transaction(
+        self, envelope: Envelope, recipients: Sequence[Recipient], content: IContent
+    ) -> list[Sent]:
+        """From MAIL to the end of the message, which the server can take."""
+        self.transactions += 1
         mail = self._mail(envelope, recipients, content)
         rcpts = [self._rcpt(recipient) for recipient in recipients]
         try:
@@ -208,16 +235,20 @@ class ClientSession:
 
     async def _cannot(self, envelope: Envelope, content: IContent) -> Reply | None:
         """Why this server cannot take such a message at all."""
-        limit = self.extensions.get("SIZE", "")
-        if limit.isascii() and limit.isdigit() and 0 < int(limit[:20]) < content.size:  # RFC 1870 §6.1
-            return Reply(552, "5.3.4", f"the message is larger than the {limit[:20]} octets the server takes")
+        over = self._too_large(content)
+        if over is not None:
+            return over
         if "SMTPUTF8" not in self.extensions:
             if envelope.sender is not None and not envelope.sender.is_ascii:
                 return Reply(550, "5.6.7", "the server cannot take international addresses")
             if envelope.smtputf8 and content.eight_bit and not await self._header_is_ascii(content):
                 return Reply(550, "5.6.7", "the server cannot take international headers")
-        if content.eight_bit and "8BITMIME" not in self.extensions:
-            return Reply(554, "5.6.3", "the server cannot take 8-bit messages")
+        return None
+
+    def _too_large(self, content: IContent) -> Reply | None:
+        limit = self.extensions.get("SIZE", "")
+        if limit.isascii() and limit.isdigit() and 0 < int(limit[:20]) < content.size:  # RFC 1870 §6.1
+            return Reply(552, "5.3.4", f"the message is larger than the {limit[:20]} octets the server takes")
         return None
 
     async def _header_is_ascii(self, content: IContent) -> bool:
@@ -255,11 +286,13 @@ class ClientSession:
         return " ".join(words)
 
     async def _transaction_at_once(self, mail: str, rcpts: Sequence[str], content: IContent) -> list[Sent]:
-        """RFC 2920 §3.1: the whole group in one write; DATA's reply decides."""
+        """RFC 2920 §3.1: the whole group in one write; DATA's reply decides. A BDAT waits for the replies:
+        behind it come the octets at once, which nobody may want."""
         wire = self.wire
-        lines = [mail, *rcpts, "DATA"]
+        chunked = "CHUNKING" in self.extensions
+        lines = [mail, *rcpts] if chunked else [mail, *rcpts, "DATA"]
         wire.write(b"".join(map(encode_line, lines)))
-        seconds = [MAIL_TIME, *[RCPT_TIME] * len(rcpts), DATA_TIME]
+        seconds = [MAIL_TIME, *[RCPT_TIME] * len(rcpts), DATA_TIME][: len(lines)]
         waiting = [
             wire.expect(line.split(" ", 1)[0], time) for line, time in zip(lines, seconds, strict=True)
         ]
@@ -269,10 +302,12 @@ class ClientSession:
                 replies.append(await one)
             except SessionLost as lost:
                 replies.append(lost)
-        first, *middle, data = replies
-        refused = _refused("MAIL", first)
+        refused = _refused("MAIL", replies[0])
+        middle = replies[1 : len(rcpts) + 1]
         sent: list[Sent | None] = [refused or _rcpt_refused(one) for one in middle]
-        return await self._data(data, sent, content)
+        if chunked:
+            return await self._bdat(sent, content)
+        return await self._data(replies[-1], sent, content)
 
     async def _transaction_in_turn(self, mail: str, rcpts: Sequence[str], content: IContent) -> list[Sent]:
         refused = _refused("MAIL", await self.wire.command(mail, MAIL_TIME))
@@ -285,6 +320,8 @@ class ClientSession:
                 sent.append(_rcpt_refused(await self.wire.command(line, RCPT_TIME)))
             except SessionLost as lost:
                 sent.append(Sent(lost.reply, lost.remote))
+        if "CHUNKING" in self.extensions:
+            return await self._bdat(sent, content)
         if all(one is not None for one in sent):
             await self._reset()
             return [one for one in sent if one is not None]
@@ -315,6 +352,15 @@ class ClientSession:
             rest = await self._message(content)
         return [one or rest for one in sent]
 
+    async def _bdat(self, sent: list[Sent | None], content: IContent) -> list[Sent]:
+        """RFC 3030 §2: the message as one chunk, where anybody was accepted."""
+        if all(one is not None for one in sent):
+            await self._reset()
+            return [one for one in sent if one is not None]
+        self.wire.write(encode_line(f"BDAT {content.size} LAST"))
+        rest = await self._message(content, "BDAT")
+        return [one or rest for one in sent]
+
     async def _lone_dot(self) -> None:
         """RFC 2920 §3.1: a 354 although no recipient was accepted. Whatever it answers, nothing was sent."""
         self.wire.write(b".\r\n")
@@ -324,12 +370,15 @@ class ClientSession:
             return
         await self._reset()
 
-    async def _message(self, content: IContent) -> Sent:
-        final = self.wire.expect("DATA", 0)
+    async def _message(self, content: IContent, verb: Literal["DATA", "BDAT"] = "DATA") -> Sent:
+        """The octets behind the verb, and what the server says of them."""
+        final = self.wire.expect(verb, 0)
         self._clean = False
         dotted = False
         try:
-            dotted = await self.wire.send_message(content, self._in_thread, BLOCK_TIME, final)
+            dotted = await self.wire.send_message(
+                content, self._in_thread, BLOCK_TIME, final, counted=verb == "BDAT"
+            )
         except SessionLost:
             pass  # final has it too
         except CancelledError:
@@ -350,7 +399,7 @@ class ClientSession:
         if not dotted:
             # an early reply: the rest of the message cannot be taken back, so neither can the session
             self.wire.end(_protocol_fault("half a message", reply))
-            return _refused("DATA", reply) or _unexpected("half a message", reply)
+            return _refused(verb, reply) or _unexpected("half a message", reply)
         if reply.code // 100 == 2:
             self._clean = True
             return Sent(reply.reply)
@@ -415,6 +464,20 @@ def _extensions(reply: RemoteReply) -> dict[str, str]:
             keyword = keyword.upper()
             found[keyword] = f"{found[keyword]} {value}".strip() if keyword in found else value.strip()
     return found
+
+
+def _seven_bit(content: IContent, spill: str) -> Content | SpilledContent:
+    """A content without octets over 127; the caller closes it. Not in the reactor's thread."""
+    if content.size > MAX_OCTETS:
+        raise CannotDowngrade("it is too large to be converted")
+    writer = ContentWriter(spill or tempfile.gettempdir())
+    try:
+        for piece in downgraded(content.in_memory() or b"".join(content.chunks())):
+            writer.write(piece)
+        return writer.finish()
+    except BaseException:
+        writer.abort()
+        raise
 
 
 def _swallow(deferred: Deferred[RemoteReply]) -> None:

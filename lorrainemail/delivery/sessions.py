@@ -79,6 +79,7 @@ class Sessions:
     :param hostname: said in EHLO.
     :param client_tls: contexts for STARTTLS; None where TLS is not to be had.
     :param in_thread: runs reads of message files.
+    :param spill: where converted messages are kept while they are sent, "" for the system's place.
     """
 
     def __init__(
@@ -87,7 +88,9 @@ class Sessions:
         hostname: str,
         client_tls: IClientTls | None,
         in_thread: InThread,
+        spill: str = "",
     ) -> None:
+        self._spill = spill
         self.hostname = hostname
         self._reactor = reactor
         self.client_tls = client_tls
@@ -169,7 +172,7 @@ class Sessions:
 
     async def _begin(self, target: Target, encrypted: bool) -> ClientSession:
         """Connect, greet, encrypt and log in as the target says."""
-        session = ClientSession(await self._connect(target), self.hostname, self._in_thread)
+        session = ClientSession(await self._connect(target), self.hostname, self._in_thread, self._spill)
         try:
             await session.greet()
             if encrypted and self.client_tls is not None:

@@ -1,4 +1,5 @@
-"""The octets of a message as DATA carries them: dots doubled at line starts, ended by a lone dot.
+"""The octets of a message as DATA carries them: dots doubled at line starts, ended by a lone dot; and as BDAT
+does.
 
 Sans-I/O, called chunk by chunk by the client; where the chunks are cut makes no difference to what comes out.
 What comes out never holds a bare CR or LF: our doors accept none, and should one have come from elsewhere it
@@ -49,3 +50,31 @@ class DotStuffer:
             rest = b"\r\n"
             self._at_line_start = True
         return rest + (b".\r\n" if self._at_line_start else b"\r\n.\r\n")
+
+
+class Counted:
+    """RFC 3030 §2, as a stream: the octets as they are, exactly as many as were announced."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+
+    def feed(self, chunk: bytes) -> bytes:
+        """The chunk's octets for the wire.
+
+        :raises ValueError: where there are more than announced: they would be read as commands.
+        """
+        self._left -= len(chunk)
+        if self._left < 0:
+            raise ValueError("the message is longer than it said")
+        return chunk
+
+    def finish(self) -> bytes:
+        """Nothing more.
+
+        :raises ValueError: where octets are missing: the next command would be read as some.
+        """
+        if self._left:
+            raise ValueError("the message is shorter than it said")
+        return b""

@@ -31,7 +31,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from lorrainemail.delivery.replies import MalformedReply, RemoteReply, ReplyParser
-from lorrainemail.delivery.stuffing import DotStuffer
+from lorrainemail.delivery.stuffing import Counted, DotStuffer
 from lorrainemail.errors import Reply
 from lorrainemail.interfaces import IContent
 from lorrainemail.net.tls import tls_facts, tls_fault
@@ -243,15 +243,22 @@ class Wire(Protocol):
     # -- the message -----------------------------------------------------------------------------
 
     async def send_message(
-        self, content: IContent, in_thread: InThread, block: float, final: Deferred[RemoteReply]
+        self,
+        content: IContent,
+        in_thread: InThread,
+        block: float,
+        final: Deferred[RemoteReply],
+        counted: bool = False,
     ) -> bool:
         """Send a message, stuffed, and its end, no faster than the peer takes it.
 
         :param block: seconds in which the peer must take each block.
         :param final: the waiter for the final reply. When it comes early, sending stops.
+        :param counted: the peer was told how many octets come (BDAT): no dots, no end.
         :returns: whether all of it was sent.
+        :raises ValueError: where the content is not as long as it says.
         """
-        stuffer = DotStuffer()
+        stuffer = Counted(content.size) if counted else DotStuffer()
         memory = content.in_memory()
         chunks = content.chunks(CHUNK)
         transport: Any = self.transport

@@ -54,6 +54,8 @@ class PeerProtocol(Protocol):
         self.buffer = b""
         self.body: bytes | None = None
         self.auth = False
+        self.chunk: tuple[int, bool] | None = None
+        self.chunks = b""
         self.behaviour.connections += 1
         self.say("greeting")
 
@@ -70,6 +72,10 @@ class PeerProtocol(Protocol):
     def dataReceived(self, data: bytes) -> None:
         self.buffer += data
         while self.buffer:
+            if self.chunk is not None:
+                if not self.take_chunk(*self.chunk):
+                    return
+                continue
             if self.body is not None:
                 if not self.take_body():
                     return
@@ -95,6 +101,22 @@ class PeerProtocol(Protocol):
         self.say(".")
         return True
 
+    def take_chunk(self, count: int, last: bool) -> bool:
+        early = self.behaviour.early
+        if early is not None and len(self.buffer) > early[0]:
+            self.behaviour.early = None
+            self.transport.write(early[1])
+        if len(self.buffer) < count:
+            return False
+        self.chunks += self.buffer[:count]
+        self.buffer = self.buffer[count:]
+        self.chunk = None
+        if last:
+            self.behaviour.messages.append(self.chunks)
+            self.chunks = b""
+        self.say(".")
+        return True
+
     def take(self, line: str) -> None:
         self.behaviour.commands.append(line)
         verb = line.split(" ", 1)[0].upper()
@@ -107,6 +129,10 @@ class PeerProtocol(Protocol):
             last = len(lines) - 1
             for index, text in enumerate(lines):
                 self.transport.write(f"250{' ' if index == last else '-'}{text}\r\n".encode())
+            return
+        if verb == "BDAT":
+            count, _, last = line.split(" ", 1)[1].partition(" ")
+            self.chunk = (int(count), last == "LAST")
             return
         reply = self.say(verb)
         self.auth = reply.startswith("334")

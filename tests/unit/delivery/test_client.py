@@ -222,9 +222,78 @@ async def test_eight_bit_mail_is_declared_or_refused_but_never_mangled(make_peer
     assert codes(await sent(peer, content=eight)) == [250]
     assert peer.behaviour.commands[1].endswith(" BODY=8BITMIME")
     old = make_peer(extensions=("PIPELINING",))
+    assert codes(await sent(old, content=eight)) == [250]
+    assert "BODY" not in old.behaviour.commands[1]
+    assert old.behaviour.messages == [
+        b"Subject: x\r\nMIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\n"
+        b"Content-Transfer-Encoding: quoted-printable\r\n\r\nD=C3=A9j=C3=A0\r\n"
+    ]
+    header = Content("Subject: Déjà\r\n\r\nDéjà\r\n".encode())
+    found = await sent(old, content=header)
+    assert (found[0].reply.code, found[0].reply.enhanced, found[0].remote) == (554, "5.6.3", False)
+    assert len(old.behaviour.messages) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_grows_beyond_the_servers_limit_by_its_conversion_is_not_sent(make_peer: Any) -> None:
+    eight = Content("Subject: x\r\n\r\nDéjà\r\n".encode())
+    old = make_peer(extensions=(f"SIZE {eight.size + 5}",))
     found = await sent(old, content=eight)
-    assert (found[0].reply.code, found[0].reply.enhanced) == (554, "5.6.3")
-    assert old.behaviour.messages == []
+    assert (found[0].reply.enhanced, found[0].remote) == ("5.3.4", False)
+    assert "MAIL" not in old.behaviour.verbs()
+
+
+CHUNKED = pytest.mark.parametrize("more", [("PIPELINING",), ()], ids=["pipelined", "plain"])
+
+
+@CHUNKED
+@pytest_twisted.ensureDeferred
+async def test_a_server_with_chunking_gets_the_octets_counted_and_unstuffed(
+    make_peer: Any, more: Any
+) -> None:
+    peer = make_peer(extensions=("CHUNKING", *more), replies={"RCPT": ["250 ok", "550 5.1.1 no", "250 ok"]})
+    found = await sent(peer, BOB, ANNE, BOB)
+    assert codes(found) == [250, 550, 250]
+    assert peer.behaviour.messages == [MESSAGE]
+    assert peer.behaviour.commands[5:] == [f"BDAT {len(MESSAGE)} LAST", "QUIT"]
+
+
+@CHUNKED
+@pytest_twisted.ensureDeferred
+async def test_no_chunk_is_sent_for_nobody(make_peer: Any, more: Any) -> None:
+    peer = make_peer(extensions=("CHUNKING", *more), replies={"RCPT": "550 5.1.1 no"})
+    assert codes(await sent(peer, BOB, ANNE)) == [550, 550]
+    assert peer.behaviour.verbs()[-2:] == ["RSET", "QUIT"] and "BDAT" not in peer.behaviour.verbs()
+
+
+@CHUNKED
+@pytest.mark.parametrize(("reply", "kind"), [("552 5.3.4 full", 5), ("451 4.3.0 later", 4), ("354 what", 4)])
+@pytest_twisted.ensureDeferred
+async def test_the_answer_to_the_last_chunk_is_everybodys(
+    make_peer: Any, more: Any, reply: str, kind: int
+) -> None:
+    peer = make_peer(extensions=("CHUNKING", *more), replies={".": reply})
+    found = await sent(peer, BOB, ANNE)
+    assert [code // 100 for code in codes(found)] == [kind, kind]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_chunk_cut_short_is_not_taken_for_the_message(make_peer: Any) -> None:
+    class Short(Content):
+        def chunks(self, size: int = CHUNK) -> Any:
+            yield MESSAGE[:-1]
+
+    peer = make_peer(extensions=("CHUNKING",))
+    found = await sent(peer, content=Short(MESSAGE))
+    assert found[0].reply.temporary and not found[0].uncertain
+    assert peer.behaviour.messages == [] and "QUIT" not in peer.behaviour.verbs()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_connection_lost_behind_the_last_chunk_leaves_the_fate_unknown(make_peer: Any) -> None:
+    peer = make_peer(extensions=("CHUNKING",), replies={".": "DROP"})
+    found = await sent(peer)
+    assert found[0].reply.temporary and found[0].uncertain
 
 
 @pytest_twisted.ensureDeferred
