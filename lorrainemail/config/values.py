@@ -14,6 +14,7 @@ from typing import Any, Final, cast
 from twisted.internet import endpoints
 
 from lorrainemail.addresses import AddressError, normalise_domain, parse_address
+from lorrainemail.ops.commandline import words_of
 
 #: The longest word of any kind: longer ones are a mistake, not a value.
 MAX_WORD: Final = 1024
@@ -160,6 +161,32 @@ def join_port(host: str, port: int) -> str:
 def parse_hop(text: str) -> str:
     """A next hop, with its port always written out."""
     return join_port(*split_port(text, 25))
+
+
+def parse_lmtp(text: str) -> str:
+    """Where a server listens for LMTP: ``unix:/path``, or host and port (24 where none is given)."""
+    if text.startswith("unix:"):
+        return f"unix:{parse_file(text[5:])}"
+    if not text:
+        raise Wrong("the row does not say where", 'write "lmtp:unix:/run/dovecot/lmtp" or "lmtp:host:24"')
+    return join_port(*split_port(text, 24))
+
+
+def parse_command(text: str) -> str:
+    """A command line that needs no shell."""
+    try:
+        words_of(text)
+    except ValueError as error:
+        what, _, mend = str(error).partition("; ")
+        raise Wrong(what, mend) from None
+    return text
+
+
+def parse_file(text: str) -> str:
+    """A path from the root, without detours."""
+    if not text.startswith("/") or not text.isprintable() or ".." in text.split("/"):
+        raise Wrong(f'"{text}" is no path from the root', "write for example /var/spool/archive")
+    return text
 
 
 def parse_resolver(text: str) -> str:
