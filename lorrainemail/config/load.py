@@ -14,7 +14,7 @@ import re
 import socket
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Final, Literal, NoReturn, get_args, get_origin
+from typing import Any, Final, Literal, NoReturn, TypeVar, get_args, get_origin
 
 import attrs
 from cattrs import (
@@ -30,7 +30,7 @@ from cattrs.gen import make_dict_structure_fn, override
 from lorrainemail.config import values
 from lorrainemail.config.default import default_settings
 from lorrainemail.config.lines import key_lines
-from lorrainemail.config.model import KeyPath, RelayRow, Settings
+from lorrainemail.config.model import DeliverRow, FilterRow, KeyPath, RelayRow, Settings
 from lorrainemail.config.values import Wrong
 from lorrainemail.errors import ConfigurationError, Problem
 
@@ -47,8 +47,19 @@ MAX_FILE: Final = 4 * 2**20
 #: More problems than these help nobody.
 MAX_PROBLEMS: Final = 200
 
+Row = TypeVar("Row", RelayRow, DeliverRow)
+
+#: How the argument of a row of ``[deliver]`` is read, by its courier.
+_ARGUMENTS: Final[Mapping[str, Callable[[str], str]]] = {
+    "lmtp": values.parse_lmtp,
+    "pipe": values.parse_command,
+    "file": values.parse_file,
+}
 #: How each ``kind`` of the model is read.
 _KINDS: Final[Mapping[str, Callable[[str], str]]] = {
+    "address": values.parse_account,
+    "client": values.parse_client,
+    "dns_list": values.parse_dns_list,
     "domain": values.parse_domain,
     "endpoint": values.parse_endpoint,
     "hop": values.parse_hop,
@@ -157,6 +168,7 @@ def load_text(text: str, file: str, state: str) -> Settings:
         relay_by_sender=_with_lines(
             settings.relay_by_sender, data.get("relay_by_sender", {}), lines, "relay_by_sender"
         ),
+        deliver=_with_lines(settings.deliver, data.get("deliver", {}), lines, "deliver"),
     )
 
 
@@ -267,9 +279,14 @@ def _field_hook(field: attrs.Attribute[Any], state: str, converter: Converter) -
     element = kind
     if get_origin(kind) is tuple:
         element = get_args(kind)[0]
+    table = _TABLES.get(field.metadata.get("kind", ""))
+    if table is not None:
+        return lambda value, _: table(value, converter)
+    if get_origin(kind) is dict and get_args(kind)[1] is DeliverRow:
+        return lambda value, _: _rows(value, values.parse_pattern, _deliver_row, converter)
     if get_origin(kind) is dict:
         parse_key = values.parse_sender_pattern if field.name == "relay_by_sender" else values.parse_pattern
-        return lambda value, _: _relay_rows(value, parse_key, converter)
+        return lambda value, _: _rows(value, parse_key, _relay_row, converter)
     one: Callable[[Any], Any]
     if get_origin(element) is Literal:
         one = _choice(get_args(element))
@@ -367,17 +384,22 @@ def _each(items: Iterable[tuple[Any, Any]], one: Callable[[Any], Any], name: str
     return done
 
 
-def _relay_rows(value: Any, parse_key: Callable[[str], str], converter: Converter) -> dict[str, RelayRow]:
+def _rows(
+    value: Any,
+    parse_key: Callable[[str], str],
+    parse_row: Callable[[Any, Converter], Row],
+    converter: Converter,
+) -> dict[str, Row]:
     if not isinstance(value, dict):
         raise Wrong(f"{_shown(value)} stands where a table belongs", "write [relay] and its rows below it")
     patterns: set[str] = set()
 
-    def one(item: tuple[str, Any]) -> tuple[str, RelayRow]:
+    def one(item: tuple[str, Any]) -> tuple[str, Row]:
         pattern = parse_key(item[0])
         if pattern in patterns:
             raise Wrong(f'"{item[0]}" means the same recipients as another row', "keep one of them")
         patterns.add(pattern)
-        return pattern, _relay_row(item[1], converter)
+        return pattern, parse_row(item[1], converter)
 
     return dict(_each(((item[0], item) for item in value.items()), one, "rows").values())
 
@@ -404,12 +426,79 @@ def _relay_row(value: Any, converter: Converter) -> RelayRow:
     return row
 
 
+def _action_rows(value: Any, converter: Converter) -> dict[str, dict[str, str]]:
+    """Words by check, for "" (everybody) and for each domain and address that has a table of its own."""
+    words = _choice(("off", "log", "tag", "junk", "refuse"))
+    rows: dict[str, dict[str, str]] = {"": {}}
+
+    def one(item: tuple[str, Any]) -> None:
+        key, inner = item
+        if not isinstance(inner, dict):
+            rows[""][values.parse_name(key)] = words(inner)
+            return
+        whom = values.parse_account(key) if "@" in key else values.parse_domain(key)
+        if whom in rows:
+            raise Wrong(f'"{key}" means the same as another row', "keep one of them")
+        rows[whom] = _each(((values.parse_name(name), word) for name, word in inner.items()), words, "words")
+
+    if not isinstance(value, dict):
+        raise Wrong(f"{_shown(value)} stands where a table belongs", "write [actions] and words below it")
+    _each(((item[0], item) for item in value.items()), one, "rows")
+    return {key: row for key, row in rows.items() if row}
+
+
+def _filter_rows(value: Any, converter: Converter) -> dict[str, FilterRow]:
+    if not isinstance(value, dict):
+        raise Wrong(f"{_shown(value)} stands where a table belongs", "write [filters.NAME] and its settings")
+
+    def one(item: tuple[str, Any]) -> FilterRow:
+        values.parse_name(item[0])
+        row: FilterRow = converter.structure(item[1], FilterRow)
+        if not row.address:
+            raise Wrong("the filter has no address", 'add address = "unix:/run/filter.sock"')
+        return row
+
+    return _each(((item[0], item) for item in value.items()), one, "rows")
+
+
+def _forwarder_rows(value: Any, converter: Converter) -> dict[str, tuple[str, ...]]:
+    if not isinstance(value, dict):
+        raise Wrong(f"{_shown(value)} stands where a table belongs", "write [forwarders] and lists below it")
+
+    def one(item: tuple[str, Any]) -> tuple[str, tuple[str, ...]]:
+        return values.parse_account(item[0]), _sequence(item[1], values.parse_forwarder)
+
+    return dict(_each(((item[0], item) for item in value.items()), one, "rows").values())
+
+
+#: Tables whose keys are the operator's own words.
+_TABLES: Final[Mapping[str, Callable[[Any, Converter], Any]]] = {
+    "actions": _action_rows,
+    "filters": _filter_rows,
+    "forwarders": _forwarder_rows,
+}
+
+
+def _deliver_row(value: Any, converter: Converter) -> DeliverRow:
+    """``"courier:argument"``, or a table."""
+    if isinstance(value, str):
+        courier, _, argument = value.partition(":")
+        value = {"courier": courier, "argument": argument.strip()}
+    elif not isinstance(value, dict):
+        raise Wrong(f"{_shown(value)} is no courier", 'write for example "lmtp:unix:/run/dovecot/lmtp"')
+    row: DeliverRow = converter.structure(value, DeliverRow)
+    if not row.courier:
+        raise Wrong("the row names no courier", 'write courier = "lmtp", "pipe", "file" or a plugin\'s')
+    check = _ARGUMENTS.get(row.courier)
+    return row if check is None else attrs.evolve(row, argument=check(row.argument))
+
+
 def _with_lines(
-    rows: Mapping[str, RelayRow],
+    rows: Mapping[str, Row],
     raw: Mapping[str, Any],
     lines: Mapping[KeyPath, int],
     table: str,
-) -> dict[str, RelayRow]:
+) -> dict[str, Row]:
     """Each row with its line; rows stand in the order of the file."""
     return {
         pattern: attrs.evolve(row, line=lines.get((table, key), 0))

@@ -57,6 +57,84 @@ class RelayRow:
 
 
 @attrs.frozen(slots=True)
+class DeliverRow:
+    """One row of ``[deliver]``: ``"courier:argument"``, or this table."""
+
+    courier: str = attrs.field(
+        default="",
+        metadata=_doc('"lmtp", "pipe", "file", or the name of a plugin\'s courier', kind="word"),
+    )
+    argument: str = attrs.field(
+        default="",
+        metadata=_doc(
+            "for lmtp unix:/path or host:port; for pipe a command line; for file a path below "
+            "aliases.file_directories",
+            kind="text",
+        ),
+    )
+    accounts: bool = attrs.field(
+        default=True,
+        metadata=_doc(
+            "take mail for our own accounts alone; false: for everybody there, and the courier's other side "
+            "knows who exists"
+        ),
+    )
+    tls: str = attrs.field(
+        default="opportunistic",
+        metadata=_doc('for lmtp by TCP: "none", "opportunistic", "verified", "sha256:..."', kind="tls"),
+    )
+    line: int = attrs.field(default=0, eq=False)
+
+
+@attrs.frozen(slots=True)
+class Aliases:
+    """Where addresses lead, beside ``aliases`` in the state directory."""
+
+    local: tuple[str, ...] = attrs.field(
+        default=(),
+        metadata=_doc("files as aliases(5) describes them, such as /etc/aliases", kind="path"),
+    )
+    virtual: tuple[str, ...] = attrs.field(
+        default=(), metadata=_doc("virtual(5) files of Postfix, virtusertable of Sendmail", kind="path")
+    )
+    file_directories: tuple[str, ...] = attrs.field(
+        default=(),
+        metadata=_doc("where a target /file may be; /dev/null may always", kind="path"),
+    )
+    user_files: tuple[Literal["forward", "qmail"], ...] = attrs.field(
+        default=(),
+        metadata=_doc(
+            'files by which accounts that are system users direct their mail: "forward" (~/.forward), '
+            '"qmail" (~/.qmail and ~/.qmail-EXTENSION)'
+        ),
+    )
+
+
+@attrs.frozen(slots=True)
+class Commands:
+    """What commands that aliases and rows of ``[deliver]`` lead to may use."""
+
+    time: int = attrs.field(
+        default=300,
+        metadata=_doc("how long one may run", unit="duration", least=1, most=HOUR),
+    )
+    memory: int = attrs.field(
+        default=512 * MB,
+        metadata=_doc("address space of each of its processes", unit="size", least=16 * MB, most=2**40),
+    )
+    at_once: int = attrs.field(
+        default=5, metadata=_doc("that run at the same moment, each command", least=1, most=100)
+    )
+    helper: str = attrs.field(
+        default="",
+        metadata=_doc(
+            "the socket of lorrainemail-helper, which runs configured commands as the user whose mail it is",
+            kind="path",
+        ),
+    )
+
+
+@attrs.frozen(slots=True)
 class Listen:
     """Lists of Twisted endpoint strings; a door left out is closed."""
 
@@ -99,6 +177,14 @@ class Tls:
         default="", metadata=_doc("PEM chain; default: the self-signed one", kind="path")
     )
     key: str = attrs.field(default="", metadata=_doc("PEM private key of the certificate", kind="path"))
+    folders: tuple[str, ...] = attrs.field(
+        default=(),
+        metadata=_doc(
+            "folders that another program keeps certificates in, each for the names in it: certbot's "
+            "live/NAME, acme.sh's NAME_ecc, Caddy's NAME; or a folder of such folders",
+            kind="path",
+        ),
+    )
     old_peers: bool = attrs.field(
         default=False, metadata=_doc("accept TLS 1.0 and 1.1 on the smtp door, for very old servers")
     )
@@ -239,6 +325,28 @@ class Queue:
         default=5 * DAY,
         metadata=_doc("age at which a message is given up", unit="duration", least=1, most=365 * DAY),
     )
+    delay_notice: int = attrs.field(
+        default=4 * HOUR,
+        metadata=_doc(
+            'age at which our own users are told that a message is late; "0s": never',
+            unit="duration",
+            least=0,
+            most=365 * DAY,
+        ),
+    )
+    history: int = attrs.field(
+        default=14 * DAY,
+        metadata=_doc(
+            'how long is kept what became of what was queued; "0s": not at all',
+            unit="duration",
+            least=0,
+            most=3650 * DAY,
+        ),
+    )
+    history_size: int = attrs.field(
+        default=256 * MB,
+        metadata=_doc("the history's size, at which the oldest goes", unit="size", least=MB, most=2**50),
+    )
     concurrency: int = attrs.field(
         default=40, metadata=_doc("deliveries to other servers at once", least=1, most=10_000)
     )
@@ -263,6 +371,44 @@ class Policy:
     hide_submitter: bool = attrs.field(
         default=True, metadata=_doc("leave the address of a logged-in sender out of Received")
     )
+    fail_closed: tuple[str, ...] = attrs.field(
+        default=(),
+        metadata=_doc(
+            "checks without which no mail is taken (451) where they fail or do not answer", kind="word"
+        ),
+    )
+    block_lists: tuple[str, ...] = attrs.field(
+        default=(),
+        metadata=_doc(
+            'DNS lists of bad peers for the check dns_lists, as "zen.spamhaus.org", or with the answers that '
+            'count: "list.example=127.0.0.2-11"',
+            kind="dns_list",
+        ),
+    )
+    pass_lists: tuple[str, ...] = attrs.field(
+        default=(),
+        metadata=_doc("DNS lists of good peers, which are spared by dns_lists and greylist", kind="dns_list"),
+    )
+    greylist_wait: int = attrs.field(
+        default=240,
+        metadata=_doc(
+            "how long a stranger's first message is deferred by the check greylist",
+            unit="duration",
+            least=1,
+            most=HOUR,
+        ),
+    )
+    trusted_sealers: tuple[str, ...] = attrs.field(
+        default=(),
+        metadata=_doc(
+            "domains whose ARC seals are believed: what they saw pass is not held against the sender",
+            kind="domain",
+        ),
+    )
+    arc: bool = attrs.field(
+        default=True,
+        metadata=_doc("seal what aliases and scripts send on, where one of our domains has DKIM keys"),
+    )
 
 
 @attrs.frozen(slots=True)
@@ -281,6 +427,67 @@ class Trace:
         default=30 * DAY,
         metadata=_doc(
             "how long what happened to messages is remembered", unit="duration", least=HOUR, most=3650 * DAY
+        ),
+    )
+
+
+@attrs.frozen(slots=True)
+class FilterRow:
+    """One row of ``[filters]``: a program that sees finished messages; the row's name is its check's."""
+
+    kind: Literal["milter", "rspamd", "clamav", "spamd"] = attrs.field(
+        default="milter", metadata=_doc("the protocol that it speaks")
+    )
+    address: str = attrs.field(
+        default="",
+        metadata=_doc('where it listens: "unix:/run/filter.sock" or "tcp:127.0.0.1:8891"', kind="client"),
+    )
+    timeout: int = attrs.field(
+        default=30,
+        metadata=_doc("how long its answer is waited for", unit="duration", least=1, most=300),
+    )
+    size: int = attrs.field(
+        default=25 * MB,
+        metadata=_doc("larger messages are not shown to it", unit="size", least=1000, most=2**40),
+    )
+    fail: Literal["open", "closed"] = attrs.field(
+        default="open", metadata=_doc("whether mail passes or is deferred (451) where it fails")
+    )
+    mail: Literal["in", "out", "both"] = attrs.field(
+        default="in", metadata=_doc("mail of strangers, mail of our own users, or both")
+    )
+    modify: bool = attrs.field(
+        default=True, metadata=_doc("a milter may change headers and body; else it may only judge")
+    )
+
+
+@attrs.frozen(slots=True)
+class Dmarc:
+    send_reports: bool = attrs.field(
+        default=False, metadata=_doc("send other domains the daily aggregate reports that they ask for")
+    )
+    failure_reports: bool = attrs.field(
+        default=False, metadata=_doc("send a report of single failures where a domain asks, headers only")
+    )
+    mailbox: str = attrs.field(
+        default="",
+        metadata=_doc("the account whose incoming reports are read for the command dmarc", kind="address"),
+    )
+    keep: int = attrs.field(
+        default=400 * DAY,
+        metadata=_doc("how long what reports say is kept", unit="duration", least=DAY, most=3650 * DAY),
+    )
+
+
+@attrs.frozen(slots=True)
+class Dkim:
+    rotate: int = attrs.field(
+        default=0,
+        metadata=_doc(
+            'age at which keys are replaced, as "180d"; 0s: never by itself',
+            unit="duration",
+            least=0,
+            most=3650 * DAY,
         ),
     )
 
@@ -321,6 +528,9 @@ class Settings:
     relay_by_sender: dict[str, RelayRow] = attrs.field(
         factory=dict, metadata=_doc("preferred next hops by sender, tried first")
     )
+    deliver: dict[str, DeliverRow] = attrs.field(
+        factory=dict, metadata=_doc("how mail for local domains is delivered, where not into our mailboxes")
+    )
     state: str = attrs.field(default="", metadata=_doc("the directory that holds everything", kind="state"))
     tables: str = attrs.field(
         default="files", metadata=_doc("the table backend (a plugin's name)", kind="word")
@@ -338,7 +548,34 @@ class Settings:
     queue: Queue = attrs.field(factory=Queue)
     policy: Policy = attrs.field(factory=Policy)
     store: Store = attrs.field(factory=Store)
+    aliases: Aliases = attrs.field(factory=Aliases)
+    commands: Commands = attrs.field(factory=Commands)
     trace: Trace = attrs.field(factory=Trace)
+    dmarc: Dmarc = attrs.field(factory=Dmarc)
+    dkim: Dkim = attrs.field(factory=Dkim)
+    actions: dict[str, dict[str, str]] = attrs.field(
+        factory=dict,
+        metadata=_doc(
+            "what is done with a check's verdict; see below", kind="actions", table="table of words by check"
+        ),
+    )
+    filters: dict[str, FilterRow] = attrs.field(
+        factory=dict,
+        metadata=_doc(
+            "milters, rspamd, ClamAV and spamd, in the order in which they are asked; see below",
+            kind="filters",
+            table="table of filter rows",
+        ),
+    )
+    forwarders: dict[str, tuple[str, ...]] = attrs.field(
+        factory=dict,
+        metadata=_doc(
+            "by account, the networks and host names of servers that forward to it: their mail is never "
+            "refused for DMARC",
+            kind="forwarders",
+            table="table of lists",
+        ),
+    )
     file: str = ""
     lines: dict[KeyPath, int] = attrs.field(factory=dict, eq=False, repr=False)
 

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, get_args, get_origin
 
 import attrs
 
-from lorrainemail.config.model import RelayRow, Settings
+from lorrainemail.config.model import DeliverRow, FilterRow, RelayRow, Settings
 
 _HEAD: Final = """\
 =============
@@ -54,6 +54,48 @@ The value is a host, ``"smtp.free.fr"`` or ``"smtp.free.fr:587"``; a list of hos
 to ask the DNS as if no row matched; or a table with the settings below.
 """
 
+_ACTIONS: Final = """\
+Actions
+=======
+
+``[actions]`` says what is done with the verdict of a check, for everybody, for a domain, or for an account;
+the most particular word holds, and without one the check's own judgement::
+
+    [actions]
+    greylist = "refuse"
+    dns_lists = "junk"
+    "example.org" = { dns_lists = "refuse" }
+    "bob@bricoleur.com" = { greylist = "off" }
+
+``"off"``: the check is not asked. ``"log"``: its verdict stands in the trace alone. ``"tag"``: and in the
+field X-Lorrainemail-Policy. ``"junk"``: the message goes to Junk. ``"refuse"``: it is refused, or deferred
+where that is what the check wants. Where recipients of one message want different things, it is refused only
+if all of them want that, and goes to Junk for those who do. Off until a word stands here: ``greylist``,
+``reverse_name``, ``helo_name`` and ``classifier``. Filters are checks, too, under their names.
+"""
+
+_FILTERS: Final = """\
+Filter rows
+===========
+
+Each ``[filters.NAME]`` is a program that is asked about finished messages, after the checks::
+
+    [filters.virus]
+    kind = "clamav"
+    address = "unix:/run/clamav/clamd.ctl"
+    fail = "closed"
+"""
+
+_DELIVER: Final = """\
+Rows of [deliver]
+=================
+
+Mail for local domains lies in this server's own mailboxes. A row of ``[deliver]`` gives it to somebody
+else: to the LMTP door of another server (``"*" = "lmtp:unix:/run/dovecot/lmtp"`` for all local domains), to
+a command, to a file, or to a plugin's courier. The key is a pattern as in ``[relay]``, of a local domain or
+address; aliases come before it. The value is ``"courier:argument"``, or a table with the settings below.
+"""
+
 _FILES: Final = """\
 Files that commands change
 ==========================
@@ -69,7 +111,10 @@ and an alarm is raised until it is mended, or confirmed with ``lorrainemail chec
     ``userdb_mail=maildir:~/Maildir`` or ``mbox:~/mbox``, ``userdb_quota_rule=*:storage=1G``,
     ``credential=LABEL:{SCHEME}hash`` for further passwords, ``send_as=address,@domain``.
 ``aliases``
-    As in aliases(5); ``user@domain:`` and ``@domain:`` (everybody else of a domain) are keys too.
+    As in aliases(5). ``user@domain:``, ``prefix-*@domain:``, ``*-suffix:`` and ``@domain:`` (everybody else
+    of a domain) are keys too; ``owner-NAME`` gets what cannot be delivered to the members of ``NAME``. A
+    target is an address, a user, ``\\user`` (no further alias), ``@domain`` (the same user there),
+    ``:include:/file``, ``"|/program with arguments"`` or ``/file``.
 ``credentials``
     Mode 0600. ``name user secret``, for relay rows with ``credentials = "name"``.
 """
@@ -86,9 +131,11 @@ def reference() -> str:
     parts = [_HEAD, _title("At the top of the file"), *map(_setting, top)]
     for field in tables:
         parts.append(_title(f"[{field.name}]"))
-        parts += [_paragraph(field.type)] if field.name == "listen" else []
+        parts += [_paragraph(field.type)] if field.name in ("listen", "aliases", "commands") else []
         parts += [_setting(inner) for inner in _fields(field.type)]
     parts += [_RELAY, *(_setting(field) for field in _fields(RelayRow) if "doc" in field.metadata)]
+    parts += [_DELIVER, *(_setting(field) for field in _fields(DeliverRow) if "doc" in field.metadata)]
+    parts += [_ACTIONS, _FILTERS, *(_setting(field) for field in _fields(FilterRow))]
     return "\n".join([*parts, _FILES])
 
 
@@ -133,7 +180,7 @@ def _kind(field: attrs.Attribute[Any]) -> str:
     words = {str: "text", bool: "true or false", int: "number"}
     unit = field.metadata.get("unit")
     if get_origin(kind) is dict:
-        return "table of relay rows"
+        return str(field.metadata.get("table", "table of relay rows"))
     if get_origin(kind) is tuple:
         return f"list of {unit}s" if unit else "list"
     if get_origin(kind) is Literal:

@@ -35,6 +35,8 @@ _DURATION = re.compile(r"(\d{1,9})\s*(s|m|h|d)\Z")
 _DURATION_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}\Z")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,127}\Z")
+_CLIENT = re.compile(r"unix:/.+\Z|tcp:(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}\Z", re.DOTALL)
+_ANSWERS = re.compile(r"127\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}(?:-[0-9]{1,3})?\Z")
 _SEPARATORS = re.compile(r"[+=#_~-]{0,4}\Z")
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -228,6 +230,39 @@ def parse_name(text: str) -> str:
     if not _NAME.match(text):
         raise Wrong(f'"{text}" is no name', "use letters, digits and . _ - + @ only")
     return text
+
+
+def parse_account(text: str) -> str:
+    """The folded address of an account."""
+    try:
+        return parse_address(text).key if text else ""
+    except AddressError as error:
+        raise Wrong(f'"{text}": {error}', 'write an address such as "bob@bricoleur.com"') from None
+
+
+def parse_client(text: str) -> str:
+    """Where a filter listens: ``unix:/path`` or ``tcp:host:port``."""
+    if not _CLIENT.match(text):
+        raise Wrong(f'"{text}" is no place to connect to', 'write "unix:/run/x.sock" or "tcp:127.0.0.1:8891"')
+    return text
+
+
+def parse_dns_list(text: str) -> str:
+    """A DNS list, alone or with the last octets of the answers that count: ``list.example=127.0.0.2-11``."""
+    zone, equals, answers = text.partition("=")
+    if equals and not _ANSWERS.match(answers):
+        raise Wrong(f'"{text}": "{answers}" are no answers of a list', 'write for example "=127.0.0.2-11"')
+    return parse_domain(zone) + equals + answers
+
+
+def parse_forwarder(text: str) -> str:
+    """A network, or the name of a server."""
+    try:
+        return parse_network(text)
+    except Wrong:
+        if not text or text[0].isdigit() or ":" in text:
+            raise
+    return parse_domain(text)
 
 
 def parse_separators(text: str) -> str:
