@@ -132,6 +132,8 @@ class Server(Ordered):
             self.trace,
             _schedule(settings),
             settings.limits.queue_messages,
+            keep_history=settings.queue.history,
+            history_size=settings.queue.history_size,
         )
         portal = make_portal(self.tables, self.store.home, self.passwords, Throttle(reactor), reactor)
         self.authenticator = Authenticator(portal)
@@ -350,7 +352,9 @@ class Server(Ordered):
         self.resolver.reload(new.dns.resolvers, new.dns.trusted)
         self.committer.reserve = limits.disk_reserve
         self.trace.keep = new.trace.keep
-        self.queue.reconfigure(_schedule(new), limits.queue_messages)
+        self.queue.reconfigure(
+            _schedule(new), limits.queue_messages, new.queue.history, new.queue.history_size
+        )
         self.runner.reconfigure(new.queue.concurrency, new.queue.per_destination)
         self.remote.port, self.remote.ipv6 = new.queue.port, new.dns.ipv6
         self.intake.reconfigure(new.policy.hide_submitter)
@@ -403,7 +407,7 @@ def _certificates(look: Callable[[], None], clock: Any) -> TimerService:
 
 
 def _schedule(settings: Settings) -> Schedule:
-    return Schedule(settings.queue.retry, settings.queue.expire)
+    return Schedule(settings.queue.retry, settings.queue.expire, settings.queue.delay_notice)
 
 
 def _plaintext(settings: Settings, loopback: bool) -> bool:

@@ -18,7 +18,7 @@ The committer must outlive :meth:`Runner.stopService`: what was delivered last i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import attrs
@@ -392,6 +392,7 @@ class Runner(Service):
         """Write down every outcome; tell the sender what he must know."""
         changes: dict[int, QueueRecipient] = {}
         failed: dict[int, Fate] = {}
+        said: dict[int, Outcome] = {}
         delayed: dict[int, Fate] = {}
         served: list[Fate] = []
         expired = self.spool.schedule.expired(self.spool.age(job.entry))
@@ -401,6 +402,8 @@ class Runner(Service):
             reply = str(outcome.reply)[:MAX_LAST_REPLY]
             if outcome.kind == "delivered":
                 changes[index] = attrs.evolve(one, state="done", attempts=one.attempts + 1, last_reply=reply)
+                age = self.spool.age(job.entry)
+                self.spool.history.note("delivered", stored.item, changes[index], age, outcome)
                 if not why_no_success_notice(stored.item, one, outcome):
                     # RFC 3461 §5.2.2, §5.2.3
                     action: Action = "delivered" if job.courier == "local" else "relayed"
@@ -408,6 +411,7 @@ class Runner(Service):
                     served.append(attrs.evolve(fate, concealed=fate.concealed or action == "delivered"))
             elif (outcome.kind == "failed" and not outcome.ours) or expired:
                 failed[index] = self._fate(one, outcome, "failed", outcome.kind != "failed" or outcome.ours)
+                said[index] = outcome
             else:
                 attempts = one.attempts + 1
                 wait = self.spool.schedule.wait(attempts)
@@ -418,7 +422,7 @@ class Runner(Service):
                     left = self.spool.schedule.expire - self.spool.age(job.entry)
                     fate = self._fate(one, outcome, "delayed", False)
                     delayed[index] = attrs.evolve(fate, retry_until=self.spool.now() + left)
-        changes.update(await self._fail(job.entry, stored, failed))
+        changes.update(await self._fail(job.entry, stored, failed, said))
         if served:
             # A notice that cannot be kept is not worth a second delivery; the log has it.
             await self._tell(stored, served)
@@ -446,10 +450,13 @@ class Runner(Service):
             last_attempt=self.spool.now(),
         )
 
-    async def _fail(self, entry: Entry, stored: Stored, failed: dict[int, Fate]) -> dict[int, QueueRecipient]:
-        """Give recipients up: a notice first, where there may be one."""
+    async def _fail(
+        self, entry: Entry, stored: Stored, failed: dict[int, Fate], said: Mapping[int, Outcome]
+    ) -> dict[int, QueueRecipient]:
+        """Give recipients up: a notice first, where there may be one. ``said``: the outcomes of now."""
         changes: dict[int, QueueRecipient] = {}
         told: dict[int, Fate] = {}
+        notices: dict[int, str] = {}
         for index, fate in failed.items():
             one = stored.item.recipients[index]
             reason = why_no_failure_notice(stored.item, one)
@@ -457,7 +464,7 @@ class Runner(Service):
             changes[index] = attrs.evolve(one, state="done", attempts=one.attempts + 1, last_reply=words)
             kind = "expired" if fate.expired else "bounced"
             recipient = str(one.recipient.address)
-            notice = f"none, {reason}" if reason else "to the sender"
+            notice = notices[index] = f"none, {reason}" if reason else "to the sender"
             _log.info(
                 "{id}: given up for {recipient}{why} (notice {notice})",
                 id=stored.item.envelope.id,
@@ -478,6 +485,11 @@ class Runner(Service):
                     next_try=self.spool.now() + wait,
                     last_reply=str(fate.reply)[:MAX_LAST_REPLY],
                 )
+        for index, one in changes.items():
+            if one.state == "done":
+                outcome = "expired" if failed[index].expired else "bounced"
+                age = self.spool.age(entry)
+                self.spool.history.note(outcome, stored.item, one, age, said.get(index), notices[index])
         return changes
 
     async def _tell(self, stored: Stored, fates: Sequence[Fate]) -> bool:
@@ -544,7 +556,7 @@ class Runner(Service):
             for index, one in enumerate(stored.item.recipients)
             if one.state != "done"
         }
-        changes = await self._fail(entry, stored, failed)
+        changes = await self._fail(entry, stored, failed, {})
         await self.spool.change(entry, changes)
         return all(one.state == "done" for one in changes.values())
 

@@ -4,11 +4,14 @@
 where none runs (the caller holds the lock of the state directory). Both answer plain values for JSON:
 
 ``queue.list``
-    ``{"total": N, "items": [ITEM, ...], "next": ID or ""}``, oldest first, in pages;
+    ``{"total": N, "items": [ITEM, ...], "next": ID or ""}``, oldest first, in pages; ``choice`` takes the
+    words of :class:`~lorrainemail.queue.select.Choice`; a page may be short, or empty, before the end then;
 ``queue.show``
     one ITEM with everything;
-``queue.retry``, ``queue.drop``, ``queue.bounce``
-    ``{"done": [ID, ...], "kept": [ID, ...]}``, for ids or for all.
+``queue.retry``, ``queue.hold``, ``queue.release``, ``queue.drop``, ``queue.bounce``
+    ``{"done": [ID, ...], "kept": [ID, ...]}``, for ids or for all;
+``queue.history.flush``
+    writes down what :func:`~lorrainemail.queue.history.records` should find; ``{}``.
 
 An ITEM is ``{"id", "queued_at", "age", "size", "sender", "account", "door", "recipients": [{"address",
 "original", "courier", "state", "attempts", "last_reply", "next_try"}]}``; ``age`` and ``next_try`` are in
@@ -19,8 +22,8 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Literal, Protocol
 
 import attrs
 from twisted.internet.defer import Deferred, gatherResults
@@ -29,11 +32,14 @@ from lorrainemail.errors import PermanentError, Reply
 from lorrainemail.interfaces import QueueRecipient
 from lorrainemail.queue.files import Directory
 from lorrainemail.queue.format import ID, FormatError, Stored, encode
+from lorrainemail.queue.select import Choice
 from lorrainemail.queue.spool import Entry, Spool
 
 #: Items in one page of a list.
 MAX_PAGE: Final = 500
-#: Items that are changed at the same time.
+#: Items that are looked at for one page of a choice.
+MAX_LOOKED_AT: Final = 4000
+#: Items that are read, or changed, at the same time.
 AT_ONCE: Final = 100
 
 Standing = dict[int, tuple[str, float]]
@@ -53,8 +59,10 @@ def commands(spool: Spool, runner: Runs) -> dict[str, Callable[..., Any]]:
     """The handlers by their names; each answers a Deferred."""
     live = _Live(spool, runner)
 
-    def listing(limit: int = MAX_PAGE, after: str = "") -> Deferred[dict[str, Any]]:
-        return Deferred.fromCoroutine(live.list(limit, after))
+    def listing(
+        limit: int = MAX_PAGE, after: str = "", choice: Mapping[str, Any] | None = None
+    ) -> Deferred[dict[str, Any]]:
+        return Deferred.fromCoroutine(live.list(limit, after, Choice.of(choice or {})))
 
     def show(id: str) -> Deferred[dict[str, Any]]:
         return Deferred.fromCoroutine(live.show(id))
@@ -69,8 +77,11 @@ def commands(spool: Spool, runner: Runs) -> dict[str, Callable[..., Any]]:
         "queue.list": listing,
         "queue.show": show,
         "queue.retry": each(live.retry),
+        "queue.hold": each(spool.hold),
+        "queue.release": each(spool.release),
         "queue.drop": each(live.drop),
         "queue.bounce": each(runner.bounce),
+        "queue.history.flush": lambda: spool.history.flush().addCallback(lambda _: {}),
     }
 
 
@@ -79,18 +90,26 @@ class _Live:
         self._spool = spool
         self._runner = runner
 
-    async def list(self, limit: int, after: str) -> dict[str, Any]:
+    async def list(self, limit: int, after: str, choice: Choice) -> dict[str, Any]:
         identities = self._spool.identities()
-        page = _page(identities, limit, after)
-        items = []
-        for identity in page:
-            entry = self._spool.find(identity)
-            if entry is not None:
-                item = await self._describe(entry)
-                if item is not None:
-                    items.append(item)
-        more = bool(page) and page[-1] != identities[-1]
-        return {"total": self._spool.count, "items": items, "next": page[-1] if more else ""}
+        limit = max(1, min(limit, MAX_PAGE))
+        start, items, looked, last = bisect_right(identities, after), [], 0, after
+        while len(items) < limit and looked < MAX_LOOKED_AT and start + looked < len(identities):
+            size = AT_ONCE if not choice.everything else min(AT_ONCE, limit - len(items))
+            part = identities[start + looked : start + looked + size]
+            known = [entry for one in part if (entry := self._spool.find(one)) is not None]
+            found = dict(await self._spool.read_many(known))
+            for identity in part:
+                looked, last = looked + 1, identity
+                entry = self._spool.find(identity)
+                stored = None if entry is None else found.get(entry)
+                if entry is None or stored is None or not choice.means(stored, self._spool.age(entry)):
+                    continue
+                items.append(describe(stored, self._spool.now(), self._runner.standing(entry)))
+                if len(items) == limit:
+                    break
+        more = start + looked < len(identities)
+        return {"total": self._spool.count, "items": items, "next": last if more else ""}
 
     async def show(self, identity: str) -> dict[str, Any]:
         item = await self._describe(self._entry(identity))
@@ -112,6 +131,9 @@ class _Live:
         return {"done": done, "kept": kept}
 
     async def retry(self, entry: Entry) -> bool:
+        stored = await self._spool.read(entry)
+        if stored is None or all(one.state != "waiting" for one in stored.item.recipients):
+            return False  # held
         self._runner.retry(entry)
         return True
 
@@ -168,11 +190,6 @@ def _recipient(one: QueueRecipient, now: float, standing: tuple[str, float] | No
     }
 
 
-def _page(identities: Sequence[str], limit: int, after: str) -> Sequence[str]:
-    start = bisect_right(identities, after)
-    return identities[start : start + max(1, min(limit, MAX_PAGE))]
-
-
 def _unknown(identity: str) -> PermanentError:
     words = f"no message {identity} in the queue"
     return PermanentError(Reply(550, "5.1.0", words), words)
@@ -196,12 +213,18 @@ class Offline:
         """
         if command == "queue.list":
             return self._list(**arguments)
+        if command == "queue.history.flush":
+            return {}
         if command == "queue.show":
             return describe(self._read(arguments["id"]), self._now, {})
         if command == "queue.retry":
             return self._each(self._retry, **arguments)
+        if command == "queue.hold":
+            return self._each(lambda stored: self._state(stored, "waiting", "held"), **arguments)
+        if command == "queue.release":
+            return self._each(lambda stored: self._state(stored, "held", "waiting"), **arguments)
         if command == "queue.drop":
-            return self._each(lambda stored: self._directory.remove([stored.item.envelope.id]), **arguments)
+            return self._each(self._drop, **arguments)
         words = "a notice to the sender needs the running server; start it first"
         raise PermanentError(Reply(550, "5.3.0", words), words)
 
@@ -213,17 +236,23 @@ class Offline:
         stems = (name.removesuffix(".json") for name in names if name.endswith(".json"))
         return sorted(stem for stem in stems if ID.match(stem))
 
-    def _list(self, limit: int = MAX_PAGE, after: str = "") -> dict[str, Any]:
+    def _list(
+        self, limit: int = MAX_PAGE, after: str = "", choice: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         identities = self._identities()
-        page = _page(identities, limit, after)
-        items = []
-        for identity in page:
+        chosen = Choice.of(choice or {})
+        start, items, last = bisect_right(identities, after), [], after
+        limit = max(1, min(limit, MAX_PAGE))
+        while start < len(identities) and len(items) < limit:
+            last = identities[start]
+            start += 1
             try:
-                items.append(describe(self._directory.read(identity), self._now, {}))
+                stored = self._directory.read(last)
             except (FormatError, OSError):
                 continue  # the server puts it aside at its start, and says so
-        more = bool(page) and page[-1] != identities[-1]
-        return {"total": len(identities), "items": items, "next": page[-1] if more else ""}
+            if chosen.means(stored, self._now - stored.item.queued_at):
+                items.append(describe(stored, self._now, {}))
+        return {"total": len(identities), "items": items, "next": last if start < len(identities) else ""}
 
     def _read(self, identity: str) -> Stored:
         if not ID.match(identity):
@@ -237,15 +266,35 @@ class Offline:
             raise PermanentError(Reply(550, "5.3.0", words), words) from None
 
     def _each(
-        self, action: Callable[[Stored], None], ids: Sequence[str] = (), all: bool = False
+        self, action: Callable[[Stored], bool], ids: Sequence[str] = (), all: bool = False
     ) -> dict[str, list[str]]:
-        items = [self._read(identity) for identity in (self._identities() if all else ids)]
-        for stored in items:
-            action(stored)
-        return {"done": [stored.item.envelope.id for stored in items], "kept": []}
+        done: list[str] = []
+        kept: list[str] = []
+        for stored in [self._read(identity) for identity in (self._identities() if all else ids)]:
+            (done if action(stored) else kept).append(stored.item.envelope.id)
+        return {"done": done, "kept": kept}
 
-    def _retry(self, stored: Stored) -> None:
+    def _drop(self, stored: Stored) -> bool:
+        self._directory.remove([stored.item.envelope.id])
+        return True
+
+    def _retry(self, stored: Stored) -> bool:
         """Due at once when the server starts."""
-        recipients = tuple(attrs.evolve(one, next_try=0.0) for one in stored.item.recipients)
-        changed = attrs.evolve(stored, item=attrs.evolve(stored.item, recipients=recipients))
-        self._directory.replace(changed.item.envelope.id, encode(changed))
+        if all(one.state != "waiting" for one in stored.item.recipients):
+            return False  # held
+        self._replace(stored, [attrs.evolve(one, next_try=0.0) for one in stored.item.recipients])
+        return True
+
+    def _state(self, stored: Stored, old: str, new: Literal["waiting", "held"]) -> bool:
+        recipients = stored.item.recipients
+        if all(one.state != old for one in recipients):
+            return False
+        changed = [attrs.evolve(one, state=new) if one.state == old else one for one in recipients]
+        if new == "waiting":
+            changed = [attrs.evolve(one, next_try=0.0) for one in changed]
+        self._replace(stored, changed)
+        return True
+
+    def _replace(self, stored: Stored, recipients: Sequence[QueueRecipient]) -> None:
+        item = attrs.evolve(stored.item, recipients=tuple(recipients))
+        self._directory.replace(item.envelope.id, encode(attrs.evolve(stored, item=item)))

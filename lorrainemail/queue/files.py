@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import attrs
@@ -60,7 +60,7 @@ class Directory:
     def prepare(self) -> None:
         """Make what is missing, durable. Before anything else, also where no reactor runs yet."""
         root = os.path.dirname(self.path)
-        for name in ("tmp", "damaged"):
+        for name in ("tmp", "damaged", "history"):
             make_directories(self.files, root, f"{self.path}/{name}")
 
     def scan(self, now: float | None = None) -> tuple[list[str], list[Fault]]:
@@ -125,6 +125,16 @@ class Directory:
             raise FormatError("longer than any queue item")
         return octets
 
+    def read_all(self, identities: Sequence[str]) -> dict[str, Stored]:
+        """Those of a slice of items that can be read."""
+        found = {}
+        for identity in identities:
+            try:
+                found[identity] = self.read(identity)
+            except (OSError, FormatError):
+                continue  # gone meanwhile, or for :meth:`read` to tell
+        return found
+
     def peek_all(self, identities: Sequence[str]) -> tuple[list[tuple[str, float, float]], list[Fault]]:
         """(id, age, next try) of a slice of items; damaged ones are set aside, those of a newer version
         left alone."""
@@ -145,8 +155,18 @@ class Directory:
                 faults.append(Fault(identity, f"cannot be read: {error}", self.envelope(identity)))
         return found, faults
 
-    def remove(self, identities: Sequence[str]) -> None:
-        """Remove items for good: durable when it returns."""
+    @property
+    def history(self) -> str:
+        """Where :mod:`lorrainemail.queue.history` writes."""
+        return f"{self.path}/history"
+
+    def remove(self, identities: Sequence[str], before: Callable[[], None] | None = None) -> None:
+        """Remove items for good: durable when it returns.
+
+        :param before: what must be written down first; it does not fail.
+        """
+        if before is not None:
+            before()
         for identity in identities:
             try:
                 self.files.unlink(self.envelope(identity))

@@ -26,9 +26,9 @@ import heapq
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Final
+from typing import Final, Literal
 
 import attrs
 from prometheus_client import Counter, Gauge
@@ -54,6 +54,7 @@ from lorrainemail.interfaces import (
 from lorrainemail.ops.files import SYSTEM, Files
 from lorrainemail.queue.files import Directory, Fault, MessageFile
 from lorrainemail.queue.format import ID, FormatError, Stored, encode
+from lorrainemail.queue.history import History
 from lorrainemail.queue.schedule import Schedule
 
 #: Items read at once at start; between two slices the reactor and other work get their turn.
@@ -90,9 +91,13 @@ class Entry:
 
 @attrs.define(slots=True, eq=False)
 class _Change:
-    """Changes of one item that wait while another is being written."""
+    """Changes of one item that wait while another is being written.
+
+    :ivar orders: an operator's: new states of recipients, which hold against what the runner says.
+    """
 
     recipients: dict[int, QueueRecipient]
+    orders: dict[int, Literal["waiting", "held"]]
     waiters: list[Deferred[None]]
 
 
@@ -107,6 +112,7 @@ class Spool(Service):
     :param schedule: waits between tries and expiry; replaced by :meth:`reconfigure`.
     :param capacity: items at once.
     :param wall, monotonic: the clocks.
+    :param keep_history: seconds for which is remembered what became of recipients; ``history_size``: octets.
     """
 
     name = "queue"
@@ -122,10 +128,13 @@ class Spool(Service):
         files: Files = SYSTEM,
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        keep_history: float = 0.0,
+        history_size: int = 64 << 20,
     ) -> None:
         self.schedule = schedule or Schedule()
         self.capacity = capacity
         self.directory = Directory(directory, files)
+        self.history = History(reactor, self.directory.history, committer, keep_history, history_size, wall)
         self._reactor = reactor
         self._committer = committer
         self._trace = trace
@@ -161,8 +170,9 @@ class Spool(Service):
         self._loading = Deferred.fromCoroutine(self._load())
         self._loading.addErrback(self._load_failed)
 
-    def stopService(self) -> None:
-        """Stop loading. Changes that are under way belong to the committer, which ends after us."""
+    def stopService(self) -> Deferred[None]:
+        """Stop loading, write the history down. Changes that are under way belong to the committer, which
+        ends after us."""
         super().stopService()  # type: ignore[no-untyped-call]
         if self._loading is not None:
             self._loading.cancel()
@@ -171,11 +181,15 @@ class Spool(Service):
             if call is not None and call.active():
                 call.cancel()
         self._again = self._reload = None
+        return self.history.flush()
 
-    def reconfigure(self, schedule: Schedule, capacity: int) -> None:
+    def reconfigure(
+        self, schedule: Schedule, capacity: int, keep_history: float = 0.0, history_size: int = 64 << 20
+    ) -> None:
         """New settings; waits that are running keep their length."""
         self.schedule = schedule
         self.capacity = capacity
+        self.history.keep, self.history.most = keep_history, history_size
 
     async def _load(self) -> None:
         identities, faults = await self._committer.run(self.directory.scan)
@@ -282,6 +296,24 @@ class Spool(Service):
         """Whether a waiting recipient may be tried now."""
         return recipient.state == "waiting" and (entry.hurry or self._wait_until(recipient.next_try) <= 1.0)
 
+    async def read_many(self, entries: Sequence[Entry]) -> list[tuple[Entry, Stored]]:
+        """Those items that can be read, in one turn of a thread; they are not kept in memory for it."""
+        unknown = [
+            entry.id for entry in entries if entry.id not in self._unsaved and entry.id not in self._recent
+        ]
+        versions = {entry.id: entry.version for entry in entries}
+        found = await self._committer.run(partial(self.directory.read_all, unknown)) if unknown else {}
+        answer = []
+        for entry in entries:
+            known = self._unsaved.get(entry.id) or self._recent.get(entry.id)
+            if known is None and entry.version == versions[entry.id]:
+                known = found.get(entry.id)
+            if known is None:  # changed meanwhile, or damaged
+                known = await self.read(entry) if self.alive(entry) else None
+            if known is not None:
+                answer.append((entry, known))
+        return answer
+
     async def read(self, entry: Entry) -> Stored | None:
         """The item; None where it is gone, or damaged (it is set aside then), or cannot be read now."""
         known = self._unsaved.get(entry.id) or self._recent.get(entry.id)
@@ -317,42 +349,56 @@ class Spool(Service):
         """Whether the item still exists."""
         return self._entries.get(entry.id) is entry
 
-    async def change(self, entry: Entry, recipients: Mapping[int, QueueRecipient]) -> None:
+    async def change(
+        self,
+        entry: Entry,
+        recipients: Mapping[int, QueueRecipient],
+        orders: Mapping[int, Literal["waiting", "held"]] | None = None,
+    ) -> None:
         """Replace recipients by their index; durable when it returns (see the head for a refusing disk). An
-        item whose recipients are all done is removed."""
+        item whose recipients are all done is removed.
+
+        :param orders: states that an operator wants of recipients, which are not replaced otherwise.
+        """
         if not self.alive(entry):
             return
         pending = self._changes.get(entry.id)
         if pending is not None:
             pending.recipients.update(recipients)
+            pending.orders.update(orders or {})
             waiter: Deferred[None] = Deferred()
             pending.waiters.append(waiter)
             await waiter
             return
-        pending = self._changes[entry.id] = _Change(dict(recipients), [])
+        pending = self._changes[entry.id] = _Change(dict(recipients), dict(orders or {}), [])
         try:
             more = True
             while more and self.alive(entry):
                 todo, pending.recipients = pending.recipients, {}
+                ordered, pending.orders = pending.orders, {}
                 waiters, pending.waiters = pending.waiters, []
                 try:
-                    await self._apply(entry, todo)
+                    await self._apply(entry, todo, ordered)
                 finally:
                     for one in waiters:
                         one.callback(None)
-                more = bool(pending.recipients)
+                more = bool(pending.recipients or pending.orders)
         finally:
             del self._changes[entry.id]
             for one in pending.waiters:
                 one.callback(None)
 
-    async def _apply(self, entry: Entry, todo: Mapping[int, QueueRecipient]) -> None:
+    async def _apply(
+        self,
+        entry: Entry,
+        todo: Mapping[int, QueueRecipient],
+        orders: Mapping[int, Literal["waiting", "held"]],
+    ) -> None:
         stored = await self.read(entry)
         if stored is None:
             return
         recipients = tuple(
-            # what an operator dropped meanwhile stays dropped
-            one if one.state == "done" else todo.get(index, one)
+            _changed(one, todo.get(index, one), orders.get(index))
             for index, one in enumerate(stored.item.recipients)
         )
         changed = attrs.evolve(stored, item=attrs.evolve(stored.item, recipients=recipients))
@@ -403,7 +449,8 @@ class Spool(Service):
             try:
                 while self._removals:
                     batch, self._removals = self._removals, []
-                    work = partial(self.directory.remove, [one for one, _ in batch])
+                    names = [one for one, _ in batch]
+                    work = partial(self.directory.remove, names, self.history.writing())
                     error = None
                     try:
                         await self._committer.run(work)
@@ -435,11 +482,40 @@ class Spool(Service):
         """Remove an item without a word to its sender."""
         stored = await self.read(entry)
         if stored is not None:
+            left = [one for one in stored.item.recipients if one.state != "done"]
+            for one in left:
+                self.history.note("dropped", stored.item, one, self.age(entry))
             done = {
                 index: attrs.evolve(one, state="done") for index, one in enumerate(stored.item.recipients)
             }
             await self.change(entry, done)
-            self._event(entry.id, "dropped")
+            self._event(entry.id, "dropped", recipients=[str(one.recipient.address) for one in left])
+
+    async def hold(self, entry: Entry) -> bool:
+        """Try no recipient any more until :meth:`release`; whether any waited. An attempt that is under way
+        ends first."""
+        return await self._order(entry, "waiting", "held")
+
+    async def release(self, entry: Entry) -> bool:
+        """Undo :meth:`hold` and try now; whether any recipient was held."""
+        released = await self._order(entry, "held", "waiting")
+        if released:
+            self.hurry(entry)
+        return released
+
+    async def _order(
+        self, entry: Entry, old: Literal["waiting", "held"], new: Literal["waiting", "held"]
+    ) -> bool:
+        stored = await self.read(entry)
+        if stored is None:
+            return False
+        orders = {index: new for index, one in enumerate(stored.item.recipients) if one.state == old}
+        if orders:
+            await self.change(entry, {}, orders)
+            if self.alive(entry):
+                self._event(entry.id, "held" if new == "held" else "released")
+                self.give_back(entry, await self.read(entry))
+        return bool(orders)
 
     # -- inside ----------------------------------------------------------------------------------
 
@@ -586,6 +662,15 @@ class _QueuePlacement:
     async def _abort(self) -> None:
         self._end()
         await self._spool._committer.discard(self._writes)
+
+
+def _changed(
+    one: QueueRecipient, new: QueueRecipient, order: Literal["waiting", "held"] | None
+) -> QueueRecipient:
+    """A recipient after a change. What an operator dropped or held meanwhile stays so, but for his order."""
+    if one.state == "done" or new.state == "done":
+        return one if one.state == "done" else new
+    return attrs.evolve(new, state=order or one.state)
 
 
 async def _raise(error: TemporaryError) -> Placed:

@@ -107,3 +107,45 @@ def test_nothing_is_changed_under_another_ones_lock(state: Path, capsys: pytest.
 )
 def test_spans_of_time_are_short(seconds: float, words: str) -> None:
     assert spell(seconds) == words
+
+
+def test_messages_are_chosen_by_their_facts(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(state, "list", "--reason", "Come Back", "--to", "x.org", "--older", "2h", "--json") == 0
+    assert [item["id"] for item in json.loads(capsys.readouterr().out)["items"]] == ["id1"]
+    assert run(state, "hold", "--sender", "elorac.fr", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["done"] == ["id1", "id2"]
+    assert run(state, "retry", "id1") == 1
+    assert "release it first" in capsys.readouterr().err
+    assert run(state, "list", "--held") == 0
+    assert "1 try so far, held" in capsys.readouterr().out
+    assert run(state, "release", "--reason", "come back") == 0
+    assert "id1 is released" in capsys.readouterr().out
+    assert run(state, "drop", "--newer", "1h") == 0
+    assert "like that" in capsys.readouterr().out
+
+
+def test_what_has_left_is_told_with_the_other_servers_id(
+    state: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(state, "history") == 1
+    assert "nothing is known" in capsys.readouterr().err
+    line = {
+        "time": time.time() - 100,
+        "id": "id0",
+        "outcome": "delivered",
+        "sender": "",
+        "recipient": "bob@x.org",
+        "reply": "250 2.0.0 Ok: queued as 4X\x1b[2J",
+        "remote_id": "4X",
+        "host": "mx.x.org[192.0.2.1]:25",
+        "attempts": 1,
+        "seconds": 3.0,
+    }
+    (state / "queue" / "history" / time.strftime("%Y-%m-%d.0000.jsonl", time.gmtime())).write_text(
+        json.dumps(line) + "\n"
+    )
+    assert run(state, "history", "x.org", "--since", "1h", "--outcome", "delivered", "--reason", "ok") == 0
+    text = capsys.readouterr().out
+    assert "id0  delivered: <> to bob@x.org, after 3 s, 1 try" in text
+    assert "by mx.x.org[192.0.2.1]:25" in text and "its id there: 4X" in text and "\x1b" not in text
+    assert run(state, "history", "x.org", "--outcome", "bounced") == 1

@@ -189,3 +189,64 @@ def test_a_damaged_item_does_not_hide_the_others(spool: Spool, clock: Clock, tmp
     (tmp_path / "queue" / "id1.json").write_bytes(b"{")
     answer = Offline(spool.directory, clock.seconds()).call("queue.list")
     assert [item["id"] for item in answer["items"]] == ["id2"]
+
+
+def test_a_held_message_is_not_tried_until_it_is_released(ask: Any, spool: Spool, make_spool: Any) -> None:
+    put(spool, "id1", "bob@x.org", "anne@y.org")
+    assert ask("queue.hold", ids=["id1"]) == {"done": ["id1"], "kept": []}
+    assert ask("queue.hold", ids=["id1"]) == {"done": [], "kept": ["id1"]}
+    assert ask("queue.retry", ids=["id1"]) == {"done": [], "kept": ["id1"]}
+    assert [one["state"] for one in ask("queue.show", id="id1")["recipients"]] == ["held", "held"]
+    assert make_spool().next_due() is None
+    assert ask("queue.release", ids=["id1"]) == {"done": ["id1"], "kept": []}
+    assert ask("queue.release", ids=["id1"]) == {"done": [], "kept": ["id1"]}
+    assert make_spool().next_due() == 0
+
+
+def test_what_an_attempt_says_does_not_undo_a_hold(spool: Spool) -> None:
+    entry = put(spool, "id1", "bob@x.org", "anne@y.org")
+    live = Live(spool)
+    live("queue.hold", ids=["id1"])
+    one = live("queue.show", id="id1")
+    assert one["recipients"][0]["state"] == "held"
+    later = QueueRecipient("remote", Recipient(parse_address("bob@x.org")), attempts=1, last_reply="451 x")
+    done = QueueRecipient("remote", Recipient(parse_address("anne@y.org")), state="done")
+    Deferred.fromCoroutine(spool.change(entry, {0: later, 1: done}))
+    first, second = live("queue.show", id="id1")["recipients"]
+    assert (first["state"], first["last_reply"], second["state"]) == ("held", "451 x", "done")
+
+
+@pytest.mark.parametrize(
+    ("choice", "ids"),
+    [
+        ({"sender": "carole@ELORAC.fr"}, ["id1", "id2", "id3"]),
+        ({"sender": "elorac.fr", "recipient": "x.org"}, ["id1", "id3"]),
+        ({"recipient": "@y.org"}, ["id2"]),
+        ({"recipient": "bob@x.org"}, ["id1"]),
+        ({"reason": "MAILBOX FULL"}, ["id2"]),
+        ({"older": 50}, ["id1", "id2"]),
+        ({"newer": 50}, ["id3"]),
+        ({"state": "held"}, ["id3"]),
+        ({"sender": "<>"}, []),
+    ],
+)
+def test_messages_are_chosen(ask: Any, spool: Spool, clock: Clock, choice: Any, ids: list[str]) -> None:
+    put(spool, "id1", "bob@x.org")
+    put(spool, "id2", "anne@y.org", last_reply="452 4.2.2 mailbox full")
+    clock.advance(100)
+    put(spool, "id3", "eve@x.org")
+    ask("queue.hold", ids=["id3"])
+    seen, after = [], ""
+    while True:
+        page = ask("queue.list", limit=1, after=after, choice=choice)
+        seen += [item["id"] for item in page["items"]]
+        after = page["next"]
+        if not after:
+            break
+    assert seen == ids
+
+
+def test_a_choice_that_is_none_is_said(ask: Any) -> None:
+    for choice in ({"colour": "red"}, {"older": "long"}, {"sender": 5}):
+        with pytest.raises(PermanentError, match="cannot be chosen"):
+            ask("queue.list", choice=choice)
