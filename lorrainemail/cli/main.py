@@ -31,6 +31,7 @@ class Command(NamedTuple):
 
 #: In the order of ``--help``.
 COMMANDS: Final = {
+    "domain": Command("domain", "domains of this server, and their DNS records"),
     "check": Command("check", "check configuration and tables; show what the server goes by"),
     "explain": Command("explain", "what would happen to a message, and why"),
     "account": Command("account", "add, list, disable and remove accounts; set passwords"),

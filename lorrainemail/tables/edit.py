@@ -28,8 +28,10 @@ from lorrainemail.tables.accounts import (
     Format,
     account_address,
     account_lines,
+    credentials_of,
     parse_accounts,
 )
+from lorrainemail.tables.aliases import parse_aliases
 from lorrainemail.tables.stamp import FILE_NAME as STAMP_FILE
 from lorrainemail.tables.stamp import Stamp, digest, print_stamps, read_stamps
 from lorrainemail.tables.textfile import TABLE_FILES, count_rows, read_octets
@@ -78,6 +80,22 @@ def set_credentials(state: str, address: Address, credentials: Sequence[Credenti
     _edit_account(state, address, lambda line: line.with_credentials(credentials))
 
 
+def change_credentials(
+    state: str,
+    address: Address,
+    change: Callable[[tuple[Credential, ...]], Sequence[Credential]],
+) -> None:
+    """Replace an account's credentials by what ``change`` makes of those that stand there now; the file is
+    left alone where that is the same. What ``change`` raises is passed on."""
+
+    def edited(line: AccountLine) -> AccountLine:
+        before = credentials_of(line)
+        after = tuple(change(before))
+        return line if after == before else line.with_credentials(after)
+
+    _edit_account(state, address, edited)
+
+
 def set_enabled(state: str, address: Address, enabled: bool) -> None:
     """Allow or forbid an account to log in; its mail is accepted either way."""
     _edit_account(state, address, lambda line: line.with_enabled(enabled))
@@ -117,6 +135,47 @@ def remove_domain(state: str, domain: str) -> None:
         del lines[number]
 
     _edit(state, "domains", edit)
+
+
+def add_alias(state: str, key: str, target: str) -> bool:
+    """Append an alias unless its key has a row already.
+
+    :param key: a bare user (of every local domain), or ``user@domain``.
+    :returns: whether it was added.
+    """
+    added = False
+
+    def edit(lines: list[str]) -> None:
+        nonlocal added
+        rows, problems, _ = parse_aliases("\n".join(lines), os.path.join(state, "aliases"))
+        if problems:
+            raise ConfigurationError(tuple(problems))
+        if all(row.key != key for row in rows):
+            _append(lines, f"{key}: {target}")
+            added = True
+
+    _edit(state, "aliases", edit)
+    return added
+
+
+def set_secret(state: str, name: str, user: str, secret: str) -> bool:
+    """The login that relay rows with ``credentials = name`` use.
+
+    :returns: whether anything changed.
+    """
+    row = f"{name} {user} {secret}"
+    changed = False
+    if not row.isprintable() or len(row) > MAX_LINE or " " in user:
+        _fail(state, "credentials", 0, "user or secret cannot stand on a line of this file", "choose others")
+
+    def edit(lines: list[str]) -> None:
+        nonlocal changed
+        changed = row not in lines
+        lines[:] = [line for line in lines if line.split(maxsplit=1)[:1] != [name]]
+        _append(lines, row)
+
+    _edit(state, "credentials", edit)
+    return changed
 
 
 def confirm(state: str) -> None:
@@ -218,7 +277,10 @@ def _edit(state: str, name: str, edit: Callable[[list[str]], None]) -> None:
             lines = _read(state, name).decode("utf-8").split("\n")
         except UnicodeDecodeError:
             _fail(state, name, 0, "is not UTF-8 text", "save the file as UTF-8, then try again")
+        before = list(lines)
         edit(lines)
+        if lines == before:
+            return
         text = "\n".join(lines)
         problems = parse_accounts(text, os.path.join(state, name))[1] if name == "accounts" else []
         if problems:  # the server would not take the new file either
