@@ -15,10 +15,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final, Literal, cast
+from typing import Any, Literal, cast
 
 import attrs
-from twisted.application.internet import TimerService
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory
 from twisted.internet.threads import deferToThreadPool
@@ -27,6 +26,8 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 
 import lorrainemail.plugins
 from lorrainemail.addresses import Address
+from lorrainemail.certs.sources import Sources
+from lorrainemail.certs.store import CertificateStore
 from lorrainemail.config.default import asks_dns_about_senders
 from lorrainemail.config.load import Located, load
 from lorrainemail.config.model import Settings
@@ -65,7 +66,7 @@ from lorrainemail.queue.spool import Spool
 from lorrainemail.sasl.passwords import Passwords
 from lorrainemail.sasl.portal import Authenticator, make_portal
 from lorrainemail.sasl.throttle import Throttle
-from lorrainemail.setup.first_start import certificate_of, directories
+from lorrainemail.setup.first_start import directories
 from lorrainemail.setup.ports import BoundPort
 from lorrainemail.setup.serving import Doors, Open, Ordered
 from lorrainemail.sieve.filter import SieveFilter
@@ -79,9 +80,6 @@ from lorrainemail.tables.rules import Rules
 from lorrainemail.tables.service import TableService
 
 _log = Logger(namespace="lorrainemail")
-
-#: How often the certificates are looked at, in seconds.
-CERTIFICATES: Final = 86400.0
 
 
 def make_server(settings: Settings, located: Located, reactor: Any, ports: Sequence[BoundPort]) -> Server:
@@ -112,8 +110,10 @@ class Server(Ordered):
         self.committer = Committer(reactor, settings.state, reserve=settings.limits.disk_reserve)
         self.trace = Trace(os.path.join(settings.state, "trace.sqlite"), reactor, settings.trace.keep)
         self.resolver = Resolver(reactor, settings.dns.resolvers, settings.dns.trusted)
-        pair, _ = certificate_of(settings, self._loopback)
-        self.server_tls = ServerTls([pair], settings.tls.old_peers)
+        self.server_tls = ServerTls()
+        self.certificates = CertificateStore(
+            self.server_tls, Sources.of(settings, self._loopback), reactor, self._tell_operator, in_thread
+        )
         self.client_tls = ClientTls(settings.tls.trust)
 
         # Who is here: tables, passwords, the one login.
@@ -201,7 +201,7 @@ class Server(Ordered):
             self.queue,
             self.intake,
             self.runner,
-            _certificates(self._renew_certificate, reactor),
+            self.certificates,
             self.doors,
         ):
             service.setServiceParent(self)  # type: ignore[no-untyped-call]
@@ -328,7 +328,8 @@ class Server(Ordered):
             policy = self._policy(new)
             zones = load_zones(new.dns.zones)
             client_tls = ClientTls(new.tls.trust)
-            self.server_tls.reload([certificate_of(new, self._loopback)[0]], new.tls.old_peers)
+            sources = Sources.of(new, self._loopback)
+            self.certificates.use(sources, self.certificates.prepare(sources))
         except ConfigurationError as error:
             for problem in error.problems:
                 _log.error("The configuration was not reloaded: {problem}", problem=str(problem))
@@ -373,7 +374,14 @@ class Server(Ordered):
 
     def status(self) -> dict[str, Any]:
         """What ``lorrainemail status`` shows."""
-        watched = (self.tables, self.passwords, self.committer, self.trace, self.runner)
+        watched = (
+            self.tables,
+            self.passwords,
+            self.committer,
+            self.trace,
+            self.runner,
+            self.certificates,
+        )
         alarms = [alarm for part in watched for alarm in part.alarms()]
         connections = {name: counter.open for name, counter in self._counters.items()}
         for (name, _), door in self._smtp.items():
@@ -387,23 +395,9 @@ class Server(Ordered):
             "connections": connections,
             "queued": self.queue.count,
             "certificate_ends": self.server_tls.expires().isoformat(),
+            "certificates": self.certificates.describe(),
             "alarms": [str(alarm) for alarm in alarms],
         }
-
-    def _renew_certificate(self) -> None:
-        """Our own certificate is made anew before it ends; an operator's is read again."""
-        settings = self.settings
-        try:
-            pair, _ = certificate_of(settings, self._loopback)
-            self.server_tls.reload([pair], settings.tls.old_peers)
-        except (ConfigurationError, OSError) as error:
-            _log.error("The certificate stays as it was: {error}", error=str(error))
-
-
-def _certificates(look: Callable[[], None], clock: Any) -> TimerService:
-    service = TimerService(CERTIFICATES, look)  # type: ignore[no-untyped-call]
-    service.name, service.clock = "certificates", clock
-    return service
 
 
 def _schedule(settings: Settings) -> Schedule:

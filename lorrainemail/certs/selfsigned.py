@@ -1,8 +1,9 @@
 """The certificate of a server that nobody gave one: a small authority of its own and what it signs.
 
-``setup.first_start`` calls :func:`ensure` at every start that has no ``[tls] certificate``, ``service`` once
-a day. Files, in one directory of mode 0700: ``ca.pem`` (clients verify us with it), ``ca-key.pem``,
-``self-signed.pem`` (chain, leaf first) and ``self-signed-key.pem``; keys are 0600.
+``setup.first_start`` calls :func:`ensure` at every start that has no ``[tls] certificate``,
+:mod:`lorrainemail.certs.store` while there is no better one. Files, in one directory of mode 0700: ``ca.pem``
+(clients verify us with it), ``ca-key.pem``, ``self-signed.pem`` (chain, leaf first) and
+``self-signed-key.pem``; keys are 0600.
 
 Invariants. The authority may sign for our own names alone (name constraints), so that trusting it trusts
 nobody else. A file that is still good is kept as it is: clients that trust ``ca.pem`` are not asked again
@@ -21,6 +22,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from lorrainemail.certs.files import write
 
 AUTHORITY_DAYS: Final = 20 * 365
 #: Some clients refuse a server's certificate that is valid for longer than 825 days.
@@ -67,16 +70,16 @@ def ensure(directory: str, hostname: str, now: datetime, addresses: tuple[str, .
     authority = _readable(files.authority, authority_key, now)
     if authority is None or not _may_sign(authority[0], names):
         authority = _make_authority(hostname, names, now)
-        _write(authority_key, _key_pem(authority[1]), 0o600)
-        _write(files.authority, _pem(authority[0]), 0o644)
+        write(authority_key, _key_pem(authority[1]), 0o600)
+        write(files.authority, _pem(authority[0]), 0o644)
     else:
         server = _readable(files.certificate, files.key, now)
         if server is not None and server[0].issuer == authority[0].subject and wanted <= _names(server[0]):
             return files
     certificate, key = _make_server(authority, names, hosts, now)
     # The key first: a start that is cut off in between finds a pair that does not fit, and makes it anew.
-    _write(files.key, _key_pem(key), 0o600)
-    _write(files.certificate, _pem(certificate) + _pem(authority[0]), 0o644)
+    write(files.key, _key_pem(key), 0o600)
+    write(files.certificate, _pem(certificate) + _pem(authority[0]), 0o644)
     return attrs.evolve(files, created=True)
 
 
@@ -202,24 +205,3 @@ def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-
-
-def _write(path: str, content: bytes, mode: int) -> None:
-    """Whole and synced, or not there at all; never readable by others, not even for a moment."""
-    temporary = f"{path}.new"
-    try:
-        os.unlink(temporary)
-    except FileNotFoundError:
-        pass  # the usual case; a leftover of a start that was cut off goes
-    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "wb") as file:
-        os.fchmod(descriptor, mode)
-        file.write(content)
-        file.flush()
-        os.fsync(descriptor)
-    os.rename(temporary, path)
-    directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

@@ -115,12 +115,11 @@ def _file_problems(settings: Settings) -> Iterator[Problem]:
     self-signed certificate is made at a start.)"""
     tls = settings.tls
     attempts: list[Callable[[], object]] = []
-    if tls.certificate or tls.trust:
-        from lorrainemail.net.tls import CertificatePair, ClientTls, ServerTls
+    if tls.certificate or tls.folders or tls.trust:
+        from lorrainemail.certs.sources import Sources, load_all
+        from lorrainemail.net.tls import ClientTls
 
-        pair = CertificatePair(tls.certificate, tls.key or tls.certificate)
-        attempts += [lambda: ServerTls([pair], tls.old_peers)] if tls.certificate else []
-        attempts.append(lambda: ClientTls(tls.trust))
+        attempts += [lambda: load_all(Sources.of(settings)), lambda: ClientTls(tls.trust)]
     if settings.dns.zones:
         from lorrainemail.dns.zonefile import load_zones
 

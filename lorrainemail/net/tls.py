@@ -1,20 +1,19 @@
 """TLS contexts: ours as a server, with SNI and certificates swapped while connections live, and as a client.
 
 Callers: the doors take :meth:`ServerTls.context_factory`, the remote courier :meth:`ClientTls.creator`;
-``service`` makes both and calls :meth:`ServerTls.reload`. Whoever wants to say what a session runs under asks
-:func:`tls_facts`.
+``service`` makes both, and :mod:`lorrainemail.certs` tells :meth:`ServerTls.use` what to show. Whoever wants
+to say what a session runs under asks :func:`tls_facts`.
 
 Invariants. A connection keeps the context it was made with; new ones get the newest. A reload that fails
-changes nothing and raises :class:`~lorrainemail.errors.ConfigurationError` naming the file. Certificate and
-key files are read here only: at start, before privileges are shed, and at a reload.
+changes nothing and raises :class:`~lorrainemail.errors.ConfigurationError` naming the file. For each name the
+client may choose between one certificate of each kind of key (RSA beside ECDSA).
 """
 
 from __future__ import annotations
 
 import hmac
 import ipaddress
-import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final, Literal
 
@@ -34,90 +33,42 @@ from zope.interface import implementer
 from lorrainemail.envelope import TlsFacts
 from lorrainemail.errors import ConfigurationError, Problem
 from lorrainemail.interfaces import IClientTls, IServerTls, TlsRequirement
+from lorrainemail.net.certificates import (
+    MODERN,
+    NO_RENEGOTIATION,
+    RELEASE_BUFFERS,
+    Loaded,
+    load,
+    read_pem,
+    server_context,
+)
+from lorrainemail.net.certificates import CertificatePair as CertificatePair
+from lorrainemail.net.client_hello import MAX_HELLO, offered_protocols
 
-#: Suites for TLS 1.2: forward secrecy and authenticated encryption (RFC 9325 §4.2). TLS 1.3 has its own.
-_MODERN: Final = b"ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:DHE+CHACHA20:!aNULL:!eNULL"
-#: For ``[tls] old_peers`` on the smtp door: anything that still encrypts beats clear text there.
-_OLD: Final = b"HIGH:!aNULL:!eNULL:@SECLEVEL=0"
 #: As a client without verification, weak keys of the other side are still better than clear text.
 _OPPORTUNISTIC: Final = b"DEFAULT:!aNULL:!eNULL:@SECLEVEL=1"
-#: A PEM file larger than this is not a certificate chain or a key.
-MAX_PEM_OCTETS: Final = 1 << 20
-
-# OpenSSL's SSL_OP_NO_RENEGOTIATION and SSL_MODE_RELEASE_BUFFERS; pyOpenSSL names the first one lately only.
-_NO_RENEGOTIATION: Final = 1 << 30
-_RELEASE_BUFFERS: Final = 0x10
+#: The protocol of RFC 8737 §6.2.
+ACME_TLS: Final = b"acme-tls/1"
+#: What one answer to a client's name comes to: a context for the smtp door and one for all others.
+_Contexts = dict[str, SSL.Context]
 
 
-@attrs.frozen(slots=True)
-class CertificatePair:
-    """Files of one certificate: its PEM chain, leaf first, and its private key."""
+class _DoorConnection(SSL.Connection):
+    """A server connection that knows whose it is: OpenSSL tells its callbacks nothing else."""
 
-    certificate: str
-    key: str
-
-
-@attrs.frozen(slots=True)
-class _Identity:
-    """One loaded certificate: its contexts and the names that it is good for."""
-
-    contexts: dict[str, SSL.Context]
-    names: frozenset[str]
-    expires: datetime
+    tls: ServerTls
+    kind: str
 
 
-def read_pem(path: str) -> bytes:
-    """A PEM file of bounded size.
+class _WatchedConnection(_DoorConnection):
+    """Keeps the beginning of what the client sends: made only while a challenge waits."""
 
-    :raises OSError: where it cannot be read or is no regular small file.
-    """
-    with open(path, "rb") as file:
-        content = file.read(MAX_PEM_OCTETS + 1)
-    if len(content) > MAX_PEM_OCTETS:
-        raise OSError(f"{path} is too large for a PEM file")
-    return content
+    hello = b""
 
-
-def _names_of(certificate: x509.Certificate) -> frozenset[str]:
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
-        return frozenset()
-    return frozenset(name.lower().rstrip(".") for name in names.get_values_for_type(x509.DNSName))
-
-
-def _server_context(pair: CertificatePair, old: bool) -> SSL.Context:
-    context = SSL.Context(SSL.TLS_SERVER_METHOD)
-    context.set_min_proto_version(SSL.TLS1_VERSION if old else SSL.TLS1_2_VERSION)
-    context.set_cipher_list(_OLD if old else _MODERN)
-    context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_CIPHER_SERVER_PREFERENCE | _NO_RENEGOTIATION)
-    context.set_mode(_RELEASE_BUFFERS)
-    # Tickets carry the sessions: nothing of them is kept in memory here (RFC 8446 §4.6.1).
-    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
-    context.set_session_id(os.urandom(16))
-    context.use_certificate_chain_file(pair.certificate)
-    context.use_privatekey_file(pair.key)
-    context.check_privatekey()
-    return context
-
-
-def _load(pair: CertificatePair, old_peers: bool) -> _Identity:
-    """Read one pair. Raises ConfigurationError in words for the operator."""
-    for path, what in ((pair.certificate, "certificate"), (pair.key, "key")):
-        try:
-            read_pem(path)
-        except OSError as error:
-            words = f"cannot read the TLS {what}: {error.strerror or error}"
-            raise ConfigurationError((Problem(path, 0, words, "check [tls] in the configuration"),)) from None
-    try:
-        leaf = x509.load_pem_x509_certificate(read_pem(pair.certificate))
-        contexts = {"": _server_context(pair, old=False)}
-        contexts["smtp"] = _server_context(pair, old=True) if old_peers else contexts[""]
-    except (SSL.Error, ValueError) as error:
-        words = "the TLS certificate and its key do not fit together or are no PEM files"
-        mend = f"put the chain, leaf first, into {pair.certificate} and its key into {pair.key}"
-        raise ConfigurationError((Problem(pair.certificate, 0, words, mend),)) from error
-    return _Identity(contexts, _names_of(leaf), leaf.not_valid_after_utc)
+    def bio_write(self, buf: Any) -> int:
+        if len(self.hello) < MAX_HELLO:
+            self.hello += bytes(buf[: MAX_HELLO - len(self.hello)])
+        return super().bio_write(buf)
 
 
 @implementer(IOpenSSLServerConnectionCreator)
@@ -129,7 +80,9 @@ class _DoorContexts:
         self._kind = kind
 
     def serverConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:
-        connection = SSL.Connection(self._tls.context_for(self._kind, None), None)
+        make = _WatchedConnection if self._tls.challenged else _DoorConnection
+        connection = make(self._tls.context_for(self._kind, None), None)
+        connection.tls, connection.kind = self._tls, self._kind
         connection.set_app_data(tlsProtocol)
         return connection
 
@@ -143,50 +96,127 @@ class ServerTls:
     :raises ConfigurationError: where a file cannot be used.
     """
 
-    def __init__(self, pairs: Sequence[CertificatePair], old_peers: bool = False) -> None:
-        self._identities: tuple[_Identity, ...] = ()
-        self._by_name: dict[str, _Identity] = {}
-        self.reload(pairs, old_peers)
+    def __init__(self, pairs: Sequence[CertificatePair] = (), old_peers: bool = False) -> None:
+        self._certificates: tuple[Loaded, ...] = ()
+        self._by_name: dict[str, _Contexts] = {}
+        self._default: _Contexts = {}
+        self._challenges: dict[str, SSL.Context] = {}
+        if pairs:
+            self.reload(pairs, old_peers)
 
     def reload(self, pairs: Sequence[CertificatePair], old_peers: bool = False) -> None:
         """Read all files again; connections that live keep what they have.
 
         :raises ConfigurationError: and nothing has changed.
         """
-        identities = tuple(_load(pair, old_peers) for pair in pairs)
-        by_name: dict[str, _Identity] = {}
-        for identity in identities:
-            for name in identity.names:
-                by_name.setdefault(name, identity)
-            for kind in {id(c): k for k, c in identity.contexts.items()}.values():
-                identity.contexts[kind].set_tlsext_servername_callback(self._by_server_name)
-        self._identities, self._by_name = identities, by_name
+        self.use([load(pair) for pair in pairs], old_peers)
+
+    def use(self, certificates: Sequence[Loaded], old_peers: bool = False) -> None:
+        """Show these to new connections. For a name the first of each kind of key that covers it counts.
+
+        :raises ConfigurationError: where OpenSSL does not take them; nothing has changed.
+        """
+        made: dict[tuple[int, ...], _Contexts] = {}
+
+        def contexts(shown: Sequence[Loaded]) -> _Contexts:
+            key = tuple(map(id, shown))
+            if key not in made:
+                made[key] = self._contexts(shown, old_peers)
+            return made[key]
+
+        try:
+            by_name = {
+                name: contexts(_one_of_each_kind(one for one in certificates if one.covers(name)))
+                for name in frozenset[str]().union(*(one.names for one in certificates))
+            }
+            first = certificates[0]
+            default = contexts(
+                _one_of_each_kind(one for one in certificates if one is first or one.names & first.names)
+            )
+        except SSL.Error as error:
+            words = "TLS does not take this certificate beside the others"
+            problem = Problem(certificates[0].pair.certificate, 0, words, "check [tls] in the configuration")
+            raise ConfigurationError((problem,)) from error
+        self._certificates, self._by_name, self._default = tuple(certificates), by_name, default
+
+    def _contexts(self, shown: Sequence[Loaded], old_peers: bool) -> _Contexts:
+        contexts = {"": server_context(shown, old=False)}
+        contexts["smtp"] = server_context(shown, old=True) if old_peers else contexts[""]
+        for context in contexts.values():
+            context.set_tlsext_servername_callback(_by_server_name)
+        return contexts
+
+    def certificates(self) -> tuple[Loaded, ...]:
+        """What is shown, the default first."""
+        return self._certificates
 
     def expires(self) -> datetime:
         """When the first of the certificates ends."""
-        return min(identity.expires for identity in self._identities)
+        return min(certificate.not_after for certificate in self._certificates)
 
     def context_factory(self, door: str) -> object:
         return _DoorContexts(self, "smtp" if door == "smtp" else "")
 
     def context_for(self, kind: str, name: str | None) -> SSL.Context:
         """The context for a server name (RFC 6066 §3); the default one where none covers it."""
-        identity = None
+        contexts = None
         if name:
             name = name.lower().rstrip(".")
             # RFC 9525 §6.3: a wildcard stands for exactly the left-most label.
-            identity = self._by_name.get(name) or self._by_name.get("*." + name.partition(".")[2])
-        return (identity or self._identities[0]).contexts[kind]
+            contexts = self._by_name.get(name) or self._by_name.get("*." + name.partition(".")[2])
+        return (contexts or self._default)[kind]
 
-    def _by_server_name(self, connection: SSL.Connection) -> None:
-        sent = connection.get_servername()
-        if len(self._identities) < 2 or not sent:
+    # -- ACME challenges -----------------------------------------------------------------------------
+
+    @property
+    def challenged(self) -> bool:
+        """Whether an answer to a challenge waits for its question."""
+        return bool(self._challenges)
+
+    def answer_challenge(self, name: str, certificate: x509.Certificate, key: Any) -> None:
+        """Show that certificate to whoever asks for the name by ``acme-tls/1`` alone (RFC 8737 §3)."""
+        context = SSL.Context(SSL.TLS_SERVER_METHOD)
+        context.set_min_proto_version(SSL.TLS1_2_VERSION)
+        context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+        context.set_alpn_select_callback(_acme_tls)
+        context.use_certificate(certificate)
+        context.use_privatekey(key)
+        self._challenges[name] = context
+
+    def forget_challenge(self, name: str) -> None:
+        self._challenges.pop(name, None)
+
+    def challenge_for(self, name: str, hello: bytes) -> SSL.Context | None:
+        """The answer to a challenge, where the client's first message is the question."""
+        context = self._challenges.get(name.lower())
+        return context if context is not None and offered_protocols(hello) == (ACME_TLS,) else None
+
+
+def _one_of_each_kind(certificates: Iterable[Loaded]) -> tuple[Loaded, ...]:
+    kinds: dict[str, Loaded] = {}
+    for one in certificates:
+        kinds.setdefault(one.kind, one)
+    return tuple(kinds.values())
+
+
+def _by_server_name(connection: SSL.Connection) -> None:
+    # OpenSSL swallows an exception of this callback and goes on with the default certificate.
+    sent = connection.get_servername()
+    if not sent or not isinstance(connection, _DoorConnection):
+        return
+    name, tls = sent.decode("ascii", "replace"), connection.tls
+    if isinstance(connection, _WatchedConnection):
+        challenge = tls.challenge_for(name, connection.hello)
+        if challenge is not None:
+            connection.set_context(challenge)
             return
-        current = connection.get_context()
-        kind = "smtp" if any(i.contexts["smtp"] is current for i in self._identities) else ""
-        wanted = self.context_for(kind, sent.decode("ascii", "replace"))
-        if wanted is not current:
-            connection.set_context(wanted)
+    wanted = tls.context_for(connection.kind, name)
+    if wanted is not connection.get_context():
+        connection.set_context(wanted)
+
+
+def _acme_tls(_connection: SSL.Connection, _offered: list[bytes]) -> bytes:
+    return ACME_TLS
 
 
 class PeerNotVerified(Exception):
@@ -288,7 +318,7 @@ class ClientTls:
         self._trust, self._verified = other._trust, other._verified
 
     def _verifying(self) -> SSL.Context:
-        context = self._context(_MODERN)
+        context = self._context(MODERN)
         context.set_verify(SSL.VERIFY_PEER)
         if not self._trust:
             context.set_default_verify_paths()
@@ -308,8 +338,8 @@ class ClientTls:
         context = SSL.Context(SSL.TLS_CLIENT_METHOD)
         context.set_min_proto_version(SSL.TLS1_2_VERSION)
         context.set_cipher_list(ciphers)
-        context.set_options(SSL.OP_NO_COMPRESSION | _NO_RENEGOTIATION)
-        context.set_mode(_RELEASE_BUFFERS)
+        context.set_options(SSL.OP_NO_COMPRESSION | NO_RENEGOTIATION)
+        context.set_mode(RELEASE_BUFFERS)
         context.set_info_callback(_on_handshake)
         return context
 
