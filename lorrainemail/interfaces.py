@@ -631,6 +631,15 @@ class StoreResult:
     modified: tuple[int, ...] = ()
 
 
+@attrs.frozen(slots=True)
+class TextCandidates:
+    """What the text index says of a folder: it knows the UIDs up to ``mark`` (0 for none), and of those only
+    ``uids`` may hold the text."""
+
+    mark: int
+    uids: tuple[int, ...]
+
+
 class IMessage(Interface):
     """One stored message, open for reading, in wire form (CRLF), our internal fields hidden."""
 
@@ -680,6 +689,16 @@ class IMailbox(Interface):
         """UIDs, ascending, of all messages but those of which the index says for sure that one of the words
         (lower case, of ``[a-z0-9._-]``) is nowhere in the header fields that ENVELOPE shows, or in
         References."""
+
+    def text_candidates(grams: Sequence[str]) -> Deferred[TextCandidates]:
+        """Messages that may hold a text with all of these grams (:mod:`lorrainemail.message.searchable`)."""
+
+    def index_texts() -> None:
+        """Somebody searches texts here: take what is not in the text index into it, in the background."""
+
+    def examine(uids: Sequence[int], work: Callable[[bytes], T]) -> Deferred[dict[int, T | None]]:
+        """What a pure function says of the octets of each of these messages, asked in a thread; None where a
+        message is gone; nothing of those too large to be read whole. Callers ask in slices of some ten."""
 
     def expunged_since(since: int) -> Deferred[list[int] | None]:
         """UIDs, ascending, of messages expunged after that MODSEQ (RFC 7162 §3.2.5); None where that is not

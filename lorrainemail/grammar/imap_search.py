@@ -37,6 +37,7 @@ class SearchKey:
     :ivar name: as RFC 3501 names it; "AND" for a list of keys, "SET" and "UID" for message sets.
     :ivar keys: of AND, OR (two), NOT (one).
     :ivar text: what is searched for, decoded; ``field`` the header field's name, lower case.
+    :ivar fuzzy: compared more loosely (RFC 6203).
     :ivar number: of LARGER, SMALLER, MODSEQ; seconds of OLDER, YOUNGER; of dates the day (days since the
         epoch).
     """
@@ -47,6 +48,7 @@ class SearchKey:
     field: bytes = b""
     number: int = 0
     messages: SequenceSet | None = None
+    fuzzy: bool = False
 
 
 #: Keys that only look at flags, each with the flag and whether it must be there.
@@ -108,12 +110,13 @@ def search_keys(scanner: Scanner, charset: str) -> SearchKey:
 
 
 class _Reader:
-    __slots__ = ("charset", "count", "scanner")
+    __slots__ = ("charset", "count", "fuzzy", "scanner")
 
     def __init__(self, scanner: Scanner, charset: str) -> None:
         self.scanner = scanner
         self.charset = charset
         self.count = 0
+        self.fuzzy = False
 
     def key(self, depth: int) -> SearchKey:
         self.count += 1
@@ -142,6 +145,12 @@ class _Reader:
         if name == "NOT":
             scanner.space()
             return SearchKey("NOT", (self.key(depth + 1),))
+        if name == "FUZZY":  # RFC 6203 §4
+            scanner.space()
+            outer, self.fuzzy = self.fuzzy, True
+            inner = self.key(depth + 1)
+            self.fuzzy = outer
+            return inner
         if name == "OR":
             scanner.space()
             first = self.key(depth + 1)
@@ -152,12 +161,12 @@ class _Reader:
             return SearchKey("UID", messages=scanner.sequence_set())
         if name in _STRINGS:
             scanner.space()
-            return SearchKey(name, text=self.text())
+            return SearchKey(name, text=self.text(), fuzzy=self.fuzzy)
         if name == "HEADER":
             scanner.space()
             field = scanner.astring().lower()
             scanner.space()
-            return SearchKey("HEADER", field=field, text=self.text())
+            return SearchKey("HEADER", field=field, text=self.text(), fuzzy=self.fuzzy)
         if name in ("KEYWORD", "UNKEYWORD"):
             scanner.space()
             return SearchKey(name, text=scanner.flag().lower())

@@ -1,83 +1,54 @@
 """SEARCH (RFC 3501 §6.4.4), in slices: flags from memory, then index rows, then octets, each only if needed.
 
-A program is judged with three values: true, false, and None for "not known from what was looked at so far".
-So a message's row is read only where its flags do not decide, and its octets only where the row does not.
+The index of header fields and the text index say first which messages may match at all
+(:mod:`lorrainemail.imap.matching` decides about each). A search of texts that are in the text index looks
+only at the messages that this names; where they are not, or a word is too short for it, all are looked at,
+with word of the progress (RFC 9585).
 """
 
 from __future__ import annotations
 
-import re
 from array import array
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
-from functools import lru_cache, partial
+from bisect import bisect_right
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from functools import partial
 from typing import Any, Final, Literal
-
-import attrs
 
 from lorrainemail.errors import MailError, PermanentError
 from lorrainemail.grammar.imap import Command
 from lorrainemail.grammar.imap_results import ResultOptions
-from lorrainemail.grammar.imap_search import FLAG_KEYS, SearchKey
+from lorrainemail.grammar.imap_search import SearchKey
 from lorrainemail.grammar.imap_sets import print_set
+from lorrainemail.imap.matching import (
+    ADDRESSES,
+    CONTENT,
+    WIRE_KEYS,
+    WITHOUT_ROW,
+    Candidate,
+    Look,
+    Sets,
+    content_answers,
+    header_answers,
+    judge,
+    needle_of,
+    walk,
+)
 from lorrainemail.imap.octets import Source
 from lorrainemail.imap.server import Bad, ImapServer
 from lorrainemail.imap.view import View
-from lorrainemail.interfaces import MessageFacts
-from lorrainemail.message.charsets import decode, decode_body, decode_words, fold
-from lorrainemail.message.dates import parse_day
-from lorrainemail.message.header import fields, unfold
 from lorrainemail.message.quoting import string
-from lorrainemail.message.structure import Part, parse_structure
+from lorrainemail.message.searchable import grams
 from lorrainemail.message.summary import ENVELOPE_FIELDS, Envelope
 
 #: Messages judged in one turn by flags; by index rows; by their octets.
 SLICE: Final = 1000
 ROW_SLICE: Final = 200
-CONTENT_SLICE: Final = 10
+CONTENT_SLICE: Final = 20
 #: Messages from which on the index is asked first which of them may match; by so many words at most.
 MIN_NARROWED: Final = 50
 MAX_NARROW_WORDS: Final = 3
-
-_ADDRESSES: Final = frozenset({"FROM", "TO", "CC", "BCC"})
-_SENT: Final = {"SENTBEFORE": "BEFORE", "SENTON": "ON", "SENTSINCE": "SINCE"}
-_CONTENT: Final = frozenset({"BODY", "TEXT", "HEADER"})
-_DATES: Final = frozenset({"BEFORE", "ON", "SINCE"})
-_SAVED: Final = {"SAVEDBEFORE": "BEFORE", "SAVEDON": "ON", "SAVEDSINCE": "SINCE"}  # RFC 8514 §4.3
-#: Keys that need the wire bytes of a row, and all that need a row.
-_WIRE_KEYS: Final = frozenset({"SUBJECT", *_ADDRESSES, *_SENT})
-_SIZES: Final = frozenset({"LARGER", "SMALLER"})
-_PLAIN_WORDS = re.compile(rb"[a-z0-9._-]+")
-
-
-#: Positions of each message set of a program, by the id() of its key: hashing a key means hashing its tree.
-Sets = dict[int, frozenset[int]]
-
-
-@attrs.frozen(slots=True)
-class Look:
-    """A program and what is known before any message is looked at.
-
-    :ivar narrowed: see :func:`_narrow`. ``now``: seconds since the epoch, for OLDER and YOUNGER.
-    """
-
-    program: SearchKey
-    sets: Sets
-    narrowed: dict[int, frozenset[int]]
-    now: int
-
-
-@attrs.define(slots=True)
-class Candidate:
-    """A message that may match, and what was looked at of it."""
-
-    index: int
-    uid: int
-    flags: frozenset[str]
-    recent: bool
-    modseq: int = 0
-    row: MessageFacts | None = None
-    envelope: Envelope | None = None
-    content: dict[int, bool] | None = None
+#: The same of the text index.
+MIN_INDEXED: Final = 200
 
 
 async def search(session: ImapServer, command: Command) -> bytes:
@@ -91,18 +62,20 @@ async def search(session: ImapServer, command: Command) -> bytes:
 
 async def find(session: ImapServer, view: View, program: SearchKey) -> list[int]:
     """Positions, ascending, of the messages that match."""
-    keys = tuple(_walk(program))
+    keys = tuple(walk(program))
     sets = _resolve(keys, view)
     narrowed = await _narrow(view, keys)
-    leaves = tuple(key for key in keys if key.name in _CONTENT)
-    wire = any(key.name in _WIRE_KEYS for key in keys)
+    narrowed.update(await _narrow_texts(view, keys))
+    leaves = tuple(key for key in keys if key.name in CONTENT)
+    wire = any(key.name in WIRE_KEYS for key in keys)
     look = Look(program, sets, narrowed, int(session.shared.clock.seconds()))
+    indexes = _possible(view, look)
     found: list[int] = []
     size = max(SLICE // (1 + len(keys) // 4), 10)
-    for start in range(0, len(view.uids), size):
+    for start in range(0, len(indexes), size):
         open_ones: list[Candidate] = []
         sure: list[int] = []
-        for index in range(start, min(start + size, len(view.uids))):
+        for index in indexes[start : start + size]:
             uid = view.uids[index]
             flags = view.mailbox.flags(uid)
             if flags is None:
@@ -114,12 +87,31 @@ async def find(session: ImapServer, view: View, program: SearchKey) -> list[int]
             elif verdict is None:
                 open_ones.append(candidate)
         if open_ones:
-            sure.extend(await _look_closer(session, view, look, open_ones, wire, leaves))
+            progress = partial(session.progress, start, len(indexes))
+            sure.extend(await _look_closer(session, view, look, open_ones, wire, leaves, progress))
             sure.sort()
         found.extend(sure)
-        if start + size < len(view.uids):
+        if start + size < len(indexes):
             await session.breathe()
     return found
+
+
+def _possible(view: View, look: Look) -> Sequence[int]:
+    """Positions, ascending, of the messages that each key of the outermost list leaves possible."""
+    program = look.program
+    uids: frozenset[int] | None = None
+    indexes: frozenset[int] | None = None
+    for key in program.keys if program.name == "AND" else (program,):
+        narrowed = look.narrowed.get(id(key))
+        if narrowed is not None:
+            uids = narrowed if uids is None else uids & narrowed
+        chosen = look.sets.get(id(key))
+        if chosen is not None:
+            indexes = chosen if indexes is None else indexes & chosen
+    if uids is not None:
+        among = frozenset(index for uid in uids if (index := view.index_of(uid)) >= 0)
+        indexes = among if indexes is None else indexes & among
+    return range(len(view.uids)) if indexes is None else sorted(indexes)
 
 
 async def saving(view: View, options: ResultOptions, work: Coroutine[Any, Any, list[int]]) -> list[int]:
@@ -134,7 +126,7 @@ async def saving(view: View, options: ResultOptions, work: Coroutine[Any, Any, l
 
 def note_modseq(session: ImapServer, program: SearchKey) -> None:
     """A search for MODSEQ shows that the client knows CONDSTORE."""
-    if any(key.name == "MODSEQ" for key in _walk(program)):
+    if any(key.name == "MODSEQ" for key in walk(program)):
         session.enable("CONDSTORE")  # RFC 7162 §3.1
 
 
@@ -150,7 +142,7 @@ def results(
     kind = command.name.encode("ascii")
     if "IMAP4rev2" in session.enabled and kind == b"SEARCH" and not options.extended:
         options = ResultOptions(frozenset({"ALL"}), None, True)  # RFC 9051 §6.4.4
-    modseq = any(key.name == "MODSEQ" for key in _walk(program))
+    modseq = any(key.name == "MODSEQ" for key in walk(program))
     numbers = [view.uids[index] for index in found] if command.uid else [index + 1 for index in found]
     if not options.extended:
         more = b""
@@ -209,7 +201,7 @@ async def _narrow(view: View, keys: tuple[SearchKey, ...]) -> dict[int, frozense
         return narrowed
     for key in keys:
         field = _column(key)
-        words = _needle(key.text)[1]
+        words = needle_of(key.text)[1]
         if not field or not words:
             continue
         longest = tuple(sorted(words, key=len, reverse=True)[:MAX_NARROW_WORDS])
@@ -219,13 +211,36 @@ async def _narrow(view: View, keys: tuple[SearchKey, ...]) -> dict[int, frozense
     return narrowed
 
 
+async def _narrow_texts(view: View, keys: tuple[SearchKey, ...]) -> dict[int, frozenset[int]]:
+    """The same for keys about texts, from the text index; what is not in it yet stays possible, and is taken
+    in later, in the background."""
+    narrowed: dict[int, frozenset[int]] = {}
+    if len(view.uids) < MIN_INDEXED:
+        return narrowed
+    asked: dict[frozenset[str], frozenset[int]] = {}
+    for key in keys:
+        if key.name not in CONTENT or _column(key):
+            continue
+        wanted = frozenset(grams(key.text))
+        if not wanted:
+            continue  # too short: all are looked at
+        if wanted not in asked:
+            found = await view.mailbox.text_candidates(tuple(wanted))
+            newer = view.uids[bisect_right(view.uids, found.mark) :]
+            if newer:
+                view.mailbox.index_texts()
+            asked[wanted] = frozenset(found.uids).union(newer)
+        narrowed[id(key)] = asked[wanted]
+    return narrowed
+
+
 def _column(key: SearchKey) -> Literal["envelope", "references", ""]:
     """Where in the index the words of a key would be."""
     if key.name == "HEADER":
         if key.field == b"references":
             return "references"
         return "envelope" if key.field in ENVELOPE_FIELDS else ""
-    return "envelope" if key.name == "SUBJECT" or key.name in _ADDRESSES else ""
+    return "envelope" if key.name == "SUBJECT" or key.name in ADDRESSES else ""
 
 
 async def _look_closer(
@@ -235,60 +250,79 @@ async def _look_closer(
     candidates: list[Candidate],
     wire: bool,
     leaves: tuple[SearchKey, ...],
+    progress: Callable[[int], None],
 ) -> list[int]:
     """Positions of those that match, by their rows and, where that is not enough, by their octets."""
     found: list[int] = []
     for start in range(0, len(candidates), ROW_SLICE):
         part = candidates[start : start + ROW_SLICE]
-        rows = {row.uid: row for row in await view.mailbox.facts([c.uid for c in part], wire=wire)}
-        read = 0
+        if _needs_rows(look, wire):
+            rows = {row.uid: row for row in await view.mailbox.facts([c.uid for c in part], wire=wire)}
+        else:
+            rows = {}
+        undecided: list[Candidate] = []
         for candidate in part:
-            row = rows.get(candidate.uid)
-            if row is None:
+            row = candidate.row = rows.get(candidate.uid)
+            if row is None and rows:
                 continue
-            candidate.row = row
-            if wire:
+            if wire and row is not None:
                 candidate.envelope = Envelope(row.envelope)
             verdict = judge(look.program, candidate, look)
-            if verdict is None:
-                verdict = await _by_content(session, view, look, candidate, leaves)
-                read += 1
-                if read % CONTENT_SLICE == 0:
-                    await session.breathe()
             if verdict:
                 found.append(candidate.index)
+            elif verdict is None:
+                undecided.append(candidate)
+        for at in range(0, len(undecided), CONTENT_SLICE):
+            found += await _by_content(session, view, look, undecided[at : at + CONTENT_SLICE], leaves)
+            progress(start)
+            await session.breathe()
         await session.breathe()
     return found
+
+
+def _needs_rows(look: Look, wire: bool) -> bool:
+    """Whether any key of the program asks for more than flags and octets."""
+    return wire or any(
+        key.name not in CONTENT and key.name not in WITHOUT_ROW and key.messages is None
+        for key in walk(look.program)
+    )
 
 
 async def _by_content(
     session: ImapServer,
     view: View,
     look: Look,
-    candidate: Candidate,
+    candidates: list[Candidate],
     leaves: tuple[SearchKey, ...],
-) -> bool | None:
-    source = Source(session, view.mailbox, candidate.uid)
-    try:
-        if all(key.name == "HEADER" for key in leaves):
-            header = await source.read(0, await source.body())
-            candidate.content = content_answers(leaves, header)
+) -> list[int]:
+    """Positions of those whose octets match."""
+    headers_only = all(key.name == "HEADER" for key in leaves)
+    work = partial(header_answers if headers_only else content_answers, leaves)
+    said = await view.mailbox.examine([candidate.uid for candidate in candidates], work)
+    found: list[int] = []
+    for candidate in candidates:
+        if candidate.uid in said:
+            candidate.content = said[candidate.uid]
         else:
-            candidate.content = await source.examine(partial(content_answers, leaves), await source.open())
+            candidate.content = await _of_a_large_one(session, view, candidate.uid, leaves, headers_only)
+        if candidate.content is not None and judge(look.program, candidate, look):
+            found.append(candidate.index)
+    return found
+
+
+async def _of_a_large_one(
+    session: ImapServer, view: View, uid: int, leaves: tuple[SearchKey, ...], headers_only: bool
+) -> dict[int, bool] | None:
+    """What a message says that is not read whole with others; None where it is gone."""
+    source = Source(session, view.mailbox, uid)
+    try:
+        if headers_only:
+            return content_answers(leaves, await source.read(0, await source.body()))
+        return await source.examine(partial(content_answers, leaves), await source.open())
     except PermanentError:
-        return False  # gone meanwhile
+        return None
     finally:
         source.close()
-    return judge(look.program, candidate, look)
-
-
-# -- the program -------------------------------------------------------------------------------------
-
-
-def _walk(key: SearchKey) -> Iterator[SearchKey]:
-    yield key
-    for inner in key.keys:
-        yield from _walk(inner)
 
 
 def _resolve(keys: tuple[SearchKey, ...], view: View) -> Sets:
@@ -303,165 +337,3 @@ def _resolve(keys: tuple[SearchKey, ...], view: View) -> Sets:
                 raise Bad(b"No such message")
             sets[id(key)] = frozenset(indexes)
     return sets
-
-
-def judge(key: SearchKey, message: Candidate, look: Look) -> bool | None:
-    """Whether a message matches, as far as can be said from what was looked at."""
-    name = key.name
-    if name == "AND":
-        verdict: bool | None = True
-        for inner in key.keys:
-            one = judge(inner, message, look)
-            if one is False:
-                return False
-            if one is None:
-                verdict = None
-        return verdict
-    if name == "OR":
-        first = judge(key.keys[0], message, look)
-        if first:
-            return True
-        second = judge(key.keys[1], message, look)
-        return True if second else (None if first is None or second is None else False)
-    if name == "NOT":
-        inner_verdict = judge(key.keys[0], message, look)
-        return None if inner_verdict is None else not inner_verdict
-    if key.messages is not None:
-        return message.index in look.sets[id(key)]
-    known = FLAG_KEYS.get(name)
-    if known is not None:
-        return (known[0] in message.flags) is known[1]
-    possible = look.narrowed.get(id(key))
-    if possible is not None and message.uid not in possible:
-        return False
-    return _judge_leaf(key, message, look)
-
-
-def _judge_leaf(key: SearchKey, message: Candidate, look: Look) -> bool | None:
-    name = key.name
-    if name in ("ALL", "SAVEDATESUPPORTED"):
-        return True
-    if name == "NEW":
-        return message.recent and "\\Seen" not in message.flags
-    if name == "RECENT":
-        return message.recent
-    if name == "OLD":
-        return not message.recent
-    if name in ("KEYWORD", "UNKEYWORD"):
-        there = any(flag.lower() == key.text for flag in message.flags)
-        return there is (name == "KEYWORD")
-    if name == "MODSEQ":
-        return message.modseq >= key.number
-    if name == "THREADID":
-        return False  # RFC 8474 §6: none has one
-    if name in _CONTENT:
-        return None if message.content is None else message.content[id(key)]
-    row = message.row
-    if row is None:
-        return None
-    if name in _SIZES:
-        return row.size > key.number if name == "LARGER" else row.size < key.number
-    if name == "YOUNGER":
-        return row.internal_date >= look.now - key.number
-    if name == "OLDER":
-        return row.internal_date <= look.now - key.number
-    if name == "EMAILID":
-        return row.message_id == key.text
-    if name in _SAVED:
-        return _compare(_SAVED[name], row.save_date // 86400, key.number)
-    if name in _DATES:
-        return _compare(name, row.internal_date // 86400, key.number)
-    envelope = message.envelope
-    if envelope is None:
-        return None
-    if name in _SENT:
-        day = parse_day(envelope.date)
-        return day is not None and _compare(_SENT[name], day, key.number)
-    needle, probes = _needle(key.text)
-    if envelope.plain and not envelope.may_hold(probes):
-        return False
-    text = envelope.subject if name == "SUBJECT" else envelope.addresses(name)
-    return needle in fold(decode_words(text))
-
-
-@lru_cache(maxsize=256)
-def _needle(text: str) -> tuple[str, tuple[bytes, ...]]:
-    """What is searched for, folded, and the plain words in it that must occur in the wire bytes."""
-    return fold(text), tuple(_PLAIN_WORDS.findall(text.lower().encode("utf-8")))
-
-
-def _compare(name: str, day: int, wanted: int) -> bool:
-    if name == "BEFORE":
-        return day < wanted
-    return day == wanted if name == "ON" else day >= wanted
-
-
-# -- octets ------------------------------------------------------------------------------------------
-
-
-def content_answers(leaves: Sequence[SearchKey], data: bytes) -> dict[int, bool]:
-    """What HEADER, BODY and TEXT keys say to a message, by the keys' id().
-
-    Pure; runs in a thread for large ones.
-    """
-    answers = dict.fromkeys(_surely_not(leaves, data), False)
-    leaves = [key for key in leaves if id(key) not in answers]
-    if not leaves:
-        return answers
-    names = {key.name for key in leaves}
-    root = parse_structure(data)
-    header = _header_text(data, root) if "TEXT" in names else ""
-    bodies = list(_body_texts(data, root)) if names & {"BODY", "TEXT"} else []
-    values = _header_values(data, root, {key.field for key in leaves if key.field})
-    for key in leaves:
-        if key.name == "HEADER":
-            # RFC 3501 §6.4.4: an empty string asks whether the field is there
-            answers[id(key)] = any(fold(key.text) in value for value in values.get(key.field, ()))
-            continue
-        needle = fold(key.text)
-        there = any(needle in text for text in bodies) or not needle
-        answers[id(key)] = there or (key.name == "TEXT" and needle in header)
-    return answers
-
-
-#: Character sets whose ASCII octets are ASCII, as a Content-Type names them.
-_KNOWN_CHARSET = re.compile(rb'charset="?(?:us-ascii|utf-8|iso-8859-[0-9]{1,2}|windows-125[0-9])["\s;]')
-
-
-def _surely_not(leaves: Sequence[SearchKey], data: bytes) -> list[int]:
-    """Keys, by id(), that cannot match because a word of theirs is not in the octets; only of messages in
-    which nothing is encoded, and without looking at their structure."""
-    wanted = [(key, words) for key in leaves if (words := _needle(key.text)[1])]
-    if not wanted or not data.isascii() or b"=?" in data:
-        return []
-    lower = data.lower()
-    if b"base64" in lower or b"quoted-printable" in lower:
-        return []
-    if lower.count(b"charset") != len(_KNOWN_CHARSET.findall(lower)):
-        return []
-    return [id(key) for key, words in wanted if not all(word in lower for word in words)]
-
-
-def _header_text(data: bytes, part: Part) -> str:
-    return fold(decode_words(data[part.start : part.body].replace(b"\r\n ", b" ").replace(b"\r\n\t", b"\t")))
-
-
-def _body_texts(data: bytes, root: Part) -> Iterator[str]:
-    """Every text that a person would read: text parts decoded, headers of parts and embedded messages."""
-    for part in root.walk():
-        if part is not root and part.body > part.start:
-            yield _header_text(data, part)
-        if part.type != b"text":
-            continue
-        octets = decode_body(data[part.body : part.end], part.field(b"content-transfer-encoding") or b"")
-        yield fold(decode(octets, (part.parameter(b"charset") or b"").decode("ascii", "replace")))
-
-
-def _header_values(data: bytes, root: Part, wanted: set[bytes]) -> dict[bytes, list[str]]:
-    """The decoded values of the fields asked for, each decoded once."""
-    found: dict[bytes, list[str]] = {}
-    for field in fields(data, root.start, root.body) if wanted else ():
-        if field.name in wanted:
-            text = fold(decode_words(unfold(data[field.value : field.end])))
-            found.setdefault(field.name, []).append(text)
-    return found

@@ -47,6 +47,7 @@ from lorrainemail.imap.capabilities import capability
 from lorrainemail.imap.deflate import Deflate, Malformed
 from lorrainemail.imap.view import View
 from lorrainemail.interfaces import IAuthenticator, IMailHome, IPrincipal, IServerTls
+from lorrainemail.message.quoting import string
 from lorrainemail.net.flow import Gone, Outflow
 from lorrainemail.net.peers import local_of, peer_of
 from lorrainemail.net.tls import tls_facts
@@ -63,6 +64,8 @@ PRE_LOGIN_TOTAL: Final = 180
 AUTOLOGOUT: Final = 31 * 60
 #: Seconds that a closing connection is given to take its last octets.
 LINGER: Final = 10
+#: Seconds after which, and between which, the progress of a long command is told.
+PROGRESS: Final = 10
 #: Commands in error one after another.
 MAX_ERRORS: Final = 20
 #: Failed logins on one connection.
@@ -82,9 +85,9 @@ _CODES: Final = frozenset(
 )
 
 
-#: Commands during which, given without UID, no message may lose its number.
 #: Commands that speak of messages by number, where they are not given with UID (RFC 9586 §3).
 _NUMBERED: Final = frozenset({"FETCH", "STORE", "SEARCH", "SORT", "THREAD", "COPY", "MOVE"})
+#: Commands during which, given without UID, no message may lose its number.
 _KEEPS_NUMBERS: Final = frozenset({"FETCH", "STORE", "SEARCH", "SORT", "THREAD"})
 
 
@@ -196,6 +199,8 @@ class ImapServer(IMAP4Server):
         self._idling = False
         self._deflate: Deflate | None = None
         self._unpacked = 0
+        self._tag = b""
+        self._said_at = 0.0
         self._line: tuple[int, Deferred[bytes]] | None = None
         self._stream: tuple[int, Callable[[bytes], None], Deferred[None]] | None = None
 
@@ -346,6 +351,18 @@ class ImapServer(IMAP4Server):
         await deferLater(self.shared.clock, 0)
         if self._closed:
             raise Gone()
+
+    def progress(self, done: int, goal: int, more: int = 0) -> None:
+        """A long command is still under way: say so now and then (RFC 9585 §3).
+
+        :param more: added to ``done``.
+        """
+        now = self.shared.clock.seconds()
+        if now - self._said_at >= PROGRESS:
+            self._said_at = now
+            tag = string(self._tag)
+            self.send(b"* OK [INPROGRESS (%b %d %d)] Still at it\r\n" % (tag, min(done + more, goal), goal))
+            self.write_out()
 
     def _may_write(self) -> None:
         if self._idling:
@@ -574,6 +591,7 @@ class ImapServer(IMAP4Server):
             # RFC 3501 §7.4.1: no EXPUNGE while these use sequence numbers
             expunges = uid or command.name not in _KEEPS_NUMBERS
             work = verb.handler(self, command)
+        self._tag, self._said_at = tag, self.shared.clock.seconds()
         try:
             answer = await work
             self._errors = 0

@@ -112,8 +112,3 @@ def decode_body(value: bytes, encoding: bytes) -> bytes:
     if encoding == b"quoted-printable":
         return binascii.a2b_qp(value)
     return value
-
-
-def fold(text: str) -> str:
-    """Text as it is compared in searches: case folded."""
-    return text.lower() if text.isascii() else text.casefold()

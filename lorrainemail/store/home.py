@@ -347,6 +347,10 @@ class LiveHome:
         else:
             self._store.rests(mailbox)
 
+    def index_texts(self, mailbox: Mailbox) -> None:
+        """Take its texts into the text index, in the background."""
+        self._store.indexing.ask(mailbox)
+
     def drop(self, mailbox: Mailbox) -> None:
         """Let its memory go."""
         if self._mailboxes.get(mailbox.number) is mailbox:

@@ -28,9 +28,10 @@ from lorrainemail.interfaces import (
     MessageFacts,
     SortingFacts,
     StoreResult,
+    TextCandidates,
 )
 from lorrainemail.ops.content import Content
-from lorrainemail.store import changes, maildir, sync
+from lorrainemail.store import changes, maildir, sync, texts
 from lorrainemail.store.failures import cannot, from_os, gone, nonexistent, over_quota
 from lorrainemail.store.flags import IN_NAME, Keywords
 from lorrainemail.store.placement import measure
@@ -207,6 +208,23 @@ class Mailbox:
         self, field: Literal["envelope", "references"], words: Sequence[bytes]
     ) -> Deferred[list[int]]:
         return self._slices(lambda: self._home.tree.candidates(self.number, field, words))
+
+    def text_candidates(self, grams: Sequence[str]) -> Deferred[TextCandidates]:
+        wanted = tuple(grams)
+        return self._slices(lambda: texts.candidates(self._home.tree, self.number, wanted))
+
+    def index_texts(self) -> None:
+        self._home.index_texts(self)
+
+    def take_in(self, mark: int) -> Deferred[int]:
+        """Take the next few messages above that UID into the text index; the new mark, 0 for the end."""
+        at = bisect_right(self._uids, mark)
+        wanted = tuple(self._uids[at : at + texts.TAKEN_IN])
+        return self._run(lambda: texts.take_in(self._home.tree, self.number, wanted))
+
+    def examine(self, uids: Sequence[int], work: Callable[[bytes], T]) -> Deferred[dict[int, T | None]]:
+        wanted = tuple(uids)
+        return self._run(lambda: texts.examine(self._home.tree, self.number, wanted, work))
 
     def expunged_since(self, since: int) -> Deferred[list[int] | None]:
         return self._run(lambda: self._home.tree.expunged_since(self.number, since))

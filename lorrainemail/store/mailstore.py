@@ -24,6 +24,7 @@ from lorrainemail.interfaces import Account, ICommitter, IContent, IMailHome, IP
 from lorrainemail.ops.files import SYSTEM, Files
 from lorrainemail.store.failures import OVER_QUOTA
 from lorrainemail.store.home import LiveHome, MailHome
+from lorrainemail.store.indexing import TextIndexing
 from lorrainemail.store.locks import FileLocks
 from lorrainemail.store.mailbox import Mailbox
 from lorrainemail.store.mbox import MboxPlacement
@@ -86,6 +87,7 @@ class MailStore(Service):
         self._flushing: dict[LiveHome, None] = {}
         self._flush_call: IDelayedCall | None = None
         self._kept = 0
+        self.indexing = TextIndexing(reactor)
         self._resting: OrderedDict[Mailbox, IDelayedCall | None] = OrderedDict()
         self._resting_messages = 0
 
@@ -106,6 +108,7 @@ class MailStore(Service):
         if self._flush_call is not None:
             self._flush_call.cancel()
             self._flush_call = None
+        self.indexing.stop()
         for home in (*self._flushing, *self._unflushed):
             home.flush()
         self._flushing, self._unflushed = {}, {}

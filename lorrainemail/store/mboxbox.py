@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
+from lorrainemail.errors import MailError
 from lorrainemail.interfaces import IContent, IMailbox, IMessage, StoreResult
 from lorrainemail.store import mbox, mboxfile
 from lorrainemail.store.changes import flag_bits, retag
@@ -59,6 +60,24 @@ class MboxMailbox(Mailbox):
             return SmallMessage(mboxfile.read(tree, self.number, uid, descriptor))
 
         return self._holding(read)
+
+    def index_texts(self) -> None:
+        """An mbox has no text index: its messages are read one behind the other anyway."""
+
+    def examine(self, uids: Sequence[int], work: Callable[[bytes], T]) -> Deferred[dict[int, T | None]]:
+        wanted = tuple(uids)
+
+        def look(tree: Tree, descriptor: int) -> Generator[None, None, dict[int, T | None]]:
+            yield from ()
+            said: dict[int, T | None] = {}
+            for uid in wanted:
+                try:
+                    said[uid] = work(mboxfile.read(tree, self.number, uid, descriptor))
+                except MailError:
+                    said[uid] = None
+            return said
+
+        return self._holding(look)
 
     def change_flags(
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred, fail, succeed
@@ -32,7 +32,9 @@ from lorrainemail.interfaces import (
     Placed,
     SortingFacts,
     StoreResult,
+    TextCandidates,
 )
+from lorrainemail.message.searchable import message_grams
 from lorrainemail.message.summary import REPLY, UNSURE_ENVELOPE, UNSURE_REFERENCES, summarize
 from lorrainemail.store.failures import (
     OVER_QUOTA,
@@ -45,6 +47,8 @@ from lorrainemail.store.failures import (
 from lorrainemail.store.flags import DELETED, SEEN, Keywords
 from lorrainemail.store.folders import SPECIAL_FOLDERS
 from lorrainemail.store.paths import canonical_name
+
+T = TypeVar("T")
 
 
 @implementer(IContent)
@@ -112,6 +116,7 @@ class MemoryMailbox:
         self.uid_next = 1
         self.highest_modseq = 1
         self.users = 0
+        self.texts_in = 0  # UIDs up to this are in the text index
         self._stored: dict[int, _Stored] = {}
         self._expunged: dict[int, int] = {}
         self._keywords = Keywords()
@@ -188,6 +193,20 @@ class MemoryMailbox:
             if unsure or all(word in text.lower() for word in words):
                 found.append(uid)
         return succeed(found)
+
+    def text_candidates(self, grams: Sequence[str]) -> Deferred[TextCandidates]:
+        found = []
+        for uid, stored in self._stored.items():
+            known = message_grams(stored.data)
+            if uid <= self.texts_in and (known is None or known.issuperset(grams)):
+                found.append(uid)
+        return succeed(TextCandidates(self.texts_in, tuple(found)))
+
+    def index_texts(self) -> None:
+        self.texts_in = self.uid_next - 1
+
+    def examine(self, uids: Sequence[int], work: Callable[[bytes], T]) -> Deferred[dict[int, T | None]]:
+        return succeed({uid: work(self._stored[uid].data) if uid in self._stored else None for uid in uids})
 
     def expunged_since(self, since: int) -> Deferred[list[int] | None]:
         return succeed(sorted(uid for uid, modseq in self._expunged.items() if modseq > since))

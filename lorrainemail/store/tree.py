@@ -37,6 +37,7 @@ from lorrainemail.store.paths import canonical_name, folder_directory
 from lorrainemail.store.reading import SMALL, LargeFile, open_file, read_whole
 
 if TYPE_CHECKING:
+    from lorrainemail.store.fulltext import TextIndex
     from lorrainemail.store.mboxfile import Box
 
 #: Messages summarised at most; of a larger one only so much is looked at.
@@ -119,6 +120,7 @@ class Tree:
         self._run = run
         self._now = now
         self._index: Index | None = None
+        self.texts: TextIndex | None = None  # see lorrainemail.store.texts
         self._made = False
         self.furnished = False
         self.lists: dict[int, tuple[str, ...]] = {}  # of folders looked at in this run, as in the index
@@ -187,6 +189,7 @@ class Tree:
     def batch_failed(self, error: BaseException) -> list[Any]:
         """The index did not take it. Where it is broken, it goes, and open mailboxes end."""
         index, self._index = self._index, None
+        self._close_texts()
         self._changes = []
         self.lists.clear()
         self._usage = None
@@ -208,6 +211,12 @@ class Tree:
                 self._index.give_back()
             self._index.close()
             self._index = None
+        self._close_texts()
+
+    def _close_texts(self) -> None:
+        texts, self.texts = self.texts, None
+        if texts is not None:
+            texts.close()
 
     def make_home(self) -> None:
         """Make the home and its INBOX, durably, at first use."""

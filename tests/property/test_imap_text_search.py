@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorrainemail.grammar.imap_search import SearchKey
-from lorrainemail.imap import search
+from lorrainemail.imap import matching, search
+from lorrainemail.message.collation import fold, plain
+from lorrainemail.message.searchable import grams
 
 _spec = importlib.util.spec_from_file_location(
     "imap_door_for_searches", Path(__file__).parents[1] / "unit" / "imap" / "conftest.py"
@@ -55,9 +57,9 @@ KEYS = st.builds(
 
 @given(st.lists(PIECES, max_size=14).map(b"".join), st.lists(KEYS, min_size=1, max_size=3))
 def test_the_short_way_and_the_whole_way_agree(data: bytes, keys: list[SearchKey]) -> None:
-    short = search.content_answers(keys, data)
-    with mock.patch.object(search, "_surely_not", lambda leaves, octets: []):
-        whole = search.content_answers(keys, data)
+    short = matching.content_answers(keys, data)
+    with mock.patch.object(matching, "_surely_not", lambda leaves, octets: []):
+        whole = matching.content_answers(keys, data)
     assert short == whole
 
 
@@ -116,3 +118,38 @@ def test_what_the_index_rules_out_would_not_have_matched(heads: list[bytes], key
         with mock.patch.object(search, "MIN_NARROWED", bound):
             answers.append(client.say(f'a SEARCH {key} "{needle}"'))
     assert answers[0] == answers[1]
+
+
+@given(
+    st.lists(st.lists(PIECES, max_size=14).map(b"".join), min_size=1, max_size=5),
+    st.sampled_from(
+        ["TEXT", "BODY", "NOT TEXT", "HEADER x-tag", "FUZZY TEXT", "FUZZY HEADER subject", "OR SEEN BODY"]
+    ),
+    st.sampled_from(
+        ["word", "wor", "wo", "word other", "\u00e9word", "WORD", "other", "nowhere", "x.test", "e\u0301"]
+    ),
+    st.integers(0, 5),
+)
+@settings(deadline=None)
+def test_what_the_text_index_rules_out_would_not_have_matched(
+    messages: list[bytes], key: str, needle: str, known: int
+) -> None:
+    door = harness.Door()
+    door.put(*(message + b"\r\n" for message in messages))
+    client = door.selected()
+    answers = []
+    octets = needle.encode()
+    for bound in (0, 1_000_000):
+        door.folder().texts_in = known
+        with mock.patch.object(search, "MIN_INDEXED", bound):
+            answers.append(client.say(b"a SEARCH %b {%d+}\r\n%b\r\n" % (key.encode(), len(octets), octets)))
+    assert answers[0] == answers[1]
+    assert answers[0][-1] == "a OK SEARCH completed"
+
+
+@given(st.text(max_size=40), st.text(max_size=40), st.text(min_size=1, max_size=8))
+def test_a_text_that_holds_another_has_its_grams(before: str, after: str, needle: str) -> None:
+    assert grams(before + needle + after) >= grams(needle)
+    assert fold(needle) in fold(before + needle + after)
+    assert plain(needle) in plain(before + needle + after)
+    assert plain(fold(needle)) == plain(needle)

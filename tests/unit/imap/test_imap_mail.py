@@ -248,6 +248,12 @@ def test_a_message_that_goes_while_it_is_fetched_is_left_out(
     said = client.say("a FETCH 1:2 BODY.PEEK[TEXT]")
     assert said[0].startswith("* 2 FETCH") and said[-1].startswith("a NO [EXPUNGEISSUED]")
     assert client.say("b UID FETCH 1 BODY.PEEK[1]") == ["b OK FETCH completed"]
+    looked = door.folder().examine
+    monkeypatch.setattr(
+        door.folder(),
+        "examine",
+        lambda uids, work: looked(uids, work).addCallback(lambda said: {**said, 1: None}),
+    )
     assert client.say("c SEARCH TEXT group") == ["* SEARCH 2", "c OK SEARCH completed"]
 
 
@@ -613,3 +619,29 @@ def test_long_commands_yield_to_other_sessions(door: Any) -> None:
     assert b"a OK" not in client.transport.value()  # one slice only in this turn
     said = client.read()
     assert len(fetched(said)) == 500 and said[-1] == "a OK FETCH completed"
+
+
+def test_a_long_search_tells_how_far_it_is(door: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    door.put(*([PLAIN] * 45))
+    client = door.selected()
+    looked = door.folder().examine
+
+    def slowly(uids: Any, work: Any) -> Any:
+        door.clock.advance(11)
+        return looked(uids, work)
+
+    monkeypatch.setattr(door.folder(), "examine", slowly)
+    said = client.say("a SEARCH TEXT group")
+    # RFC 9585 §3: the command's tag, how far it is, and of how much
+    assert said[0] == '* OK [INPROGRESS ("a" 0 45)] Still at it'
+    assert said[-1] == "a OK SEARCH completed" and said[-2].startswith("* SEARCH 1 2 3 ")
+
+
+def test_fuzzy_forgives_accents_and_nothing_else(door: Any) -> None:
+    door.put(PLAIN, MULTI)
+    client = door.selected()
+    assert client.say("a SEARCH FUZZY SUBJECT reunion")[0] == "* SEARCH 1"  # RFC 6203 §4
+    assert client.say("b SEARCH FUZZY BODY cafe")[0] == "* SEARCH 2"
+    assert client.say("c SEARCH SUBJECT reunion")[0] == "* SEARCH"
+    assert client.say("d SEARCH FUZZY (SUBJECT reunion BODY line) NOT FUZZY BODY cafe")[0] == "* SEARCH 1"
+    assert client.say("e SEARCH FUZZY")[0].startswith("e BAD")
