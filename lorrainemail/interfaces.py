@@ -479,6 +479,10 @@ class Circumstances:
     dry_run: bool = False
     spoke_early: Callable[[], bool] | None = None
 
+    :ivar pending: what the check wanted before the recipients were known, where they want different things of
+        it: decided at each RCPT.
+    :ivar each: at "data", what each accepted recipient wants done, in order; empty where all want the same.
+    :ivar content: the message as the check changed it, in place of the one that it was asked about.
 
 class IPolicyCheck(Interface):
     """One check of the chain; made by an :class:`IPolicyPlugin`."""
@@ -487,6 +491,9 @@ class IPolicyCheck(Interface):
     stages: frozenset[Stage] = Attribute("when it is asked")
 
     def judge(circumstances: Circumstances) -> Verdict | None | Deferred[Verdict | None]:
+    pending: Action = Action.CONTINUE
+    each: tuple[Action, ...] = ()
+    content: IContent | None = None
         """Its verdict, or None to have no opinion."""
 
 
@@ -496,6 +503,9 @@ class PolicyResources:
 
     :ivar clock: an ``IReactorTime``.
     :ivar resolver: None where the server runs without DNS (the embedded default).
+    :ivar accepted: at "data", the recipients that were accepted.
+    :ivar earlier: at "rcpt" the verdicts on connection, greeting and sender; at "data" those and the verdicts
+        of the checks before this one.
     :ivar hostname: our name. ``hops``: Received fields after which a message loops.
     :ivar in_thread: runs a function in a thread of the server; None where there are none.
     :ivar recipients_per_hour: what an account may send to, 0 for no limit; ``recipients_per_day`` likewise.
@@ -509,13 +519,19 @@ class PolicyResources:
     hops: int = 100
     in_thread: Callable[[Callable[[], Any]], Deferred[Any]] | None = None
     recipients_per_hour: int = 0
+    accepted: tuple[Accepted, ...] = ()
+    earlier: tuple[Verdict, ...] = ()
     recipients_per_day: int = 0
     tell_operator: Callable[[str, str], None] | None = None
     memory: dict[str, object] = attrs.field(factory=dict)
 
 
 class IPolicyPlugin(Interface):
-    """A Twisted plugin (``twisted.plugin``, package ``lorrainemail.plugins``) that makes one check."""
+    """A Twisted plugin (``twisted.plugin``, package ``lorrainemail.plugins``) that makes one check.
+
+    An attribute ``usual`` may give the word that holds for the check where ``[actions]`` has none ("off": it
+    is asked only where somebody wants it).
+    """
 
     name: str = Attribute("the check's word in the configuration")
     timeout: float = Attribute("seconds after which an answer is no longer waited for")
@@ -532,6 +548,13 @@ class IPolicy(Interface):
 
     def judge(
         circumstances: Circumstances,
+    :ivar state: the state directory, where a check may keep files of its own; "" where it may not.
+    :ivar block_lists: DNS lists of bad peers; ``pass_lists`` of good ones.
+    :ivar greylist_wait: seconds that a stranger's first message waits.
+    :ivar messages_per_domain: what may come in the name of one domain in an hour, 0 for no limit.
+    :ivar heard_from: whether an account (its folded address) has mail from a domain; None: not to be asked.
+    :ivar trusted_sealers: domains whose ARC seals are believed.
+    :ivar forwarders: networks and names of servers that forward to an account, by its folded address.
     ) -> tuple[Verdict, ...] | Deferred[tuple[Verdict, ...]]:
         """All verdicts of the stage in order; the last one is DEFER or REFUSE where the chain stopped."""
 
@@ -543,6 +566,14 @@ class IPolicy(Interface):
 class Placed:
     """Where a message went: account key, folder, and a file or offset for people."""
 
+    state: str = ""
+    block_lists: tuple[str, ...] = ()
+    pass_lists: tuple[str, ...] = ()
+    greylist_wait: float = 240.0
+    messages_per_domain: int = 0
+    heard_from: Callable[[str, str], Deferred[bool]] | None = None
+    trusted_sealers: frozenset[str] = frozenset()
+    forwarders: dict[str, tuple[str, ...]] = attrs.field(factory=dict)
     account: str
     folder: str
     where: str

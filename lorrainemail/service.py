@@ -28,7 +28,6 @@ import lorrainemail.plugins
 from lorrainemail.addresses import Address
 from lorrainemail.certs.sources import Sources
 from lorrainemail.certs.store import CertificateStore
-from lorrainemail.config.default import asks_dns_about_senders
 from lorrainemail.config.load import Located, load
 from lorrainemail.config.model import Settings
 from lorrainemail.control.server import ControlFactory
@@ -45,7 +44,6 @@ from lorrainemail.envelope import Door as DoorName
 from lorrainemail.errors import STORAGE_FULL, ConfigurationError, Reply
 from lorrainemail.imap.factory import ImapFactory
 from lorrainemail.intake import Intake
-from lorrainemail.interfaces import PolicyResources
 from lorrainemail.mailauth.keys import KeyRing
 from lorrainemail.mailauth.signing import Signer
 from lorrainemail.message.note import note
@@ -58,12 +56,14 @@ from lorrainemail.ops.content import Content
 from lorrainemail.ops.ids import new_id
 from lorrainemail.ops.stall import StallMonitor
 from lorrainemail.ops.trace import Trace
-from lorrainemail.policy.chain import PolicyChain, build_chain
+from lorrainemail.policy.chain import PolicyChain
+from lorrainemail.policy.heard import Heard
 from lorrainemail.pop3.factory import Pop3Factory
 from lorrainemail.queue.commands import commands as queue_commands
 from lorrainemail.queue.schedule import Schedule
 from lorrainemail.queue.spool import Spool
 from lorrainemail.sasl.passwords import Passwords
+from lorrainemail.setup.policy import make_policy
 from lorrainemail.sasl.portal import Authenticator, make_portal
 from lorrainemail.sasl.throttle import Throttle
 from lorrainemail.setup.first_start import directories
@@ -287,18 +287,16 @@ class Server(Ordered):
         return None if self.committer.writable(octets) is None else STORAGE_FULL
 
     def _policy(self, settings: Settings) -> PolicyChain:
-        resolver = self.resolver if asks_dns_about_senders(settings) else None
-        resources = PolicyResources(
-            self._reactor, resolver, settings.hostname, settings.limits.hops, self._in_thread
+        heard = Heard(self.store, lambda: self.tables.current())
+        return make_policy(
+            settings,
+            self._reactor,
+            self.resolver,
+            self._in_thread,
+            self._tell_operator,
+            self._remembered,
+            heard.heard_from,
         )
-        resources = attrs.evolve(
-            resources,
-            recipients_per_hour=settings.limits.recipients_per_hour,
-            recipients_per_day=settings.limits.recipients_per_day,
-            tell_operator=self._tell_operator,
-            memory=self._remembered,
-        )
-        return build_chain(settings.policy.checks, resources, where=settings.origin("policy", "checks"))
 
     def _tell_operator(self, subject: str, text: str) -> None:
         """A note to the postmaster, like any other mail."""

@@ -63,6 +63,7 @@ LOCAL_RETRY: Final = 60.0
 MAX_VERDICT: Final = 400
 JUNK: Final = "Junk"
 
+#: Who sends spam on is taken for its sender.
 NOT_IN_TIME: Final = Reply(451, "4.3.0", "Not finished in time, try again later")
 
 #: Recipients (and answers) that a log line names.
@@ -392,6 +393,8 @@ class Taking:
         hops = self._transaction.envelope.hops + 1
         results = await self._all(
             [
+        if redirections and _is_junk(self._transaction.verdicts):
+            return False
                 self._means.redirect(one.sender, (one.recipient,), one.content, hops, self.id)
                 for one in redirections
             ]
@@ -426,11 +429,17 @@ class Taking:
 
     def _verdict_field(self) -> bytes:
         """What policy thought of a message that it let pass, for the reader's filters."""
-        told = [
-            f"{verdict.action.name.lower()} {verdict.check} ({verdict.reason})"
-            for verdict in self._transaction.verdicts
-            if verdict.action in (Action.TAG, Action.JUNK)
-        ]
+        verdicts = self._transaction.verdicts
+        for accepted in self._transaction.accepted:
+            if accepted.verdicts:
+                verdicts += accepted.verdicts
+        told = list(
+            dict.fromkeys(
+                f"{verdict.action.name.lower()} {verdict.check} ({verdict.reason})"
+                for verdict in verdicts
+                if verdict.action in (Action.TAG, Action.JUNK)
+            )
+        )
         if not told:
             return b""
         text = "".join(c if " " <= c <= "~" else "?" for c in "; ".join(told))[:MAX_VERDICT]
@@ -720,7 +729,7 @@ class Taking:
 
     def _note_received(self, header: bytes) -> None:
         session, envelope = self._transaction.session, self._transaction.envelope
-        facts: dict[str, object] = {
+        facts: dict[str, Any] = {
             "door": session.door,
             "sender": _shown(envelope.sender),
             "recipients": [r.original or str(r.address) for r in envelope.recipients],
@@ -741,6 +750,11 @@ class Taking:
     def _note_delivered(self, target: _Target, placed: Placed) -> None:
         self._means.trace.event(
             self.id,
+        for accepted in self._transaction.accepted:
+            if accepted.verdicts:
+                whom = accepted.recipient.original or str(accepted.recipient.address)
+                told = [f"{v.check}: {v.action.name} {v.reason}" for v in accepted.verdicts]
+                facts.setdefault("verdicts_for", {})[whom] = told
             "delivered",
             recipient=str(target.recipient.address),
             account=placed.account,

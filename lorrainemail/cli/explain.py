@@ -12,7 +12,7 @@ import argparse
 import json
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from typing import Any, Final
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -20,33 +20,40 @@ from twisted.internet.task import react
 
 import lorrainemail.plugins
 from lorrainemail.addresses import Address, AddressError, parse_address
-from lorrainemail.config.default import asks_dns_about_senders
 from lorrainemail.config.load import load, locate
 from lorrainemail.config.model import Settings
 from lorrainemail.config.values import Wrong, endpoint_port, parse_ip
 from lorrainemail.delivery.hops import NextHops, OurEnds, find_hops
-from lorrainemail.envelope import Door, Recipient, Session
+from lorrainemail.envelope import Door, Envelope, Recipient, Session
 from lorrainemail.errors import MailError, Reply
 from lorrainemail.interfaces import (
+    Accepted,
     Account,
+    Action,
+    Circumstances,
     Expansion,
-    Final,
     IPolicy,
     ITables,
     LocalMailbox,
-    PolicyResources,
     Route,
     Step,
     Verdict,
     later,
 )
+from lorrainemail.interfaces import (
+    Final as FinalRecipient,
+)
 from lorrainemail.net.resolver import Resolver
-from lorrainemail.policy.chain import build_chain
+from lorrainemail.ops.content import Content
+from lorrainemail.setup.policy import make_policy
 from lorrainemail.smtp.acceptance import (
     MayAccept,
+    SenderDecision,
+    for_each,
     judge_recipient,
     judge_sender,
     judge_session,
+    judge_stage,
     stopped,
 )
 from lorrainemail.tables.backend import find_backend
@@ -55,6 +62,9 @@ from lorrainemail.tables.snapshot import Snapshot
 
 #: Who asks where nothing is said: an address of nobody's (RFC 5737 §3).
 STRANGER = "192.0.2.1"
+
+#: Octets of a message that are read.
+MAX_MESSAGE: Final = 100 * 10**6
 
 FindHops = Callable[[Route], Awaitable[NextHops]]
 
@@ -74,6 +84,8 @@ def configure(subparsers: Any) -> None:
     who = parser.add_mutually_exclusive_group()
     who.add_argument("--ip", metavar="IP", help=f"the client's address (default: a stranger's, {STRANGER})")
     who.add_argument("--as", dest="account", metavar="ACCOUNT", help="logged in as that account")
+    parser.add_argument("--helo", metavar="NAME", help="what the client greets with (default: its address)")
+    parser.add_argument("--message", metavar="FILE", help='the message itself; "-" for standard input')
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.set_defaults(run=run)
 
@@ -86,6 +98,8 @@ class Question:
     sender: Address | None
     peer: str
     account: Account | None = None
+    helo: str = ""
+    message: bytes | None = None
 
     @property
     def session(self) -> Session:
@@ -93,7 +107,7 @@ class Question:
         door: Door = "smtp" if self.account is None else "submission"
         greeting = f"[IPv6:{self.peer}]" if ":" in self.peer else f"[{self.peer}]"
         account = "" if self.account is None else self.account.address.key
-        return Session("explain", door, self.peer, helo=greeting, esmtp=True, account=account)
+        return Session("explain", door, self.peer, helo=self.helo or greeting, esmtp=True, account=account)
 
 
 @attrs.frozen(slots=True)
@@ -110,7 +124,7 @@ class Stage:
 class Way:
     """Where one final recipient's copy goes; ``route`` and ``hops`` for those elsewhere."""
 
-    final: Final
+    final: FinalRecipient
     route: Route | None = None
     hops: NextHops | None = None
 
@@ -135,12 +149,14 @@ async def explain(
 ) -> Explanation:
     """Take the question through the server's own decisions, verb by verb."""
     session, stages = question.session, list[Stage]()
+    earlier: tuple[Verdict, ...] = ()
     connected = attrs.evolve(session, helo="", esmtp=False, account="")
     for verb, facts in (("connect", connected), ("helo", session)):
         verdicts = await judge_session(
             "connect" if verb == "connect" else "helo", tables, policy, facts, dry_run=True
         )
         stages.append(Stage(verb, stopped(verdicts), verdicts))
+        earlier += verdicts
         if stages[-1].reply is not None:
             return Explanation(question, tuple(stages))
     try:
@@ -151,6 +167,8 @@ async def explain(
         stages.append(Stage("mail", decision.reply, decision.verdicts, words))
         if decision.reply is not None:
             return Explanation(question, tuple(stages))
+        earlier += decision.verdicts
+        recipient = Recipient(question.recipient, str(question.recipient))
         judged = await judge_recipient(
             tables,
             policy,
@@ -158,20 +176,59 @@ async def explain(
             session,
             question.sender,
             decision.relay,
-            Recipient(question.recipient, str(question.recipient)),
+            recipient,
             dry_run=True,
+            earlier=earlier,
         )
     except MailError as error:  # a backend that does not answer
         stages.append(Stage("rcpt", error.reply, words=error.detail))
         return Explanation(question, tuple(stages))
     stages.append(Stage("rcpt", judged.reply, judged.verdicts))
     ways: list[Way] = []
+    if judged.reply is None and question.message is not None and "data" in policy.stages:
+        accepted = Accepted(recipient, judged.expansion, judged.verdicts)
+        stages.append(await _message(question, question.message, tables, policy, decision, accepted, earlier))
+        if stages[-1].reply is not None:
+            return Explanation(question, tuple(stages), judged.expansion)
     if judged.reply is None:
         ways = [await _way(final, question, tables, find) for final in judged.expansion.finals]
     return Explanation(question, tuple(stages), judged.expansion, tuple(ways))
 
 
-async def _way(final: Final, question: Question, tables: ITables, find: FindHops) -> Way:
+async def _message(
+    question: Question,
+    message: bytes,
+    tables: ITables,
+    policy: IPolicy,
+    decision: SenderDecision,
+    accepted: Accepted,
+    earlier: tuple[Verdict, ...],
+) -> Stage:
+    """The checks of the final dot."""
+    content = Content(message)
+    envelope = Envelope("explain", question.sender, (accepted.recipient,), size=content.size)
+    verdicts = await judge_stage(
+        policy,
+        Circumstances(
+            "data",
+            question.session,
+            tables,
+            question.sender,
+            relay=decision.relay,
+            envelope=envelope,
+            content=content,
+            dry_run=True,
+            accepted=(accepted,),
+            earlier=earlier,
+        ),
+    )
+    reply = stopped(verdicts)
+    (final,) = for_each((accepted,), verdicts)
+    junk = any(one.action is Action.JUNK for one in (*earlier, *verdicts, *final.verdicts))
+    return Stage("data", reply, verdicts, "goes to Junk" if junk and reply is None else "")
+
+
+async def _way(final: FinalRecipient, question: Question, tables: ITables, find: FindHops) -> Way:
     if isinstance(final, LocalMailbox):
         return Way(final)
     route = await later(tables.route(final.address, question.sender))
@@ -202,9 +259,7 @@ def run(arguments: argparse.Namespace) -> int:
             status.append(1)
             return
         resolver = Resolver(reactor, settings.dns.resolvers, settings.dns.trusted)
-        asked = resolver if asks_dns_about_senders(settings) else None
-        resources = PolicyResources(reactor, asked, settings.hostname, settings.limits.hops)
-        policy = build_chain(settings.policy.checks, resources)
+        policy = make_policy(settings, reactor, resolver)
 
         async def find(route: Route) -> NextHops:
             return await find_hops(
@@ -254,7 +309,18 @@ async def ask_what(arguments: argparse.Namespace, tables: ITables) -> Question |
         peer = parse_ip(arguments.ip) if arguments.ip is not None else STRANGER
     except Wrong as error:
         raise AddressError(f"{error.what} ({error.mend})") from None
-    return Question(recipient, sender, peer, account)
+    message = None if arguments.message is None else _read(arguments.message)
+    return Question(recipient, sender, peer, account, arguments.helo or "", message)
+
+
+def _read(path: str) -> bytes:
+    """A message with the line ends of the wire."""
+    if path == "-":
+        octets = sys.stdin.buffer.read(MAX_MESSAGE)
+    else:
+        with open(path, "rb") as file:
+            octets = file.read(MAX_MESSAGE)
+    return b"\r\n".join(octets.replace(b"\r\n", b"\n").split(b"\n"))
 
 
 def _recipient(text: str) -> Address:
@@ -266,7 +332,7 @@ def _recipient(text: str) -> Address:
 
 # -- for people ------------------------------------------------------------------------------------------
 
-_VERBS = {"connect": "connection", "helo": "EHLO", "mail": "MAIL", "rcpt": "RCPT"}
+_VERBS = {"connect": "connection", "helo": "EHLO", "mail": "MAIL", "rcpt": "RCPT", "data": "message"}
 
 
 def as_text(found: Explanation) -> Iterator[str]:
@@ -293,7 +359,10 @@ def as_text(found: Explanation) -> Iterator[str]:
         verb, lasting = _VERBS[found.refusal.verb], found.refusal.reply.permanent
         yield f"Refused at {verb}{'' if lasting else ' for now'}: {found.refusal.reply}"
         return
-    yield "Accepted, unless the message itself is refused at its end (size, loops, content)."
+    if question.message is None:
+        yield "Accepted, unless the message itself is refused at its end (size, loops, content)."
+    else:
+        yield "Accepted."
     for way in found.ways:
         yield ""
         yield from _way_text(way)

@@ -123,6 +123,8 @@ def _received(facts: dict[str, Any]) -> str:
         words += f", Message-ID {facts['message_id']}"
     for verdict in facts.get("verdicts", ()):
         words += f"; {verdict}"
+    for recipient, verdicts in facts.get("verdicts_for", {}).items():
+        words += f"; for {recipient}: {', '.join(verdicts)}"
     return words
 
 

@@ -165,6 +165,9 @@ def load_text(text: str, file: str, state: str) -> Settings:
         file=file,
         lines=lines,
         relay=_with_lines(settings.relay, data.get("relay", {}), lines, "relay"),
+        unknown_users=_with_lines(
+            settings.unknown_users, data.get("unknown_users", {}), lines, "unknown_users"
+        ),
         relay_by_sender=_with_lines(
             settings.relay_by_sender, data.get("relay_by_sender", {}), lines, "relay_by_sender"
         ),

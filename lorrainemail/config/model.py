@@ -329,6 +329,14 @@ class Queue:
         default=4 * HOUR,
         metadata=_doc(
             'age at which our own users are told that a message is late; "0s": never',
+    messages_per_domain: int = attrs.field(
+        default=0,
+        metadata=_doc(
+            "messages that strangers may send in the name of one domain in an hour; 0: no limit",
+            least=0,
+            most=1_000_000,
+        ),
+    )
             unit="duration",
             least=0,
             most=365 * DAY,
@@ -361,7 +369,20 @@ class Queue:
 @attrs.frozen(slots=True)
 class Policy:
     checks: tuple[str, ...] = attrs.field(
-        default=("early_talker", "limits", "account_limits", "helo", "sender_domain", "loops", "mailauth"),
+        default=(
+            "early_talker",
+            "limits",
+            "account_limits",
+            "helo",
+            "reverse_name",
+            "helo_name",
+            "dns_lists",
+            "sender_rates",
+            "sender_domain",
+            "loops",
+            "mailauth",
+            "greylist",
+        ),
         metadata=_doc("the checks, in order; built-in or plugins", kind="word"),
     )
     bare_line_ends: tuple[str, ...] = attrs.field(

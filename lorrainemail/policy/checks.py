@@ -37,6 +37,9 @@ MESSAGES_RATE: Final = 20.0
 MESSAGES_BURST: Final = 600.0
 RECIPIENTS_RATE: Final = 100.0
 RECIPIENTS_BURST: Final = 5000.0
+#: Bounces of what aliases and filters sent on: the only relay right that a stranger has.
+RETURNED_RATE: Final = 0.1
+RETURNED_BURST: Final = 100.0
 
 _DELIVERED_TO = re.compile(rb"^Delivered-To:[ \t]*([^\r\n]+)", re.IGNORECASE | re.MULTILINE)
 
@@ -181,16 +184,20 @@ class Limits:
         self.stages: frozenset[Stage] = frozenset({"mail", "rcpt"})
         self._messages = TokenBuckets(clock, MESSAGES_RATE, MESSAGES_BURST)
         self._recipients = TokenBuckets(clock, RECIPIENTS_RATE, RECIPIENTS_BURST)
+        self._returned = TokenBuckets(clock, RETURNED_RATE, RETURNED_BURST)
 
     def judge(self, circumstances: Circumstances) -> Verdict | None:
         session = circumstances.session
-        if is_loopback(session.peer) or not is_stranger(circumstances):
+        returned = circumstances.expansion is not None and circumstances.expansion.reversed
+        if (is_loopback(session.peer) and not returned) or not is_stranger(circumstances):
             return None
         buckets, what = (
             (self._messages, "messages")
             if circumstances.stage == "mail"
             else (self._recipients, "recipients")
         )
+        if returned:
+            buckets, what = self._returned, "bounces of what was sent on"
         key = network_key(session.peer)
         if not buckets.wait(key) if circumstances.dry_run else buckets.take(key):
             return None

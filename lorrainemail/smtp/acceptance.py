@@ -7,7 +7,7 @@ not answer is a TemporaryError). Nothing is remembered here; a dry run changes n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -22,6 +22,7 @@ from lorrainemail.interfaces import (
     Expansion,
     Final,
     IPolicy,
+    IContent,
     ITables,
     LocalMailbox,
     RelayRight,
@@ -63,6 +64,13 @@ def stopped(verdicts: tuple[Verdict, ...]) -> Reply | None:
 async def judge_stage(policy: IPolicy, circumstances: Circumstances) -> tuple[Verdict, ...]:
     """All verdicts of a stage."""
     verdicts = policy.judge(circumstances)
+def why(verdicts: tuple[Verdict, ...]) -> str:
+    """Which check stopped the mail and its reason, for log and trace; "" where none did."""
+    if stopped(verdicts) is None:
+        return ""
+    return f"{verdicts[-1].check}: {verdicts[-1].reason}"
+
+
     if isinstance(verdicts, Deferred):
         verdicts = await verdicts
     return verdicts
@@ -138,10 +146,12 @@ async def judge_recipient(
 ) -> RecipientDecision:
     """RCPT: is it ours, or may the session relay; does it exist; does a row refuse it; policy; has it room.
 
+    earlier: tuple[Verdict, ...] = (),
     :param size: as declared at MAIL, 0 where unknown.
     """
     expansion = tables.expand(recipient.address)
     if isinstance(expansion, Deferred):
+    :param earlier: the verdicts on connection, greeting and sender.
         expansion = await expansion
     if not expansion.local and not relay.allowed:
         return RecipientDecision(RELAY_DENIED, expansion)
@@ -169,6 +179,7 @@ async def judge_recipient(
         reply = stopped(verdicts)
         if reply is not None:
             return RecipientDecision(reply, expansion, verdicts)
+                earlier=earlier,
     full: Reply | None = None
     for final in expansion.finals:
         full = await _room(may_accept, final, size)
@@ -198,3 +209,21 @@ async def _room(may_accept: MayAccept, final: Final, size: int) -> Reply | None:
         return None
     full = may_accept(final.account, size)
     return await full if isinstance(full, Deferred) else full
+
+
+def for_each(accepted: Sequence[Accepted], verdicts: tuple[Verdict, ...]) -> tuple[Accepted, ...]:
+    """The recipients with what each of them wants done, where the verdicts at the final dot say so."""
+    for verdict in verdicts:
+        if verdict.each:
+            accepted = [
+                attrs.evolve(one, verdicts=(*one.verdicts, attrs.evolve(verdict, action=action, each=())))
+                for one, action in zip(accepted, verdict.each, strict=True)
+            ]
+    return tuple(accepted)
+
+
+def changed(content: IContent, verdicts: tuple[Verdict, ...]) -> IContent:
+    """The message as the last check that changed it left it."""
+    for verdict in verdicts:
+        content = verdict.content or content
+    return content

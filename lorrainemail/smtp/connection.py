@@ -429,6 +429,8 @@ class SmtpConnection(ESMTP):
         if message is not None:
             words.pop("message")
             words.setdefault("sender", str(message.command.sender or ""))
+            if detail:
+                words["reason"] = shown(detail)
             self._door.trace.event(
                 message.id, "refused", verb=self._verb, reply=str(reply), peer=session.peer, **words
             )

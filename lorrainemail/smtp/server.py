@@ -19,10 +19,18 @@ from twisted.internet.defer import Deferred
 from lorrainemail.envelope import Envelope, Recipient
 from lorrainemail.errors import INTERNAL_ERROR, MailError, Reply
 from lorrainemail.grammar.smtp import parse_bdat, parse_mail, parse_rcpt, split_command
-from lorrainemail.interfaces import Accepted, Circumstances, Transaction
+from lorrainemail.interfaces import Accepted, Circumstances, Transaction, Verdict
 from lorrainemail.ops.ids import new_id
 from lorrainemail.smtp import replies
-from lorrainemail.smtp.acceptance import judge_recipient, judge_sender, judge_stage, stopped
+from lorrainemail.smtp.acceptance import (
+    changed,
+    for_each,
+    judge_recipient,
+    judge_sender,
+    judge_stage,
+    stopped,
+    why,
+)
 from lorrainemail.smtp.chunks import ChunkedMessage, ChunkReader
 from lorrainemail.smtp.connection import log
 from lorrainemail.smtp.data import IncomingMessage, MessageReader
@@ -114,7 +122,7 @@ class SmtpServer(SmtpSession):
         relay = self._relay_right(tables, self._session)
         decision = await judge_sender(tables, door.policy, self._session, command.sender, account, relay)
         if decision.reply is not None:
-            self._refuse(decision.reply, message=transaction)
+            self._refuse(decision.reply, why(decision.verdicts), message=transaction)
             return
         transaction.relay = decision.relay
         transaction.verdicts = self._connect_verdicts + self._greeting_verdicts + decision.verdicts
@@ -149,7 +157,7 @@ class SmtpServer(SmtpSession):
             mail.size,
         )
         if decision.reply is not None:
-            self._refuse(decision.reply, recipient=command.address)
+            self._refuse(decision.reply, why(decision.verdicts), recipient=command.address)
             return
         transaction.accepted.append(Accepted(recipient, decision.expansion, decision.verdicts))
         self._say(replies.RECIPIENT_OK)
@@ -159,6 +167,7 @@ class SmtpServer(SmtpSession):
         if argument:
             self._refuse(replies.NO_ARGUMENT)
         elif transaction is None:
+            earlier=transaction.verdicts,
             self._refuse(replies.MAIL_FIRST)
         elif not transaction.accepted:
             # RFC 5321 §3.3, RFC 2920 §3.1.
@@ -262,6 +271,7 @@ class SmtpServer(SmtpSession):
                 transaction.id,
                 mail.sender,
                 tuple([accepted.recipient for accepted in transaction.accepted]),
+        judged: tuple[Verdict, ...] = ()
                 mail.size,
                 mail.body,
                 mail.smtputf8,
@@ -287,23 +297,28 @@ class SmtpServer(SmtpSession):
                 judged = await judge_stage(door.policy, circumstances)
                 reply = stopped(judged)
                 if reply is not None:
-                    return reply
+                    raise (PermanentError if reply.permanent else TemporaryError)(reply, why(judged))
                 verdicts += judged
+            accepted, taken = tuple(transaction.accepted), content
                 if not envelope.sender_verified and any(verdict.verified for verdict in judged):
                     envelope = attrs.evolve(envelope, sender_verified=True)
             ours = principal is not None or transaction.relay.allowed
-            fields = await door.sign(content) if ours and door.sign is not None else b""
+            fields = await door.sign(taken) if ours and door.sign is not None else b""
             return await self._hand_over(
                 Transaction(
                     session,
                     envelope,
-                    tuple(transaction.accepted),
+                    accepted,
+                    accepted=accepted,
+                    earlier=verdicts,
                     tables,
-                    content,
+                    taken,
                     verdicts,
                     ours,
                     fields,
                 )
+                accepted = for_each(accepted, judged)
+                taken = changed(content, judged)
             )
         finally:
             content.close()
@@ -322,6 +337,9 @@ class SmtpServer(SmtpSession):
             self._say(replies.OK)
 
     async def do_VRFY(self, argument: bytes) -> None:
+            for verdict in judged:
+                if verdict.content is not None:
+                    verdict.content.close()
         if not argument:
             self._refuse(replies.MISSING_ARGUMENT)
         elif self._useful():

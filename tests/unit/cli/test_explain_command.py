@@ -76,7 +76,14 @@ def now(coroutine: Any) -> Any:
 
 
 def ask(tables: Snapshot, *words: str) -> Explanation:
-    arguments = {"address": words[0], "sender": None, "ip": None, "account": None}
+    arguments = {
+        "address": words[0],
+        "sender": None,
+        "ip": None,
+        "account": None,
+        "helo": None,
+        "message": None,
+    }
     arguments |= dict(zip(words[1::2], words[2::2], strict=True))
     question = now(ask_what(argparse.Namespace(**arguments), tables))
     policy = build_chain(SETTINGS.policy.checks, PolicyResources(Clock(), Zone(), "mail.x.org"))  # type: ignore[arg-type]

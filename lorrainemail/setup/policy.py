@@ -1,0 +1,56 @@
+"""The policy chain as the configuration wants it: for the server, and as a dry run for ``explain``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from lorrainemail.config.default import asks_dns_about_senders
+from lorrainemail.config.model import Settings
+from lorrainemail.interfaces import IResolver, PolicyResources
+from lorrainemail.policy.chain import PolicyChain, build_chain
+
+
+def make_policy(
+    settings: Settings,
+    reactor: Any,
+    resolver: IResolver,
+    in_thread: Callable[[Callable[[], Any]], Deferred[Any]] | None = None,
+    tell_operator: Callable[[str, str], None] | None = None,
+    memory: dict[str, object] | None = None,
+    heard_from: Callable[[str, str], Deferred[bool]] | None = None,
+) -> PolicyChain:
+    """The chain.
+
+    :param in_thread: None for commands, which have no threads.
+    :raises ConfigurationError: where a check does not exist.
+    """
+    policy, limits = settings.policy, settings.limits
+    resources = PolicyResources(
+        reactor,
+        resolver if asks_dns_about_senders(settings) else None,
+        settings.hostname,
+        limits.hops,
+        in_thread,
+        recipients_per_hour=limits.recipients_per_hour,
+        recipients_per_day=limits.recipients_per_day,
+        tell_operator=tell_operator,
+        memory={} if memory is None else memory,
+        state=settings.state,
+        block_lists=policy.block_lists,
+        pass_lists=policy.pass_lists,
+        greylist_wait=policy.greylist_wait,
+        messages_per_domain=limits.messages_per_domain,
+        heard_from=heard_from,
+        trusted_sealers=frozenset(policy.trusted_sealers),
+        forwarders=settings.forwarders,
+    )
+    return build_chain(
+        policy.checks,
+        resources,
+        where=settings.origin("policy", "checks"),
+        actions=settings.actions,
+        fail_closed=policy.fail_closed,
+    )
