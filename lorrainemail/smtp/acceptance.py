@@ -16,6 +16,7 @@ from lorrainemail.addresses import Address
 from lorrainemail.envelope import Recipient, Session
 from lorrainemail.errors import Reply
 from lorrainemail.interfaces import (
+    Accepted,
     Account,
     Action,
     Circumstances,

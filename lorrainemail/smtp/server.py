@@ -17,7 +17,7 @@ import attrs
 from twisted.internet.defer import Deferred
 
 from lorrainemail.envelope import Envelope, Recipient
-from lorrainemail.errors import INTERNAL_ERROR, MailError, Reply
+from lorrainemail.errors import INTERNAL_ERROR, MailError, PermanentError, Reply, TemporaryError
 from lorrainemail.grammar.smtp import parse_bdat, parse_mail, parse_rcpt, split_command
 from lorrainemail.interfaces import Accepted, Circumstances, Transaction, Verdict
 from lorrainemail.ops.ids import new_id
