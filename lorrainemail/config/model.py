@@ -597,6 +597,10 @@ class Settings:
             table="table of lists",
         ),
     )
+    unknown_users: dict[str, RelayRow] = attrs.field(
+        factory=dict,
+        metadata=_doc("next hops for the unknown users of local domains, by domain"),
+    )
     file: str = ""
     lines: dict[KeyPath, int] = attrs.field(factory=dict, eq=False, repr=False)
 
