@@ -47,9 +47,11 @@ from lorrainemail.interfaces import (
     IStore,
     ITableService,
     ITrace,
+    RemoteMailbox,
     Transaction,
     later,
 )
+from lorrainemail.interfaces import Final as FinalRecipient
 from lorrainemail.ops.ids import new_id
 from lorrainemail.transaction import Means, Taking
 
@@ -211,6 +213,8 @@ class Intake(Service):
             if expansion.refused is not None:
                 refused.append((recipient, expansion.refused.reply))
             else:
+                if kept:  # somebody else's mail, sent on for an account
+                    expansion = attrs.evolve(expansion, finals=tuple(map(_sent_on, expansion.finals)))
                 accepted.append(Accepted(recipient, expansion))
         if kept and refused:
             raise PermanentError(refused[0][1])
@@ -238,3 +242,7 @@ class Intake(Service):
         if reply.temporary:
             raise TemporaryError(reply, "injected mail was not kept")
         return id
+
+
+def _sent_on(final: FinalRecipient) -> FinalRecipient:
+    return attrs.evolve(final, forwarded=True) if isinstance(final, RemoteMailbox) else final

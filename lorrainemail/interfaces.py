@@ -298,12 +298,15 @@ class Expansion:
     :ivar local: the recipient's domain is ours (so no relay right is needed).
     :ivar finals: the final recipients, none twice; empty exactly when ``refused`` is set.
     :ivar notes: branches of aliases of which nothing came (an unknown user, a loop), for explain and log.
+    :ivar reversed: it is an address that we made for somebody else's mail that we sent on: bounces alone may
+        come to it, and go back to him.
     """
 
     local: bool
     finals: tuple[Final, ...] = ()
     refused: Refused | None = None
     notes: tuple[Step, ...] = ()
+    reversed: bool = False
 
 
 TlsRequirement = Literal["none", "opportunistic", "verified"] | str  # or "sha256:<fingerprint>"
@@ -318,6 +321,17 @@ class HopHost:
 
 
 @attrs.frozen(slots=True)
+class Pace:
+    """How a destination is to be treated; 0 for as every other.
+
+    :ivar concurrency: deliveries at once. ``rate``: deliveries a minute.
+    """
+
+    concurrency: int = 0
+    rate: int = 0
+
+
+@attrs.frozen(slots=True)
 class Route:
     """The next hop of a remote recipient.
 
@@ -327,6 +341,8 @@ class Route:
     :ivar credentials: the name in the credentials file, "" for none.
     :ivar pattern: the row that won, "" where none did (so: MX).
     :ivar reasons: how it was chosen, for explain and trace.
+    :ivar source: our addresses to connect from, one of each family; without one the system chooses.
+    :ivar pace: how much of it at once, and how fast.
     """
 
     kind: Literal["mx", "hosts", "reject"]
@@ -339,6 +355,8 @@ class Route:
     pattern: str = ""
     origin: Origin = Origin()
     reasons: tuple[str, ...] = ()
+    source: tuple[str, ...] = ()
+    pace: Pace = Pace()
 
 
 @attrs.frozen(slots=True)
@@ -503,9 +521,6 @@ class PolicyResources:
 
     :ivar clock: an ``IReactorTime``.
     :ivar resolver: None where the server runs without DNS (the embedded default).
-    :ivar accepted: at "data", the recipients that were accepted.
-    :ivar earlier: at "rcpt" the verdicts on connection, greeting and sender; at "data" those and the verdicts
-        of the checks before this one.
     :ivar hostname: our name. ``hops``: Received fields after which a message loops.
     :ivar in_thread: runs a function in a thread of the server; None where there are none.
     :ivar recipients_per_hour: what an account may send to, 0 for no limit; ``recipients_per_day`` likewise.
@@ -519,8 +534,6 @@ class PolicyResources:
     hops: int = 100
     in_thread: Callable[[Callable[[], Any]], Deferred[Any]] | None = None
     recipients_per_hour: int = 0
-    accepted: tuple[Accepted, ...] = ()
-    earlier: tuple[Verdict, ...] = ()
     recipients_per_day: int = 0
     tell_operator: Callable[[str, str], None] | None = None
     memory: dict[str, object] = attrs.field(factory=dict)
@@ -529,6 +542,13 @@ class PolicyResources:
 class IPolicyPlugin(Interface):
     """A Twisted plugin (``twisted.plugin``, package ``lorrainemail.plugins``) that makes one check.
 
+    :ivar state: the state directory, where a check may keep files of its own; "" where it may not.
+    :ivar block_lists: DNS lists of bad peers; ``pass_lists`` of good ones.
+    :ivar greylist_wait: seconds that a stranger's first message waits.
+    :ivar messages_per_domain: what may come in the name of one domain in an hour, 0 for no limit.
+    :ivar heard_from: whether an account (its folded address) has mail from a domain; None: not to be asked.
+    :ivar trusted_sealers: domains whose ARC seals are believed.
+    :ivar forwarders: networks and names of servers that forward to an account, by its folded address.
     An attribute ``usual`` may give the word that holds for the check where ``[actions]`` has none ("off": it
     is asked only where somebody wants it).
     """
@@ -542,6 +562,14 @@ class IPolicyPlugin(Interface):
 
 
 class IPolicy(Interface):
+    state: str = ""
+    block_lists: tuple[str, ...] = ()
+    pass_lists: tuple[str, ...] = ()
+    greylist_wait: float = 240.0
+    messages_per_domain: int = 0
+    heard_from: Callable[[str, str], Deferred[bool]] | None = None
+    trusted_sealers: frozenset[str] = frozenset()
+    forwarders: dict[str, tuple[str, ...]] = attrs.field(factory=dict)
     """The ordered chain."""
 
     stages: frozenset[Stage] = Attribute("the stages at which any check is asked; others may be skipped")
@@ -1006,6 +1034,13 @@ class IAgentPlugin(Interface):
 @attrs.frozen(slots=True)
 class Accepted:
     """A RCPT that was accepted: the recipient, what it expands to, and the verdicts on the way."""
+
+class IPaced(Interface):
+    """A courier whose destinations may have a pace of their own."""
+
+    def pace(destination: str) -> Pace:
+        """How fast a destination, as :meth:`ICourier.destination` named it last, may be served."""
+
 
     recipient: Recipient
     expansion: Expansion

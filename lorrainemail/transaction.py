@@ -64,6 +64,7 @@ MAX_VERDICT: Final = 400
 JUNK: Final = "Junk"
 
 #: Who sends spam on is taken for its sender.
+NOT_SENT_ON: Final = Reply(550, "5.7.1", "Taken for spam, and not sent on to another server")
 NOT_IN_TIME: Final = Reply(451, "4.3.0", "Not finished in time, try again later")
 
 #: Recipients (and answers) that a log line names.
@@ -283,6 +284,8 @@ class Taking:
                     )
                 target = _Target(recipient, mailbox, forwarded, bool(final.path), folder, [group])
                 targets[key] = target
+                if forwarded and to_junk:
+                    target.state, target.reply = REFUSED, NOT_SENT_ON
                 if success is not None:
                     success.targets.append(target)
         planned = list(targets.values())
@@ -390,11 +393,12 @@ class Taking:
 
     async def _redirect(self, redirections: Sequence[Redirection], account: str) -> bool:
         """Send on; whether all of it is safe."""
+        if redirections and _is_junk(self._transaction.verdicts):
+            self._means.trace.event(self.id, "not redirected", recipient=account, reason="taken for spam")
+            return False
         hops = self._transaction.envelope.hops + 1
         results = await self._all(
             [
-        if redirections and _is_junk(self._transaction.verdicts):
-            return False
                 self._means.redirect(one.sender, (one.recipient,), one.content, hops, self.id)
                 for one in redirections
             ]
@@ -670,6 +674,7 @@ class Taking:
             for target in self._targets
             if target.state is REFUSED
             and target.reply is not None
+            and target.reply is not NOT_SENT_ON
             and (self._refused is not None or any(replies[group].positive for group in target.groups))
         ]
         if not fates:

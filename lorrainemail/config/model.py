@@ -53,6 +53,18 @@ class RelayRow:
         default="", metadata=_doc("refuse such recipients with these words", kind="text")
     )
     mx: bool = attrs.field(default=False, metadata=_doc("ask the DNS for the MX, as if no row matched"))
+    source: tuple[str, ...] = attrs.field(
+        default=(),
+        metadata=_doc(
+            "our own addresses to connect from, one IPv4, one IPv6; default: queue.source", kind="ip"
+        ),
+    )
+    concurrency: int = attrs.field(
+        default=0, metadata=_doc("deliveries at once; 0: queue.per_destination", least=0, most=10_000)
+    )
+    rate: int = attrs.field(
+        default=0, metadata=_doc("deliveries a minute at most; 0: no limit", least=0, most=1_000_000)
+    )
     line: int = attrs.field(default=0, eq=False)
 
 
@@ -368,11 +380,37 @@ class Queue:
 
 @attrs.frozen(slots=True)
 class Policy:
+    source: tuple[str, ...] = attrs.field(
+        default=(),
+        metadata=_doc(
+            "our own addresses to connect from, one IPv4, one IPv6; default: as the system chooses", kind="ip"
+        ),
+    )
     checks: tuple[str, ...] = attrs.field(
         default=(
             "early_talker",
             "limits",
             "account_limits",
+@attrs.frozen(slots=True)
+class Forwarding:
+    """Mail of others that aliases and filters send on to other servers."""
+
+    srs: bool = attrs.field(
+        default=True,
+        metadata=_doc(
+            "send it under an address of ours that leads back to its sender (SRS), so that it passes the "
+            "next server's SPF check"
+        ),
+    )
+    srs_domain: str = attrs.field(
+        default="",
+        metadata=_doc(
+            "the domain of such addresses; default: that of the alias, else the first local domain",
+            kind="domain",
+        ),
+    )
+
+
             "helo",
             "reverse_name",
             "helo_name",
@@ -559,6 +597,10 @@ class Settings:
     subaddress: str = attrs.field(
         default="+", metadata=_doc("separators between user and detail", kind="separators")
     )
+    unknown_users: dict[str, RelayRow] = attrs.field(
+        factory=dict,
+        metadata=_doc("next hops for the unknown users of local domains, by domain"),
+    )
     listen: Listen = attrs.field(factory=Listen)
     tls: Tls = attrs.field(factory=Tls)
     auth: Auth = attrs.field(factory=Auth)
@@ -574,6 +616,7 @@ class Settings:
     trace: Trace = attrs.field(factory=Trace)
     dmarc: Dmarc = attrs.field(factory=Dmarc)
     dkim: Dkim = attrs.field(factory=Dkim)
+    forwarding: Forwarding = attrs.field(factory=Forwarding)
     actions: dict[str, dict[str, str]] = attrs.field(
         factory=dict,
         metadata=_doc(
@@ -596,10 +639,6 @@ class Settings:
             kind="forwarders",
             table="table of lists",
         ),
-    )
-    unknown_users: dict[str, RelayRow] = attrs.field(
-        factory=dict,
-        metadata=_doc("next hops for the unknown users of local domains, by domain"),
     )
     file: str = ""
     lines: dict[KeyPath, int] = attrs.field(factory=dict, eq=False, repr=False)

@@ -13,6 +13,7 @@ from typing import Final
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
+from twisted.internet.error import ConnectBindError
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
@@ -39,6 +40,7 @@ class Target:
 
     :ivar host: name for TLS and people; ``address`` and ``port`` to connect to.
     :ivar credentials: user and secret, None for no login.
+    :ivar source: our address to connect from, "" for any.
     """
 
     host: str
@@ -46,6 +48,7 @@ class Target:
     port: int
     tls: TlsRequirement = "opportunistic"
     credentials: tuple[str, str] | None = attrs.field(default=None, repr=False)
+    source: str = ""
 
     def __str__(self) -> str:
         name = "" if self.host == self.address else self.host
@@ -94,7 +97,7 @@ class Sessions:
         self.hostname = hostname
         self._reactor = reactor
         self.client_tls = client_tls
-        self._in_thread = in_thread
+        self.in_thread = in_thread
         self._kept: dict[Target, list[_Kept]] = {}
         self._open: set[Wire] = set()
         self._closed = False
@@ -172,7 +175,7 @@ class Sessions:
 
     async def _begin(self, target: Target, encrypted: bool) -> ClientSession:
         """Connect, greet, encrypt and log in as the target says."""
-        session = ClientSession(await self._connect(target), self.hostname, self._in_thread, self._spill)
+        session = ClientSession(await self._connect(target), self.hostname, self.in_thread, self._spill)
         try:
             await session.greet()
             if encrypted and self.client_tls is not None:
@@ -204,7 +207,8 @@ class Sessions:
         if self._closed:
             raise NoSession(Reply(421, "4.3.2", "the server here is stopping"))
         kind = TCP6ClientEndpoint if ":" in target.address else TCP4ClientEndpoint
-        endpoint = kind(self._reactor, target.address, target.port, CONNECT_TIME)
+        source = (target.source, 0) if target.source else None
+        endpoint = kind(self._reactor, target.address, target.port, CONNECT_TIME, source)
         wire = Wire(self._reactor, lambda: self._open.discard(wire))  # type: ignore[arg-type]
         factory = Factory.forProtocol(lambda: wire)
         factory.noisy = False
@@ -212,6 +216,9 @@ class Sessions:
             await endpoint.connect(factory)
         except CancelledError:
             raise
+        except ConnectBindError:
+            words = f"{target.source} is no address of this machine to connect from"
+            raise NoSession(Reply(451, "4.3.5", words), ours=True) from None
         except Exception as error:  # every way in which a connect fails
             words = str(error).strip().rstrip(".") or type(error).__name__
             raise NoSession(Reply(421, "4.4.1", f"no connection to {target}: {words}"[:300])) from None

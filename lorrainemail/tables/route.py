@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import attrs
+
 from lorrainemail.addresses import Address
 from lorrainemail.config.values import split_port
 from lorrainemail.errors import Reply
-from lorrainemail.interfaces import HopHost, Route
+from lorrainemail.interfaces import HopHost, Pace, Route
 from lorrainemail.tables.rules import RouteRow
 
 #: The pattern of the null reverse-path in ``[relay_by_sender]``.
@@ -48,17 +50,38 @@ def route(
     recipient: Address,
     sender: Address | None,
     local: bool,
+    unknown_users: Mapping[str, RouteRow] | None = None,
+    source: tuple[str, ...] = (),
 ) -> Route:
     """Decide.
 
     :param by_recipient: rows of ``[relay]``, at least those among ``patterns_of(recipient)``.
     :param by_sender: likewise of ``[relay_by_sender]``; tried first, but where a recipient's row refuses.
     :param local: the recipient's domain is delivered here: then only a row for exactly that address counts.
+    :param unknown_users: rows of ``[unknown_users]``, for addresses of a local domain without one.
+    :param source: our addresses to connect from, where the row names none.
     """
+    found = _decide(by_recipient, by_sender, recipient, sender, local, unknown_users or {})
+    return found if found.source or not source else attrs.evolve(found, source=source)
+
+
+def _decide(
+    by_recipient: Mapping[str, RouteRow],
+    by_sender: Mapping[str, RouteRow],
+    recipient: Address,
+    sender: Address | None,
+    local: bool,
+    unknown_users: Mapping[str, RouteRow],
+) -> Route:
     reasons: list[str] = []
     if local:
         reasons.append(f"{recipient.domain} is a local domain: only a row for the whole address counts")
         found = by_recipient.get(recipient.key)
+        passed_on = best(unknown_users, patterns_of(recipient)[1:])
+        if found is None and passed_on is not None:
+            row = f'unknown_users."{passed_on.pattern}" ({passed_on.origin})'
+            reasons.append(f"{row} says where its users are that are not here")
+            return _by_row(passed_on, recipient, reasons)
     else:
         refusing = best(by_recipient, patterns_of(recipient))
         found = best(by_sender, patterns_of(sender))
@@ -101,4 +124,6 @@ def _by_row(found: RouteRow, recipient: Address, reasons: Sequence[str]) -> Rout
         pattern=found.pattern,
         origin=found.origin,
         reasons=tuple(reasons),
+        source=row.source,
+        pace=Pace(row.concurrency, row.rate),
     )

@@ -6,7 +6,7 @@ answer at once where the backend is in memory, and what a recipient comes to is 
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Final, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -93,7 +93,7 @@ class Snapshot:
         if known is not None:
             return known
         found = now_or_later(expand(self.tables, self.rules, address))
-        if self.tables.steady and isinstance(found, Expansion):
+        if self.tables.steady and isinstance(found, Expansion) and not found.reversed:
             if len(self._expansions) >= MAX_REMEMBERED:
                 self._expansions.clear()
             self._expansions[address] = found
@@ -136,8 +136,38 @@ class Snapshot:
             return True
         if f"@{address.domain}" in account.may_send_as:
             return True
+            self.rules.unknown_users,
+            self.rules.source,
         expansion = self.expand(address)
         if isinstance(expansion, Deferred):
+    def return_path(
+        self, sender: Address, original: str, in_thread: Callable[[Callable[[], Any]], Deferred[Any]]
+    ) -> Deferred[Address]:
+        return Deferred.fromCoroutine(self._return_path(sender, original, in_thread))
+
+    async def _return_path(
+        self, sender: Address, original: str, in_thread: Callable[[Callable[[], Any]], Deferred[Any]]
+    ) -> Address:
+        srs = self.rules.srs
+        if srs is None or not sender.domain or await later(self.is_local(sender.domain)):
+            return sender
+        ours = self.rules.srs_domain
+        if not ours:
+            # The domain whose mail it is has its SPF record name this server, if any has.
+            ours = original.rpartition("@")[2].lower()
+            if not ours or not await later(self.is_local(ours)):
+                ours = next((row.name for row in self.local_domains()), "")
+        if not ours:
+            return sender
+        if not srs.ready:
+            await in_thread(srs.prepare)
+        return srs.forward(sender, ours) or sender
+
+    def local_domains(self) -> Iterator[DomainRow]:
+        """Local domains, the configuration's first."""
+        for rows in (self.rules.domains.values(), self.tables.domains.domains()):
+            yield from (row for row in rows if row.kind == "local")
+
             return expansion.addCallback(_leads_to, account)
         return _leads_to(expansion, account)
 
