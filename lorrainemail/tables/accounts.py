@@ -18,7 +18,7 @@ import attrs
 
 from lorrainemail.addresses import Address, AddressError, parse_address
 from lorrainemail.errors import Problem
-from lorrainemail.interfaces import Account, Credential, Origin
+from lorrainemail.interfaces import Account, Credential, Origin, SystemUser
 
 #: Longest line; a row with a dozen credentials has about 2 KiB.
 MAX_LINE: Final = 64 * 2**10
@@ -35,7 +35,7 @@ Format = Literal["maildir", "mbox"]
 class AccountLine:
     """One line as it stands in the file.
 
-    :ivar fields: uid, gid, gecos, home, shell: kept for Dovecot, not used.
+    :ivar fields: uid, gid, gecos, home, shell: kept for Dovecot; uid and home tell a user of this machine.
     :ivar extras: words of the last field, in order.
     """
 
@@ -149,15 +149,26 @@ def _account(text: str, origin: Origin) -> AccountRow:
         address=address,
         enabled=all(value in ("n", "no") for value in line.extra("nologin")),
         format=kept or "maildir",
-        credentials=tuple(_credentials(line)),
+        credentials=credentials_of(line),
         quota=quota,
         quota_messages=messages,
         may_send_as=tuple(
             _send_as(word) for value in line.extra("send_as") for word in value.split(",") if word
         ),
         origin=origin,
+        system=_system(line),
     )
     return AccountRow(account, kept)
+
+
+def _system(line: AccountLine) -> SystemUser | None:
+    """The user of this machine that a row with uid and home means; root is nobody's mailbox."""
+    uid, home = line.fields[0], line.fields[3]
+    if not (uid.isascii() and uid.isdigit() and len(uid) <= 10 and int(uid)):
+        return None
+    if not home.startswith("/") or not home.isprintable() or ".." in home.split("/"):
+        return None
+    return SystemUser(int(uid), home.rstrip("/") or "/")
 
 
 def account_address(user: str) -> Address:
@@ -168,6 +179,14 @@ def account_address(user: str) -> Address:
         return parse_address(user)
     except AddressError as error:
         raise ValueError(f'"{user}": {error}; write user@domain') from None
+
+
+def credentials_of(line: AccountLine) -> tuple[Credential, ...]:
+    """The credentials of a row, in order.
+
+    :raises ValueError: where one is malformed.
+    """
+    return tuple(_credentials(line))
 
 
 def _credentials(line: AccountLine) -> Iterator[Credential]:

@@ -1,10 +1,9 @@
-"""The ``aliases`` file: aliases(5) with whole addresses as keys too.
+"""aliases(5) files: those of Sendmail and Postfix as they are, and ours with whole addresses as keys too.
 
 ``name: target, target``; a line that begins with white space goes on with the one before; ``#`` begins a
-comment line; names and targets may be quoted. A key is a bare user (of any local domain), ``user@domain``, or
-``@domain`` for all else of a domain. A target is an address, a bare user, ``\\user`` (no further alias),
-``@domain`` (the same user there); ``|command``, ``/file`` and ``:include:file`` are understood but not
-delivered to. Pure. Called by the file backend.
+comment line; names and targets may be quoted. A key is a bare user (of any local domain), ``user@domain``,
+either of them with one ``*`` (any characters), or ``@domain`` for all else of a domain. What a target may be
+is told in :mod:`lorrainemail.tables.targets`. Pure. Called by the file backend.
 """
 
 from __future__ import annotations
@@ -13,62 +12,64 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from lorrainemail.addresses import (
-    Address,
-    AddressError,
-    fold_local,
-    normalise_domain,
-    parse_address,
-)
+from lorrainemail.addresses import AddressError, fold_local, normalise_domain, parse_address
 from lorrainemail.errors import Problem
 from lorrainemail.interfaces import Origin
-from lorrainemail.tables.backend import AliasRow, AliasTarget
+from lorrainemail.ops.commandline import words_of
+from lorrainemail.tables.backend import AliasRow
+from lorrainemail.tables.targets import parse_targets, unquoted
 
 #: Longest entry with its continuation lines.
 MAX_ENTRY: Final = 2**20
-#: Targets of one alias; a larger list is a mailing list.
-MAX_TARGETS: Final = 5000
 
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
-_PLAIN = re.compile(r'[^,\s"]+')
-_SPACE = re.compile(r"\s*")
 _KEY_END = re.compile(r"\s*:")
 
 
 def parse_aliases(text: str, file: str) -> tuple[list[AliasRow], list[Problem], list[Problem]]:
-    """All rows in order, every problem, and warnings (duplicates; targets that are not delivered to)."""
+    """All rows in order, every problem, and warnings (duplicates; commands that cannot be run)."""
     rows: list[AliasRow] = []
     problems: list[Problem] = []
-    warnings: list[Problem] = []
-    lines: dict[str, int] = {}
-    for number, entry in _entries(text):
+    for number, entry in entries(text):
         try:
-            row = _row(entry, Origin(file, number))
+            rows.append(_row(entry, Origin(file, number)))
         except ValueError as error:
             what, _, mend = str(error).partition("; ")
             problems.append(Problem(file, number, what, mend))
-            continue
-        if row.key in lines:
-            what = f'the alias "{row.key}" stands on line {lines[row.key]} already; this one is not used'
-            warnings.append(Problem(file, number, what, "put all its targets into one of them"))
-            continue
-        lines[row.key] = number
-        rows.append(row)
-        warnings.extend(_undeliverable(row))
-    return rows, problems, warnings
+    kept, warnings = without_duplicates(rows)
+    for row in kept:
+        warnings.extend(not_runnable(row))
+    return kept, problems, warnings
 
 
-def _undeliverable(row: AliasRow) -> Iterator[Problem]:
-    words = {"command": "a command", "file": "a file", "include": "an included list"}
+def without_duplicates(rows: list[AliasRow]) -> tuple[list[AliasRow], list[Problem]]:
+    """The first row of each key, and a warning for every other one."""
+    first: dict[str, AliasRow] = {}
+    warnings: list[Problem] = []
+    for row in rows:
+        before = first.setdefault(row.key, row)
+        if before is not row:
+            line = before.origin.line
+            where = f"on line {line}" if before.origin.file == row.origin.file else f"in {before.origin}"
+            what = f'the alias "{row.key}" stands {where} already; this one is not used'
+            mend = "put all its targets into one of them"
+            warnings.append(Problem(row.origin.file, row.origin.line, what, mend))
+    return list(first.values()), warnings
+
+
+def not_runnable(row: AliasRow) -> Iterator[Problem]:
+    """Commands of a row that only a shell would understand."""
     for target in row.targets:
-        if target.kind in words:
-            what = (
-                f'the alias "{row.key}" leads to {words[target.kind]} ({target.text}), which is not supported'
-            )
-            yield Problem(row.origin.file, row.origin.line, what, "name addresses instead")
+        if target.kind == "command":
+            try:
+                words_of(target.text[1:])
+            except ValueError as error:
+                what, _, mend = str(error).partition("; ")
+                place = target.origin or row.origin
+                yield Problem(place.file, place.line, f'the alias "{row.key}": {what}', mend)
 
 
-def _entries(text: str) -> Iterator[tuple[int, str]]:
+def entries(text: str) -> Iterator[tuple[int, str]]:
     """Logical lines with the number of their first line."""
     first, pieces = 0, list[str]()
     for number, line in enumerate(text.split("\n"), 1):
@@ -91,15 +92,15 @@ def _row(entry: str, origin: Origin) -> AliasRow:
             f"the alias is longer than {MAX_ENTRY} characters; a list of that size needs its own place"
         )
     quoted = _QUOTED.match(entry)
-    if quoted and _KEY_END.match(entry, quoted.end()):
-        name, rest = _unquoted(quoted.group(1)), entry[_KEY_END.match(entry, quoted.end()).end() :]  # type: ignore[union-attr]
+    if quoted and (end := _KEY_END.match(entry, quoted.end())):
+        name, rest = unquoted(quoted.group(1)), entry[end.end() :]
         key = fold_local(name)
     else:
         name, colon, rest = _split_key(entry)
         if not colon:
             raise ValueError("no colon after the name; write name: target, target")
-        key = _key(name)
-    targets = tuple(_target(word, was_quoted) for word, was_quoted in _words(rest))
+        key = parse_key(name)
+    targets = parse_targets(rest)
     if not targets:
         raise ValueError(f'the alias "{name}" has no target; write name: target, target')
     return AliasRow(key, targets, origin)
@@ -120,78 +121,22 @@ def _split_key(entry: str) -> tuple[str, str, str]:
     return entry, "", ""
 
 
-def _key(name: str) -> str:
+def parse_key(name: str) -> str:
+    """A name in the form in which rows are looked up.
+
+    :raises ValueError: where it is none.
+    """
     try:
         if name.startswith("@"):
             return "@" + normalise_domain(name[1:])
-        if "@" in name:
-            return parse_address(name).key
-        return fold_local(parse_address(name + "@x.invalid").local)
+        bare = "@" not in name
+        parsed = parse_address(name + "@x.invalid" if bare else name)
+        key = fold_local(parsed.local) if bare else parsed.key
     except AddressError as error:
         raise ValueError(f'"{name}": {error}; a name is user, user@domain or @domain') from None
-
-
-def _words(text: str) -> Iterator[tuple[str, bool]]:
-    """Targets between commas, and whether each was quoted as a whole."""
-    at, count = _SPACE.match(text).end(), 0  # type: ignore[union-attr]
-    while at < len(text):
-        quoted = _QUOTED.match(text, at)
-        if text[at] == ",":
-            at += 1
-        elif quoted is not None and text[quoted.end() : quoted.end() + 1] != "@":
-            yield _unquoted(quoted.group(1)), True
-            at = quoted.end()
-            at = _after_target(text, at)
-        else:
-            end = quoted.end() if quoted else at
-            plain = _PLAIN.match(text, end)
-            if plain is None:
-                raise ValueError("a quotation mark is not closed; close it")
-            yield text[at : plain.end()], False
-            at = _after_target(text, plain.end())
-        at = _SPACE.match(text, at).end()  # type: ignore[union-attr]
-        count += 1
-        if count > 2 * MAX_TARGETS:
-            raise ValueError(f"more than {MAX_TARGETS} targets; split the list")
-
-
-def _after_target(text: str, at: int) -> int:
-    end = _SPACE.match(text, at).end()  # type: ignore[union-attr]
-    if end < len(text) and text[end] != ",":
-        if text[end] == "#":
-            raise ValueError("a comment after a target; put it on a line of its own")
-        raise ValueError(f'"{text[end : end + 40]}" follows without a comma; part targets by commas')
-    return end
-
-
-def _unquoted(text: str) -> str:
-    return re.sub(r"\\(.)", r"\1", text)
-
-
-def _target(word: str, quoted: bool) -> AliasTarget:
-    if word.startswith("|"):
-        return AliasTarget("command", word)
-    if word.startswith("/"):
-        return AliasTarget("file", word)
-    if word.lower().startswith(":include:"):
-        return AliasTarget("include", word)
-    if word.startswith(":"):
-        raise ValueError(f'"{word}" is no target; write an address')
-    try:
-        if word.startswith("@"):
-            return AliasTarget("domain", word, Address("", normalise_domain(word[1:])))
-        if word.startswith("\\"):
-            return AliasTarget("mailbox", word, _bare(word[1:]))
-        if quoted and "@" not in word:
-            if not word.isprintable():
-                raise ValueError("a name has a control character; remove it")
-            return AliasTarget("user", word, Address(word, ""))
-        if "@" in word:
-            return AliasTarget("address", word, parse_address(word))
-        return AliasTarget("user", word, _bare(word))
-    except AddressError as error:
-        raise ValueError(f'"{word}": {error}; write user or user@domain') from None
-
-
-def _bare(word: str) -> Address:
-    return Address(parse_address(word + "@x.invalid").local, "")
+    local = key.rpartition("@")[0] or key
+    if "*" in local and (local.count("*") > 1 or not (local.startswith("*") or local.endswith("*"))):
+        raise ValueError(f'"{name}": a star stands alone, first or last in a name; write sales-*@x.org')
+    if local == "*":
+        raise ValueError(f'"{name}": everybody is written without a star; write @domain')
+    return key

@@ -7,7 +7,7 @@ one that fails raises :class:`lorrainemail.errors.TemporaryError` and never answ
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Literal
 
@@ -18,7 +18,7 @@ from zope.interface import Attribute, Interface
 
 from lorrainemail.addresses import Address
 from lorrainemail.config.model import RelayRow
-from lorrainemail.errors import ConfigurationError, Problem
+from lorrainemail.errors import ConfigurationError, Problem, Reply
 from lorrainemail.interfaces import Account, ITableBackend, Origin
 from lorrainemail.tables.rules import DomainRow, NetworkRow, RouteRow, Rules
 
@@ -46,24 +46,34 @@ class AliasTarget:
     """One target of an alias.
 
     :ivar kind: "address" (a whole address), "user" (a bare name), "mailbox" (``\\name``: no further alias),
-        "domain" (``@domain``: the same user there), or what cannot be delivered to yet: "command", "file",
-        "include".
+        "domain" (``@domain``: the same user there), "command", "file", "include" (a list), "template" (an
+        address with Sendmail's %1), "reply" (those who write there are told so).
     :ivar text: as written, for people.
     :ivar address: for "address"; its local part for "user" and "mailbox", its domain for "domain".
+    :ivar origin: where it stands, for targets of a list.
     """
 
-    kind: Literal["address", "user", "mailbox", "domain", "command", "file", "include"]
+    kind: Literal["address", "user", "mailbox", "domain", "command", "file", "include", "template", "reply"]
     text: str
     address: Address | None = None
+    origin: Origin | None = None
+    reply: Reply | None = None
 
 
 @attrs.frozen(slots=True)
 class AliasRow:
-    """One alias: ``user@domain``, ``@domain`` (all else of a domain), or a bare user of any local domain."""
+    """One alias: ``user@domain``, ``@domain`` (all else of a domain), or a bare user of any local domain; the
+    user may begin or end with ``*``.
+
+    :ivar kind: "virtual" for rows of virtual(5) files, in which details go along with the address.
+    :ivar trusted: nobody but root and the server can have written it: it may lead to commands and files.
+    """
 
     key: str
     targets: tuple[AliasTarget, ...]
     origin: Origin = attrs.field(factory=Origin)
+    kind: Literal["local", "virtual"] = "local"
+    trusted: bool = False
 
 
 class IDomainTable(Interface):
@@ -96,7 +106,7 @@ class IAliasTable(Interface):
     """Aliases."""
 
     def alias(key: str) -> AliasRow | None | Deferred[AliasRow | None]:
-        """The row of exactly that key."""
+        """The row of exactly that key, without a ``*``."""
 
     def aliases() -> Iterable[AliasRow]:
         """All rows, for check."""
@@ -131,6 +141,8 @@ class TableSet:
     :ivar steady: every lookup answers at once and the same for as long as the set lives, so that results may
         be kept.
     :ivar secrets: user and secret by name, for next hops that ask for a login.
+    :ivar wildcards: aliases whose user has a ``*``: the best for a folded local part and a domain.
+    :ivar lists: the targets of each ``:include:`` file that aliases name; None where it cannot be read.
     """
 
     domains: IDomainTable
@@ -140,6 +152,8 @@ class TableSet:
     routes: IRelayRouteTable
     steady: bool = False
     secrets: Mapping[str, tuple[str, str]] = attrs.field(factory=dict, repr=False)
+    wildcards: Callable[[str, str], AliasRow | None] | None = None
+    lists: Mapping[str, tuple[AliasTarget, ...] | None] = attrs.field(factory=dict)
 
 
 class ITableSource(Interface):

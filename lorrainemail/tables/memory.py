@@ -15,6 +15,7 @@ from lorrainemail.addresses import fold_local
 from lorrainemail.interfaces import Account
 from lorrainemail.tables.backend import (
     AliasRow,
+    AliasTarget,
     DomainRow,
     IAccountTable,
     IAliasTable,
@@ -92,6 +93,31 @@ class MemoryAliases:
         return self._rows.values()
 
 
+class Wildcards:
+    """Aliases whose user begins or ends with a ``*``; the one with the longest fixed part is the best."""
+
+    def __init__(self, rows: Iterable[AliasRow]) -> None:
+        self._prefixes: dict[tuple[str, str], AliasRow] = {}
+        self._suffixes: dict[tuple[str, str], AliasRow] = {}
+        for row in rows:
+            local, at, domain = row.key.rpartition("@")
+            local, domain = (local, domain) if at else (row.key, "")
+            table, fixed = (
+                (self._prefixes, local[:-1]) if local.endswith("*") else (self._suffixes, local[1:])
+            )
+            table.setdefault((fixed, domain), row)
+
+    def best(self, local: str, domain: str) -> AliasRow | None:
+        """For a folded local part; a row of that domain comes before one of any."""
+        for where in (domain, ""):
+            for length in range(len(local), 0, -1):
+                row = self._prefixes.get((local[:length], where))
+                row = row or self._suffixes.get((local[-length:], where))
+                if row is not None:
+                    return row
+        return None
+
+
 @implementer(IRelayNetworkTable)
 class MemoryNetworks:
     """Networks by length and number: a lookup costs one dictionary for each length in use."""
@@ -148,8 +174,11 @@ def memory_set(
     accounts: Iterable[Account] = (),
     aliases: Iterable[AliasRow] = (),
     secrets: Mapping[str, tuple[str, str]] | None = None,
+    lists: Mapping[str, tuple[AliasTarget, ...] | None] | None = None,
 ) -> TableSet:
     """A table set of these rows."""
+    aliases = list(aliases)
+    wild = [row for row in aliases if "*" in row.key]
     return TableSet(
         MemoryDomains(domains),
         MemoryAccounts(accounts),
@@ -158,4 +187,6 @@ def memory_set(
         MemoryRoutes(),
         steady=True,
         secrets=secrets or {},
+        wildcards=Wildcards(wild).best if wild else None,
+        lists=lists or {},
     )

@@ -182,7 +182,7 @@ def _alias(snapshot: Snapshot, row: AliasRow, domains: dict[str, DomainRow]) -> 
     if not isinstance(expansion, Expansion):
         return
     for note in expansion.notes:
-        if "not supported" in note.what:
+        if "others than the operator" in note.what or "left out, the " in note.what:
             continue  # named by the backend already
         what = f"the alias {row.key}: {note.what}"
         yield finding("broken", row.origin, what, "mend or take out this target")
@@ -205,6 +205,8 @@ def _accounts(snapshot: Snapshot, domains: dict[str, DomainRow]) -> Iterator[Fin
         expansion = snapshot.expand(address)
         if not isinstance(expansion, Expansion):
             continue
+        if snapshot.delivery(address) is not None or (account.system and snapshot.rules.aliases.user_files):
+            continue  # a row or its user's own file says where its mail goes
         if not any(isinstance(f, LocalMailbox) and f.account is account for f in expansion.finals):
             why = next(
                 (s for f in expansion.finals for s in f.path if "→" in s.what or "elsewhere" in s.what), None

@@ -6,14 +6,16 @@ Made by :func:`Rules.of` from the settings at start and at each reload; frozen. 
 from __future__ import annotations
 
 import ipaddress
+import os
 from collections.abc import Mapping
 from typing import Literal
 
 import attrs
 
-from lorrainemail.config.model import RelayRow, Settings
+from lorrainemail.config.model import Aliases, RelayRow, Settings
 from lorrainemail.config.values import Network
-from lorrainemail.interfaces import Origin
+from lorrainemail.interfaces import DeliveryRow, Origin
+from lorrainemail.tables.srs import Srs
 
 RouteTable = Literal["relay", "relay_by_sender"]
 
@@ -51,6 +53,12 @@ class Rules:
     :ivar hostname: the server's own name.
     :ivar domains: by normalised name, local domains first, in the order of the file.
     :ivar format: how mail of an account without a word of its own is kept.
+    :ivar deliver: rows by pattern. ``aliases``: further files, and what aliases may lead to.
+    :ivar helper: whether commands can be run as the user in whose file they stand.
+    :ivar unknown_users: by domain or pattern, where its users go that we do not know.
+    :ivar source: our addresses to connect from, where a row names none.
+    :ivar srs: rewrites the senders of mail that is sent on, None where that is off; ``srs_domain``: to
+        addresses in that domain, "" for the alias's own.
     """
 
     domains: Mapping[str, DomainRow] = attrs.field(factory=dict)
@@ -61,6 +69,13 @@ class Rules:
     format: Literal["maildir", "mbox"] = "maildir"
     mbox_domains: frozenset[str] = frozenset()
     hostname: str = ""
+    unknown_users: Mapping[str, RouteRow] = attrs.field(factory=dict)
+    source: tuple[str, ...] = ()
+    srs: Srs | None = None
+    srs_domain: str = ""
+    deliver: Mapping[str, DeliveryRow] = attrs.field(factory=dict)
+    aliases: Aliases = attrs.field(factory=Aliases)
+    helper: bool = False
 
     @classmethod
     def of(cls, settings: Settings) -> Rules:
@@ -82,6 +97,18 @@ class Rules:
             format=settings.store.format,
             mbox_domains=frozenset(settings.store.mbox_domains),
             hostname=settings.hostname.lower(),
+            deliver={
+                pattern: DeliveryRow(
+                    pattern, row.courier, row.argument, row.accounts, row.tls, Origin(settings.file, row.line)
+                )
+                for pattern, row in settings.deliver.items()
+            },
+            aliases=settings.aliases,
+            helper=bool(settings.commands.helper),
+            unknown_users=_routes(settings.unknown_users, settings.file),
+            source=settings.queue.source,
+            srs=Srs(os.path.join(settings.state, "srs.keys")) if settings.forwarding.srs else None,
+            srs_domain=settings.forwarding.srs_domain,
         )
 
     def format_of(self, domain: str) -> Literal["maildir", "mbox"]:

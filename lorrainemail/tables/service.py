@@ -62,7 +62,7 @@ class TableService(Service):
         self._listeners: list[Callable[[], None]] = []
         self._alarms: tuple[Problem, ...] = ()
         self._tables = source.load(rules)
-        self._snapshot = Snapshot(self._tables, rules)
+        self._snapshot = Snapshot(self._tables, rules, in_thread)
         self._lock = DeferredLock()
         self._notes = DeferredLock()
         self._interval = interval
@@ -140,7 +140,7 @@ class TableService(Service):
         if tables is self._tables and rules is self._rules:
             return
         self._tables, self._rules = tables, rules
-        self._snapshot = Snapshot(tables, rules)
+        self._snapshot = Snapshot(tables, rules, self._in_thread)
         self._log.info("tables loaded")
         for listener in self._listeners:
             try:

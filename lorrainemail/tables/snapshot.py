@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Final, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, execute
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -17,6 +17,7 @@ from lorrainemail.addresses import Address, AddressError, fold_local, parse_addr
 from lorrainemail.envelope import Session
 from lorrainemail.interfaces import (
     Account,
+    DeliveryRow,
     Expansion,
     ITables,
     LocalMailbox,
@@ -25,7 +26,7 @@ from lorrainemail.interfaces import (
     later,
 )
 from lorrainemail.tables.backend import TableSet
-from lorrainemail.tables.expand import domain_row, expand
+from lorrainemail.tables.expand import InThread, delivery_row, domain_row, expand
 from lorrainemail.tables.memory import MemoryNetworks
 from lorrainemail.tables.route import patterns_of, route
 from lorrainemail.tables.rules import DomainRow, Rules
@@ -57,11 +58,14 @@ def now_or_later(work: Coroutine[Deferred[Any], Any, T]) -> T | Deferred[T]:
 class Snapshot:
     """All tables of one moment."""
 
-    def __init__(self, tables: TableSet, rules: Rules) -> None:
+    def __init__(self, tables: TableSet, rules: Rules, in_thread: InThread = execute) -> None:
+        """:param in_thread: runs what reads users' own files; by default in the caller's own thread."""
         self.tables = tables
         self.rules = rules
+        self._in_thread = in_thread
         self._networks = MemoryNetworks(rules.networks)
         self._expansions: dict[Address, Expansion] = {}
+        self._of_every: dict[Callable[[Account], bool], bool] = {}
 
     def is_local(self, domain: str) -> bool | Deferred[bool]:
         row = self.rules.domains.get(domain)
@@ -88,12 +92,20 @@ class Snapshot:
             return found.addCallback(_only)
         return _only(found)
 
+    def every_account(self, test: Callable[[Account], bool]) -> bool:
+        known = self._of_every.get(test)
+        if known is None:
+            known = self.tables.steady and all(map(test, self.tables.accounts.accounts()))
+            self._of_every[test] = known
+        return known
+
     def expand(self, address: Address) -> Expansion | Deferred[Expansion]:
         known = self._expansions.get(address)
         if known is not None:
             return known
-        found = now_or_later(expand(self.tables, self.rules, address))
-        if self.tables.steady and isinstance(found, Expansion) and not found.reversed:
+        found = now_or_later(expand(self.tables, self.rules, address, self._in_thread))
+        steady = self.tables.steady and not self.rules.aliases.user_files
+        if steady and isinstance(found, Expansion) and not found.reversed:
             if len(self._expansions) >= MAX_REMEMBERED:
                 self._expansions.clear()
             self._expansions[address] = found
@@ -128,18 +140,10 @@ class Snapshot:
             recipient,
             sender,
             row is not None and row.kind == "local",
-        )
-
-    def owns(self, account: Account, address: Address) -> bool | Deferred[bool]:
-        key = address.key
-        if key == account.address.key or key in account.may_send_as:
-            return True
-        if f"@{address.domain}" in account.may_send_as:
-            return True
             self.rules.unknown_users,
             self.rules.source,
-        expansion = self.expand(address)
-        if isinstance(expansion, Deferred):
+        )
+
     def return_path(
         self, sender: Address, original: str, in_thread: Callable[[Callable[[], Any]], Deferred[Any]]
     ) -> Deferred[Address]:
@@ -168,6 +172,17 @@ class Snapshot:
         for rows in (self.rules.domains.values(), self.tables.domains.domains()):
             yield from (row for row in rows if row.kind == "local")
 
+    def delivery(self, address: Address) -> DeliveryRow | None:
+        return delivery_row(self.rules, address)
+
+    def owns(self, account: Account, address: Address) -> bool | Deferred[bool]:
+        key = address.key
+        if key == account.address.key or key in account.may_send_as:
+            return True
+        if f"@{address.domain}" in account.may_send_as:
+            return True
+        expansion = self.expand(address)
+        if isinstance(expansion, Deferred):
             return expansion.addCallback(_leads_to, account)
         return _leads_to(expansion, account)
 

@@ -14,7 +14,7 @@ import lorrainemail.plugins
 from lorrainemail.addresses import Address, parse_address
 from lorrainemail.config.load import load_text
 from lorrainemail.errors import ConfigurationError, Problem
-from lorrainemail.interfaces import Account, Credential, Expansion, Origin
+from lorrainemail.interfaces import Account, Credential, Expansion, Origin, SystemUser
 from lorrainemail.tables import files
 from lorrainemail.tables.accounts import AccountLine, parse_accounts
 from lorrainemail.tables.aliases import parse_aliases
@@ -52,6 +52,7 @@ def test_a_dovecot_line_is_read_with_its_extra_fields() -> None:
         quota_messages=500,
         may_send_as=("sales@x.org", "@y.org"),
         origin=Origin("accounts", 3),
+        system=SystemUser(1000, "/home/bob"),
     )
 
 
