@@ -13,7 +13,8 @@
          "recipients": [{"courier": "remote", "address": "bob@bricoleur.com", "original": "...",
                          "notify": ["FAILURE"] | null, "orcpt": "", "parameters": [...], "folder": "",
                          "forwarded": false, "state": "waiting" | "held" | "done", "attempts": 0,
-                         "next_try": 0.0, "last_reply": "", "delay_told": false}, ...]}
+                         "next_try": 0.0, "last_reply": "", "delay_told": false,
+                         "argument": "", "user": "", "owner": "owner-list@bricoleur.com"}, ...]}
 
 ``age`` is the seconds for which a server was up with the item; ``next_try`` and the other instants are
 seconds since the epoch. ``envelope`` has no recipients of its own: those of a queue item are the ones that
@@ -113,6 +114,9 @@ def _recipient_out(one: QueueRecipient) -> dict[str, Any]:
         "next_try": round(one.next_try, 1),
         "last_reply": one.last_reply,
         "delay_told": one.delay_told,
+        **({"argument": one.argument} if one.argument else {}),
+        **({"user": one.user} if one.user else {}),
+        **({"owner": str(one.owner)} if one.owner is not None else {}),
     }
 
 
@@ -219,6 +223,9 @@ def _recipient_in(one: dict[str, Any]) -> QueueRecipient:
         next_try=float(one.get("next_try", 0.0)),
         last_reply=_text(one.get("last_reply", "")),
         delay_told=bool(one.get("delay_told", False)),
+        argument=_text(one.get("argument", "")),
+        user=_text(one.get("user", "")),
+        owner=_address(one["owner"]) if one.get("owner") else None,
     )
 
 
