@@ -427,6 +427,10 @@ class ITableService(Interface):
 
     def check_files() -> None:
         """Look at the table files now (also done at an interval) and reload what changed."""
+    def every_account(test: Callable[[Account], bool]) -> bool:
+        """Whether the test holds for every account; False where not all can be seen at once. Remembered for
+        as long as the snapshot lives."""
+
 
     def on_change(listener: Callable[[], None]) -> None:
         """Call back after any change of the snapshot (login caches are dropped then)."""
@@ -1168,16 +1172,57 @@ class IAuthenticator(Interface):
     def authenticate(
         username: bytes, password: bytes, session: Session, mechanism: str = "PLAIN"
     ) -> Deferred[IPrincipal]:
+class IChannel(Interface):
+    """The TLS that a login comes through, its handshake done."""
+
+    def bindings() -> tuple[str, ...]:
+        """The channel bindings that exist here (RFC 9266, RFC 5929)."""
+
+    def binding(kind: str) -> bytes | None:
+        """The octets of one, None where there is none of that kind."""
+
+    def client_certificate() -> Any:
+        """The client's proven ``cryptography.x509.Certificate``, None where it showed none."""
+
+
+class IExchange(Interface):
+    """One SASL exchange. Both fail as :meth:`IAuthenticator.authenticate` does, and with the other replies of
+    RFC 4954 §4 and §6 for what cannot be understood."""
+
+    def start() -> Awaitable[bytes | IPrincipal]:
+        """The first challenge in base64 (without "334 " or "+ "), or who that is."""
+
+    def receive(line: bytes) -> Awaitable[bytes | IPrincipal]:
+        """Take the client's next line, without CRLF."""
+
+
         """Who that is. Fails with PermanentError (535 5.7.8) for whatever is wrong with name or password,
         TemporaryError (454 4.7.0) where trying later may help; with nothing else. May take seconds: peers
         that guess are slowed. ``mechanism`` is for log and principal ("PLAIN", "LOGIN", "USER", ...)."""
+    def mechanisms(channel: IChannel | None = None) -> tuple[str, ...]:
+        """The SASL mechanisms that truly work now for a session that may log in, strongest first.
+
+        :param channel: its TLS, None where there is none (or not yet).
+        """
+
+    def exchange(
+        mechanism: bytes, initial: bytes | None, session: Session, channel: IChannel | None = None
+    ) -> IExchange:
+        """Begin an exchange.
+
+        :param mechanism: as the client wrote it, any case.
+        :param initial: the initial response as it stood in the command (still base64, "=" for an empty one),
+            None where there was none.
+        :raises PermanentError: 504 5.5.4 where that mechanism is not offered.
+        """
+
 
 
 class IPasswords(Interface):
     """Hashing in bounded threads, with a short cache of proven logins."""
 
-    def check(account: Account | None, password: bytes, peer: str) -> Awaitable[bool]:
-        """Constant behaviour for an unknown account (None)."""
+    def check(account: Account | None, password: bytes, peer: str) -> Awaitable[Credential | None]:
+        """The credential that the password is of. Constant behaviour for an unknown account (None)."""
 
     def hash(password: bytes) -> Deferred[Credential]:
         """A new credential."""

@@ -62,13 +62,11 @@ from lorrainemail.pop3.factory import Pop3Factory
 from lorrainemail.queue.commands import commands as queue_commands
 from lorrainemail.queue.schedule import Schedule
 from lorrainemail.queue.spool import Spool
-from lorrainemail.sasl.passwords import Passwords
-from lorrainemail.setup.policy import make_policy
-from lorrainemail.sasl.portal import Authenticator, make_portal
-from lorrainemail.sasl.throttle import Throttle
 from lorrainemail.setup.first_start import directories
 from lorrainemail.setup.ports import BoundPort
 from lorrainemail.setup.serving import Doors, Open, Ordered
+from lorrainemail.setup.logins import Logins
+from lorrainemail.setup.policy import make_policy
 from lorrainemail.sieve.filter import SieveFilter
 from lorrainemail.sieve.storage import Scripts
 from lorrainemail.smtp.door import Door
@@ -116,12 +114,10 @@ class Server(Ordered):
         )
         self.client_tls = ClientTls(settings.tls.trust)
 
-        # Who is here: tables, passwords, the one login.
+        # Who is here: tables; logins come with the mailboxes.
         backend = find_backend(settings.tables, lorrainemail.plugins, settings.origin("tables"))
         source = backend.open(settings.state)
         self.tables = TableService(source, Rules.of(settings), reactor, in_thread)
-        self.passwords = Passwords(reactor)
-        self.tables.on_change(self.passwords.forget)
 
         # Where mail is: mailboxes, and the queue of what must go on.
         self.store = MailStore(reactor, places.mail, self.committer, settings.hostname)
@@ -135,8 +131,8 @@ class Server(Ordered):
             keep_history=settings.queue.history,
             history_size=settings.queue.history_size,
         )
-        portal = make_portal(self.tables, self.store.home, self.passwords, Throttle(reactor), reactor)
-        self.authenticator = Authenticator(portal)
+        self.logins = Logins(settings, reactor, self.tables, self.store.home, in_thread)
+        self.authenticator = self.logins.authenticator
 
         # The way in: policy at each verb, intake at the final dot.
         self._remembered: dict[str, object] = {}
@@ -196,7 +192,7 @@ class Server(Ordered):
             self.committer,
             self.trace,
             self.tables,
-            self.passwords,
+            self.logins,
             self.store,
             self.queue,
             self.intake,
@@ -374,7 +370,7 @@ class Server(Ordered):
         """What ``lorrainemail status`` shows."""
         watched = (
             self.tables,
-            self.passwords,
+            self.logins,
             self.committer,
             self.trace,
             self.runner,
@@ -418,6 +414,7 @@ def _door_settings(settings: Settings, name: DoorName, loopback: bool, spill: st
         name,
         settings.hostname,
         spill,
+        self.logins.reconfigure(new)
         login,
         _plaintext(settings, loopback),
         message_size=limits.message_size,

@@ -15,6 +15,7 @@ import os
 import secrets
 import shutil
 import sys
+from collections.abc import Sequence
 from typing import Any, Final, Literal, NoReturn
 
 from lorrainemail.addresses import Address, AddressError, parse_address
@@ -82,18 +83,18 @@ def run_add(arguments: argparse.Namespace) -> int:
     located, settings = _open(arguments)
     address: Address = arguments.address
     _require_local(located, settings, address)
-    credential, shown = _new_password(arguments)
+    credentials, shown = _new_password(arguments, settings)
     kept: Literal["maildir", "mbox"] = arguments.format or Rules.of(settings).format_of(address.domain)
-    edit.add_account(located.state, address, [credential], format=kept, quota=arguments.quota)
+    edit.add_account(located.state, address, credentials, format=kept, quota=arguments.quota)
     _done(arguments, "added", f"Account {address} added.", shown)
     return 0
 
 
 def run_passwd(arguments: argparse.Namespace) -> int:
-    located, _ = _open(arguments)
+    located, settings = _open(arguments)
     _require_account(located, arguments.address)
-    credential, shown = _new_password(arguments)
-    edit.set_credentials(located.state, arguments.address, [credential])
+    credentials, shown = _new_password(arguments, settings)
+    edit.set_credentials(located.state, arguments.address, credentials)
     _forget_first_password(located, arguments.address)
     _done(arguments, "changed", f"The password of {arguments.address} was changed.", shown)
     return 0
@@ -186,10 +187,15 @@ def _size(text: str) -> int:
 # -- passwords -------------------------------------------------------------------------------------------
 
 
-def _new_password(arguments: argparse.Namespace) -> tuple[Credential, str]:
-    """The credential of the new password, and the password itself where it was made up."""
+def _new_password(
+    arguments: argparse.Namespace, settings: Settings, label: str = "", kin: Sequence[Credential] = ()
+) -> tuple[tuple[Credential, ...], str]:
+    """The credentials of the new password, and the password itself where it was made up.
+
+    :param kin: credentials that the account keeps.
+    """
     # Argon2 takes its time to load; a list does not need it.
-    from lorrainemail.sasl.passwords import hash_password
+    from lorrainemail.sasl.credentials import new_credentials
 
     shown = ""
     if arguments.generate:
@@ -202,7 +208,7 @@ def _new_password(arguments: argparse.Namespace) -> tuple[Credential, str]:
     else:
         _usage_error(arguments, "say where the password comes from: --password-stdin or --generate")
     try:
-        return hash_password(password), shown
+        return new_credentials(password, label, settings.auth.scram, kin), shown
     except PermanentError as refusal:
         _usage_error(arguments, refusal.reply.text)
 

@@ -254,6 +254,13 @@ class Dns:
 @attrs.frozen(slots=True)
 class DnsUpdate:
     """A name server that takes changes by RFC 2136, signed with a TSIG key."""
+    scram: bool = attrs.field(
+        default=False,
+        metadata=_doc(
+            "store SCRAM-SHA-256 verifiers beside the hashes of passwords, made at the next login of each, and "
+            "offer SCRAM once every account has them"
+        ),
+    )
 
     server: str = attrs.field(
         default="", metadata=_doc("address:port of the primary that takes the changes", kind="resolver")

@@ -8,12 +8,14 @@ from lorrainemail.errors import PermanentError, TemporaryError
 from lorrainemail.grammar.imap import Command
 from lorrainemail.imap import capabilities
 from lorrainemail.imap.server import MAX_LOGIN_FAILURES, Bad, ImapServer, No
+from lorrainemail.interfaces import IPrincipal
 from lorrainemail.net.flow import Gone
-from lorrainemail.sasl.mechanisms import CANCELLED, CREDENTIALS_INVALID, MAX_LINE, Exchange
-from lorrainemail.sasl.mechanisms import Claim as SaslClaim
+from lorrainemail.sasl.mechanisms import CANCELLED, CREDENTIALS_INVALID, MAX_LINE
 
 #: RFC 2177: the end of IDLE is one short word.
 MAX_DONE: Final = 100
+
+UNAVAILABLE: Final = b"[UNAVAILABLE] Login is not possible now, try again later"
 
 
 async def capability(session: ImapServer, command: Command) -> bytes:
@@ -57,7 +59,14 @@ async def login(session: ImapServer, command: Command) -> bytes:
     user, password = command.arguments
     if not session.may_log_in:
         raise No(b"[PRIVACYREQUIRED] Start TLS first")
-    return await _log_in(session, SaslClaim(user, password, "LOGIN"))
+    session.know_tls()
+    try:
+        principal = await session.shared.authenticator.authenticate(user, password, session.facts, "LOGIN")
+    except PermanentError:
+        raise _wrong(session) from None
+    except TemporaryError:
+        raise No(UNAVAILABLE) from None
+    return _logged_in(session, principal)
 
 
 async def authenticate(session: ImapServer, command: Command) -> bytes:
@@ -65,37 +74,36 @@ async def authenticate(session: ImapServer, command: Command) -> bytes:
     mechanism, initial = command.arguments
     if not session.may_log_in:
         raise No(b"[PRIVACYREQUIRED] Start TLS first")
+    session.know_tls()
     try:
-        exchange = Exchange(mechanism, initial)
-        step = exchange.start()
-        while not isinstance(step, SaslClaim):
+        exchange = session.shared.authenticator.exchange(mechanism, initial, session.facts, session.channel)
+        step = await exchange.start()
+        while isinstance(step, bytes):
             session.send(b"+ %b\r\n" % step)
-            step = exchange.receive(await session.read_line(MAX_LINE))
+            step = await exchange.receive(await session.read_line(MAX_LINE))
     except PermanentError as failure:
-        if failure.reply == CREDENTIALS_INVALID:
-            raise No(b"[AUTHENTICATIONFAILED] Wrong name or password") from None
+        if failure.reply.code == CREDENTIALS_INVALID.code:
+            raise _wrong(session) from None
         if failure.reply == CANCELLED:
             raise Bad(b"Authentication cancelled") from None
         if failure.reply.code == 504:
             raise No(b"[CANNOT] No such mechanism") from None
         raise Bad(b"Malformed authentication exchange") from None
-    return await _log_in(session, step)
-
-
-async def _log_in(session: ImapServer, claim: SaslClaim) -> bytes:
-    session.know_tls()
-    try:
-        principal = await session.shared.authenticator.authenticate(
-            claim.username, claim.password, session.facts, claim.mechanism
-        )
-    except PermanentError:
-        session.login_failures += 1
-        if session.login_failures >= MAX_LOGIN_FAILURES:
-            session.bye(b"Too many failed logins")
-            raise Gone() from None
-        raise No(b"[AUTHENTICATIONFAILED] Wrong name or password") from None
     except TemporaryError:
-        raise No(b"[UNAVAILABLE] Login is not possible now, try again later") from None
+        raise No(UNAVAILABLE) from None
+    return _logged_in(session, step)
+
+
+def _wrong(session: ImapServer) -> Exception:
+    """What a failed login ends with."""
+    session.login_failures += 1
+    if session.login_failures >= MAX_LOGIN_FAILURES:
+        session.bye(b"Too many failed logins")
+        return Gone()
+    return No(b"[AUTHENTICATIONFAILED] Wrong name or password")
+
+
+def _logged_in(session: ImapServer, principal: IPrincipal) -> bytes:
     if session.state != "unauth":
         raise Gone()  # it closed while we looked
     session.logged_in(principal)

@@ -35,7 +35,8 @@ def capability(session: ImapServer) -> bytes:
         if session.shared.tls is not None and not session.encrypted:
             words.append(b"STARTTLS")
         if session.may_log_in:
-            words += [b"AUTH=PLAIN", b"AUTH=LOGIN"]
+            mechanisms = session.shared.authenticator.mechanisms(session.channel)
+            words += [b"AUTH=" + name.encode("ascii") for name in mechanisms]
         else:
             words.append(b"LOGINDISABLED")
     else:

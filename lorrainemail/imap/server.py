@@ -50,6 +50,7 @@ from lorrainemail.interfaces import IAuthenticator, IMailHome, IPrincipal, IServ
 from lorrainemail.message.quoting import string
 from lorrainemail.net.flow import Gone, Outflow
 from lorrainemail.net.peers import local_of, peer_of
+from lorrainemail.net.channel import TlsChannel, channel_of
 from lorrainemail.net.tls import tls_facts
 from lorrainemail.ops.ids import new_id
 
@@ -236,7 +237,9 @@ class ImapServer(IMAP4Server):
         self.wait_for_client(PRE_LOGIN_IDLE)
         self._login_deadline = self.callLater(PRE_LOGIN_TOTAL, self._too_slow)
         host = human(self.shared.hostname)
-        self.send(b"* OK [CAPABILITY %b] %blorrainemail ready\r\n" % (capability(self), host and host + b" "))
+        # Before the end of a handshake nobody knows by which mechanisms this client may log in: it asks.
+        code = b"" if self.shared.implicit_tls else b"[CAPABILITY %b] " % capability(self)
+        self.send(b"* OK %b%blorrainemail ready\r\n" % (code, host and host + b" "))
         self.write_out()
 
     def connectionLost(self, reason: Failure | None = None) -> None:
@@ -689,6 +692,11 @@ class ImapServer(IMAP4Server):
     def may_log_in(self) -> bool:
         """Whether a password may be sent over this connection."""
         return self.encrypted or self.shared.plaintext
+
+    @property
+    def channel(self) -> TlsChannel | None:
+        """The TLS that the session runs under, its handshake done."""
+        return channel_of(self.transport) if self.encrypted else None
 
     def know_tls(self) -> None:
         """Put what TLS the session runs under into its facts (after the handshake)."""

@@ -29,7 +29,7 @@ from lorrainemail.config.load import FILE_NAME, load, locate
 from lorrainemail.dns.responder import Responder
 from lorrainemail.dns.server import listen
 from lorrainemail.dns.zonefile import load_zones
-from lorrainemail.sasl.passwords import hash_password
+from lorrainemail.sasl.credentials import hash_password
 from lorrainemail.service import Server
 from lorrainemail.setup.first_start import prepare
 from lorrainemail.setup.ports import BoundPort, bind_all

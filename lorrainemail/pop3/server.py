@@ -12,7 +12,7 @@ multi-line answer ends the connection, so that a cut message is never taken for 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -25,6 +25,8 @@ from twisted.python.failure import Failure
 
 from lorrainemail.envelope import Session
 from lorrainemail.errors import MailError, PermanentError, TemporaryError
+from lorrainemail.interfaces import IExchange, IPrincipal
+from lorrainemail.net.channel import TlsChannel, channel_of
 from lorrainemail.net.flow import Outflow
 from lorrainemail.net.peers import local_of, peer_of
 from lorrainemail.net.tls import tls_facts
@@ -32,7 +34,7 @@ from lorrainemail.ops.ids import new_id
 from lorrainemail.pop3.input import MAX_COMMAND, MAX_SASL_LINE, MAX_WAITING, Lines, LineTooLong
 from lorrainemail.pop3.maildrop import Maildrop, NoSuchMessage
 from lorrainemail.pop3.wire import Stuffer, Top
-from lorrainemail.sasl.mechanisms import CREDENTIALS_INVALID, MECHANISMS, Claim, Exchange
+from lorrainemail.sasl.mechanisms import CREDENTIALS_INVALID
 
 if TYPE_CHECKING:
     from lorrainemail.pop3.factory import Pop3Factory
@@ -111,7 +113,7 @@ class Pop3Server(POP3):
         self._lines = Lines()
         self._flow = Outflow(self._go_on)
         self._name: bytes | None = None
-        self._exchange: Exchange | None = None
+        self._exchange: IExchange | None = None
         #: The command that is being answered, where it takes time.
         self._command: Deferred[None] | None = None
         self._inside_answer = False
@@ -361,7 +363,7 @@ class Pop3Server(POP3):
         """RFC 2449 §5: what is true now."""
         names = [b"TOP", b"UIDL", b"RESP-CODES", b"AUTH-RESP-CODE", b"PIPELINING", b"EXPIRE NEVER"]
         if self._may_log_in:
-            names += [b"USER", b"SASL " + b" ".join(name.encode("ascii") for name in MECHANISMS)]
+            names += [b"USER", b"SASL " + b" ".join(self._mechanisms())]
         if self._may_start_tls:
             names.append(b"STLS")
         names.append(b"IMPLEMENTATION lorrainemail")
@@ -425,14 +427,14 @@ class Pop3Server(POP3):
         if self._name is None:
             raise BadCommand("USER comes first")
         name, self._name = self._name, None
-        return self._log_in(Claim(name, password, "USER"))
+        return self._log_in(self.factory.authenticator.authenticate(name, password, self._facts(), "USER"))
 
     def do_AUTH(
         self, mechanism: bytes | None = None, initial: bytes | None = None
     ) -> Coroutine[Any, Any, None] | None:
         """RFC 5034 §4; without an argument it lists the mechanisms, as old clients expect."""
         if mechanism is None:
-            names = [name.encode("ascii") + b"\r\n" for name in MECHANISMS] if self._may_log_in else []
+            names = [name + b"\r\n" for name in self._mechanisms()] if self._may_log_in else []
             self._write(b"+OK Mechanisms follow\r\n" + b"".join(names) + b".\r\n")
             return None
         if not self._may_log_in:
@@ -440,39 +442,38 @@ class Pop3Server(POP3):
             return None
         self._name = None
         try:
-            exchange = Exchange(mechanism, initial)
-            return self._proceed(exchange, exchange.start())
+            exchange = self.factory.authenticator.exchange(mechanism, initial, self._facts(), self._channel())
         except PermanentError as refusal:
             self._refuse_exchange(refusal)
             return None
+        return self._log_in(exchange.start(), exchange)
 
-    def _step(self, exchange: Exchange, line: bytes) -> Coroutine[Any, Any, None] | None:
+    def _step(self, exchange: IExchange, line: bytes) -> Coroutine[Any, Any, None]:
         self._exchange = None
-        try:
-            return self._proceed(exchange, exchange.receive(line))
-        except PermanentError as refusal:
-            self._refuse_exchange(refusal)
-            return None
-
-    def _proceed(self, exchange: Exchange, step: bytes | Claim) -> Coroutine[Any, Any, None] | None:
-        if isinstance(step, Claim):
-            return self._log_in(step)
-        self._exchange = exchange
-        self._write(b"+ " + step + b"\r\n")
-        return None
+        return self._log_in(exchange.receive(line), exchange)
 
     def _refuse_exchange(self, refusal: PermanentError) -> None:
-        code = b"[AUTH] " if refusal.reply == CREDENTIALS_INVALID else b""
-        self._mistake(code + refusal.reply.text.encode("utf-8"))
+        self._mistake(refusal.reply.text.encode("utf-8"))
 
-    async def _log_in(self, claim: Claim) -> None:
-        session = attrs.evolve(self.facts, tls=tls_facts(self.transport))
+    def _facts(self) -> Session:
+        return attrs.evolve(self.facts, tls=tls_facts(self.transport))
+
+    def _channel(self) -> TlsChannel | None:
+        return channel_of(self.transport) if self.secure else None
+
+    def _mechanisms(self) -> list[bytes]:
+        return [name.encode("ascii") for name in self.factory.authenticator.mechanisms(self._channel())]
+
+    async def _log_in(
+        self, step: Awaitable[bytes | IPrincipal], exchange: IExchange | None = None
+    ) -> None:
         try:
-            principal = await self.factory.authenticator.authenticate(
-                claim.username, claim.password, session, claim.mechanism
-            )
-        except PermanentError:
-            self._login_failed(b"[AUTH] Name or password is wrong")
+            principal = await step
+        except PermanentError as refusal:
+            if refusal.reply.code == CREDENTIALS_INVALID.code:
+                self._login_failed(b"[AUTH] Name or password is wrong")
+            else:
+                self._refuse_exchange(refusal)
             return
         except TemporaryError as failure:
             # RFC 3206 §3, RFC 2449 §8.
@@ -480,9 +481,14 @@ class Pop3Server(POP3):
             return
         if self._lost:
             return
+        if isinstance(principal, bytes):
+            self._exchange = exchange
+            self._write(b"+ " + principal + b"\r\n")
+            return
         # Should the client have gone meanwhile, the end of the command closes it.
         maildrop = self.maildrop = await Maildrop.open(principal.home)
-        self.facts = attrs.evolve(session, account=principal.account.address.key, mechanism=claim.mechanism)
+        account = principal.account.address.key
+        self.facts = attrs.evolve(self._facts(), account=account, mechanism=principal.mechanism)
         self.state = TRANSACTION
         self._expect_something_within(IDLE_TIMEOUT)
         self._ok(b"%d messages (%d octets)" % (maildrop.count, maildrop.octets))

@@ -1,10 +1,8 @@
-"""SASL mechanisms as small objects without I/O, and the preparation of names and passwords.
+"""The mechanisms that carry a password, without I/O, and the preparation of names and passwords.
 
-Owns the octets of PLAIN (RFC 4616) and LOGIN, their base64 framing as SMTP (RFC 4954), POP3 (RFC 5034) and
-IMAP (RFC 9051 §6.2.2) share it, and the one normal form of passwords. Called by the doors: an
-:class:`Exchange` is made from the mechanism's name and the initial response, is asked for its
-:meth:`~Exchange.start`, then fed one client line at a time; each call gives the next challenge line or the
-:class:`Claim` that the door hands to the authenticator.
+Owns the octets of PLAIN (RFC 4616) and LOGIN, the replies that every mechanism may end with, and the one
+normal form of names and passwords. Called by :mod:`lorrainemail.sasl.exchange`, which frames the octets for
+the doors and has the :class:`Claim` proved.
 
 Fails with :class:`~lorrainemail.errors.PermanentError`, whose reply an SMTP door may send as it stands and
 the others translate. Secrets appear in no repr and no error text.
@@ -12,8 +10,6 @@ the others translate. Secrets appear in no repr and no error text.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import unicodedata
 from collections.abc import Callable
 from typing import ClassVar, Final, Protocol
@@ -38,6 +34,8 @@ CANNOT_DECODE: Final = Reply(501, "5.5.2", "Cannot decode response")
 CANCELLED: Final = Reply(501, "5.7.0", "Authentication cancelled")
 UNKNOWN_MECHANISM: Final = Reply(504, "5.5.4", "Unrecognized authentication type")
 TOO_LONG: Final = Reply(500, "5.5.6", "Authentication exchange line is too long")
+#: What an exchange may end with as it stands.
+REPLIES: Final = (CREDENTIALS_INVALID, CANNOT_DECODE, CANCELLED, UNKNOWN_MECHANISM, TOO_LONG)
 
 
 @attrs.frozen(slots=True)
@@ -83,11 +81,9 @@ def _text(octets: bytes, limit: int) -> str:
 
 
 class Mechanism(Protocol):
-    """One exchange's state. ``client_first``: the client speaks first, so an initial response may stand in
-    the command."""
+    """One exchange's state."""
 
     name: ClassVar[str]
-    client_first: ClassVar[bool]
 
     def challenge(self) -> bytes:
         """The next challenge, not encoded."""
@@ -101,7 +97,6 @@ class Plain:
 
     __slots__ = ()
     name: ClassVar[str] = "PLAIN"
-    client_first: ClassVar[bool] = True
 
     def challenge(self) -> bytes:
         return b""
@@ -112,7 +107,7 @@ class Plain:
         if len(parts) != 3 or not parts[1] or not parts[2]:
             raise PermanentError(CANNOT_DECODE, "malformed PLAIN message")
         authorization, username, password = parts
-        if authorization and not _same_name(authorization, username):
+        if authorization and not same_name(authorization, username):
             raise PermanentError(CREDENTIALS_INVALID, "acting as somebody else is not offered")
         return Claim(username, password, self.name)
 
@@ -122,8 +117,6 @@ class Login:
 
     __slots__ = ("_username",)
     name: ClassVar[str] = "LOGIN"
-    # An initial response is the user name, as common clients send it.
-    client_first: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._username: bytes | None = None
@@ -133,72 +126,18 @@ class Login:
 
     def step(self, response: bytes) -> Claim | None:
         if self._username is None:
+            # (Also where it is an initial response, as common clients send it.)
             # Some clients end the name with a NUL, as the draft once showed it.
             self._username = response.removesuffix(b"\0")
             return None
         return Claim(self._username, response.removesuffix(b"\0"), self.name)
 
 
-def _same_name(one: bytes, other: bytes) -> bool:
+def same_name(one: bytes, other: bytes) -> bool:
+    """Whether two login names, as sent, mean the same."""
     first, second = prepare_name(one), prepare_name(other)
     return first is not None and second is not None and fold_local(first) == fold_local(second)
 
 
-#: The mechanisms that we speak, in the order in which they are announced.
+#: The mechanisms that carry a password, in the order in which they are announced.
 MECHANISMS: Final[dict[str, Callable[[], Mechanism]]] = {"PLAIN": Plain, "LOGIN": Login}
-
-
-class Exchange:
-    """One SASL exchange in base64 lines.
-
-    :param mechanism: the name as the client wrote it, any case.
-    :param initial: the initial response as it stood in the command (still base64, "=" for an empty one), or
-        None where there was none.
-    :raises PermanentError: ``UNKNOWN_MECHANISM``.
-    """
-
-    __slots__ = ("_initial", "_mechanism")
-
-    def __init__(self, mechanism: bytes, initial: bytes | None = None) -> None:
-        make = MECHANISMS.get(mechanism.decode("ascii", "replace").upper())
-        if make is None:
-            raise PermanentError(UNKNOWN_MECHANISM)
-        self._mechanism = make()
-        self._initial = initial
-
-    @property
-    def name(self) -> str:
-        """The mechanism's name in upper case."""
-        return self._mechanism.name
-
-    def start(self) -> bytes | Claim:
-        """The first challenge (base64, without "334 " or "+ "), or the claim where the initial response was
-        enough."""
-        if self._initial is None:
-            return base64.b64encode(self._mechanism.challenge())
-        # RFC 4954 §4, RFC 5034 §4: "=" is an initial response of no octets.
-        initial, self._initial = self._initial, None
-        return self._take(b"" if initial == b"=" else _decode(initial))
-
-    def receive(self, line: bytes) -> bytes | Claim:
-        """Take one client line (without CRLF); the next challenge in base64, or the claim.
-
-        :raises PermanentError: ``CANCELLED``, ``CANNOT_DECODE``, ``TOO_LONG``, ``CREDENTIALS_INVALID``.
-        """
-        if line == b"*":
-            raise PermanentError(CANCELLED)
-        return self._take(_decode(line))
-
-    def _take(self, response: bytes) -> bytes | Claim:
-        claim = self._mechanism.step(response)
-        return base64.b64encode(self._mechanism.challenge()) if claim is None else claim
-
-
-def _decode(line: bytes) -> bytes:
-    """Strict base64 (RFC 4648 §4), bounded."""
-    if len(line) > MAX_LINE:
-        raise PermanentError(TOO_LONG)
-    try:
-        return base64.b64decode(line, validate=True)
-    except (binascii.Error, ValueError):
-        raise PermanentError(CANNOT_DECODE) from None

@@ -1,8 +1,8 @@
 """Passwords: hashing in bounded threads, verification, and a short memory of proven logins.
 
-Owns the two threads that Argon2id runs in, the queue before them (bounded, fair by peer network) and the
-cache. Called by the checker of :mod:`lorrainemail.sasl.portal`, and :func:`hash_password` by the account
-commands and the first start. The threads start with the first hash, so never before the service runs.
+Owns the two threads that hashes run in, the queue before them (bounded, fair by peer network) and the cache.
+Called by the checker of :mod:`lorrainemail.sasl.portal`. The threads start with the first hash, so never
+before the service runs. What is hashed, and how, is in :mod:`lorrainemail.sasl.credentials`.
 
 Invariants: an account that is unknown, disabled or without a usable credential costs one verification of a
 dummy, like any other; nothing here prints or keeps a password (the cache holds an HMAC under a key of this
@@ -19,9 +19,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-import argon2
 import attrs
-from argon2.exceptions import InvalidHashError, VerificationError
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.threads import deferToThreadPool
@@ -29,19 +27,22 @@ from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 from zope.interface import implementer
 
-from lorrainemail.errors import PermanentError, Problem, Reply, TemporaryError
+from lorrainemail.errors import Problem, TemporaryError
 from lorrainemail.interfaces import Account, Credential, IPasswords
 from lorrainemail.net.peers import network_key
+from lorrainemail.sasl.credentials import (
+    MAX_CREDENTIALS,
+    hash_password,
+    proved_by,
+    to_be_tried,
+    usable,
+)
 from lorrainemail.sasl.mechanisms import TEMPORARY_FAILURE, prepare_password
 
 log = Logger(namespace="lorrainemail.sasl")
 
 T = TypeVar("T")
 
-#: The one scheme that is written and verified.
-SCHEME: Final = "argon2id"
-#: The OWASP minimum: 19 MiB, two passes, one lane; 21 ms on the machine it was measured on.
-HASHER: Final = argon2.PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 #: Threads that hash at the same time.
 THREADS: Final = 2
 #: Hashes that wait, of all networks together: about two seconds' work.
@@ -51,38 +52,10 @@ MAX_WAITING_PER_NETWORK: Final = 100
 #: How long a proven login is believed without hashing again, in seconds, and how many are remembered.
 REMEMBER: Final = 300.0
 MAX_REMEMBERED: Final = 10_000
-#: Credentials of one account that are tried; a table row has no more.
-MAX_CREDENTIALS: Final = 32
 #: Distinct alarms about unknown schemes; told once each between two changes of the tables.
 MAX_ALARMS: Final = 1000
 
-UNUSABLE_PASSWORD: Final = Reply(
-    501, "5.5.2", "The password must be UTF-8 text of at most 1024 octets without control characters"
-)
-
 Work = Callable[[Callable[[], T]], Deferred[T]]
-
-
-def hash_password(password: bytes, label: str = "") -> Credential:
-    """A new credential; takes the hash's time in the calling thread.
-
-    :raises PermanentError: where it cannot be a password (empty, not UTF-8, too long, control characters).
-    """
-    prepared = prepare_password(password)
-    if prepared is None:
-        raise PermanentError(UNUSABLE_PASSWORD)
-    return Credential(scheme=SCHEME, value=HASHER.hash(prepared), label=label)
-
-
-def verify(values: tuple[str, ...], password: bytes) -> bool:
-    """Whether the password belongs to one of the Argon2id values. For a thread."""
-    for value in values:
-        try:
-            if HASHER.verify(value, password):
-                return True
-        except (VerificationError, InvalidHashError):
-            continue
-    return False
 
 
 @attrs.define(slots=True, eq=False)
@@ -163,33 +136,34 @@ class Passwords(Service):
         self._stopped = False
         self._queue = _FairQueue(run or self._in_thread, THREADS)
         self._key = secrets.token_bytes(32)
-        self._proven: OrderedDict[bytes, float] = OrderedDict()
+        self._proven: OrderedDict[bytes, tuple[float, Credential]] = OrderedDict()
         self._alarms: dict[tuple[str, str], Problem] = {}
-        self._dummy = ""
+        self._dummy: Credential | None = None
 
-    def check(self, account: Account | None, password: bytes, peer: str) -> Deferred[bool]:
-        """Whether the password proves the account; for None, the same work and False.
+    def check(self, account: Account | None, password: bytes, peer: str) -> Deferred[Credential | None]:
+        """The credential that the password proves; for None, the same work and None.
 
         :param peer: canonical address of the client, for fairness.
         """
         prepared = prepare_password(password)
-        values = self._values(account) if account is not None else ()
-        if account is None or prepared is None or not values:
-            return self._queue.submit(network_key(peer), self._waste).addCallback(lambda _: False)
-        proof = self._proof(account, values, prepared)
-        until = self._proven.get(proof)
-        if until is not None and self._reactor.seconds() < until:
-            return succeed(True)
+        tried = self._tried(account) if account is not None else ()
+        if account is None or prepared is None or not tried:
+            return self._queue.submit(network_key(peer), self._waste)
+        proof = self._proof(account, tried, prepared)
+        known = self._proven.get(proof)
+        if known is not None and self._reactor.seconds() < known[0]:
+            return succeed(known[1])
 
-        def remember(good: bool) -> bool:
-            if good:
-                self._proven[proof] = self._reactor.seconds() + REMEMBER
+        def remember(proved: Credential | None) -> Credential | None:
+            if proved is not None:
+                self._proven[proof] = self._reactor.seconds() + REMEMBER, proved
                 self._proven.move_to_end(proof)
                 if len(self._proven) > MAX_REMEMBERED:
                     self._proven.popitem(last=False)
-            return good
+            return proved
 
-        return self._queue.submit(network_key(peer), lambda: verify(values, prepared)).addCallback(remember)
+        checked = self._queue.submit(network_key(peer), lambda: proved_by(tried, prepared))
+        return checked.addCallback(remember)
 
     def hash(self, password: bytes) -> Deferred[Credential]:
         """A new credential, hashed in a thread."""
@@ -219,16 +193,12 @@ class Passwords(Service):
             pool, self._pool = self._pool, None
             pool.stop()
 
-    def _values(self, account: Account) -> tuple[str, ...]:
-        """The values that can be verified; the others raise an alarm."""
-        values = []
+    def _tried(self, account: Account) -> tuple[Credential, ...]:
+        """The credentials that can be verified; the others raise an alarm."""
         for credential in account.credentials[:MAX_CREDENTIALS]:
-            # A row without {SCHEME} is "crypt" to Dovecot too, whatever its value then says it is.
-            if credential.scheme.lower() == SCHEME or credential.value.startswith(f"${SCHEME}$"):
-                values.append(credential.value)
-            else:
+            if not usable(credential):
                 self._alarm(account, credential.scheme)
-        return tuple(values)
+        return to_be_tried(account.credentials)
 
     def _alarm(self, account: Account, scheme: str) -> None:
         key = (account.address.key, scheme)
@@ -241,19 +211,23 @@ class Passwords(Service):
         problem = self._alarms[key] = Problem(account.origin.file, account.origin.line, what, mend)
         log.error("{problem}", problem=str(problem), account=account.address.key, scheme=scheme)
 
-    def _proof(self, account: Account, values: tuple[str, ...], password: bytes) -> bytes:
+    def _proof(self, account: Account, tried: tuple[Credential, ...], password: bytes) -> bytes:
         """What is remembered of a proven login: bound to account, credentials and password."""
         mac = hmac.new(self._key, digestmod=hashlib.sha256)
-        for part in (account.address.key.encode("utf-8"), *(v.encode("utf-8") for v in values), password):
+        for part in (
+            account.address.key.encode("utf-8"),
+            *(c.value.encode("utf-8") for c in tried),
+            password,
+        ):
             mac.update(len(part).to_bytes(4, "big"))
             mac.update(part)
         return mac.digest()
 
-    def _waste(self) -> bool:
+    def _waste(self) -> Credential | None:
         """The work of a verification that cannot succeed. In a thread."""
         if not self._dummy:
-            self._dummy = HASHER.hash(secrets.token_bytes(16))
-        return verify((self._dummy,), b"")
+            self._dummy = hash_password(secrets.token_hex(16).encode("ascii"))
+        return proved_by((self._dummy,), b"")
 
     def _in_thread(self, work: Callable[[], T]) -> Deferred[T]:
         if self._stopped:

@@ -25,7 +25,7 @@ from lorrainemail.errors import ConfigurationError
 from lorrainemail.net.tls import CertificatePair
 from lorrainemail.ops.files import SYSTEM
 from lorrainemail.queue import files as queue
-from lorrainemail.sasl.passwords import hash_password
+from lorrainemail.sasl.credentials import hash_password
 from lorrainemail.setup.failure import StartError
 from lorrainemail.setup.state import Owner, Undo
 from lorrainemail.tables.edit import add_account

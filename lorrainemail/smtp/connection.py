@@ -30,9 +30,9 @@ from zope.interface import implementer
 from lorrainemail.envelope import Session
 from lorrainemail.errors import INTERNAL_ERROR, MailError, Reply
 from lorrainemail.grammar.smtp import LONGEST_AUTH, LONGEST_COMMAND
+from lorrainemail.interfaces import IExchange
 from lorrainemail.net.peers import local_of, peer_of, peer_uid
 from lorrainemail.ops.ids import new_id
-from lorrainemail.sasl.mechanisms import Exchange
 from lorrainemail.smtp import replies
 from lorrainemail.smtp.chunks import ChunkReader
 from lorrainemail.smtp.data import IncomingMessage, MessageReader
@@ -71,7 +71,7 @@ class SmtpConnection(ESMTP):
         # What the verbs change; the input path asks.
         self._open: OpenTransaction | None = None
         self._reader: MessageReader | ChunkReader | None = None
-        self._exchange: Exchange | None = None
+        self._exchange: IExchange | None = None
         # Input that was not looked at yet begins at ``_position``.
         self._input = b""
         self._position = 0

@@ -99,7 +99,7 @@ class Door:
         self._turned_away: set[OpenSession] = set()
         self._sweep: IDelayedCall | None = None
         self._emptied: list[Deferred[None]] = []
-        self._extensions: dict[tuple[bool, ...], bytes] = {}
+        self._extensions: dict[tuple[bool, bool, bool, bool, tuple[str, ...]], bytes] = {}
         self.settings = settings
         self._entered = _CONNECTIONS.labels(settings.door, "taken")
 
@@ -127,7 +127,13 @@ class Door:
         self.rcpt_parameters = frozenset({"NOTIFY", "ORCPT"} if settings.dsn else ())
         self._extensions.clear()
 
-    def extensions(self, secure: bool, believed: bool = False, trusted: bool = False) -> bytes:
+    def extensions(
+        self,
+        secure: bool,
+        believed: bool = False,
+        trusted: bool = False,
+        mechanisms: tuple[str, ...] = (),
+    ) -> bytes:
         """The whole reply to EHLO.
 
         :param secure: the session runs under TLS.
@@ -135,19 +141,27 @@ class Door:
         :param trusted: it may relay. Only such peers get notices of success, so only they see DSN; a
             stranger's server then tells its user itself that it handed the message on (RFC 3461 §5.2.2).
         """
-        key = (secure, self.tls is not None, believed, trusted)
+        key = (secure, self.tls is not None, believed, trusted, mechanisms)
+        hour = int(self.wall_clock()) // 3600 if self.hold is not None else 0
+        if hour != self._hour:
+            # How far into the future a message may be held is said in the reply.
+            self._hour = hour
+            self._extensions.clear()
         wire = self._extensions.get(key)
         if wire is None:
             wire = self._extensions[key] = Reply(250, "", "\n".join(self._announced(*key))).wire()
         return wire
 
-    def _announced(self, secure: bool, tls: bool, believed: bool, trusted: bool) -> list[str]:
+    def _announced(
+        self, secure: bool, tls: bool, believed: bool, trusted: bool, mechanisms: tuple[str, ...]
+    ) -> list[str]:
         settings = self._settings
         lines = [
             settings.hostname,
             "PIPELINING",
             f"SIZE {settings.message_size}",
             "8BITMIME",
+        :param mechanisms: by which it may log in now.
             "ENHANCEDSTATUSCODES",
             "CHUNKING",
             # RFC 9422 §3.
@@ -161,8 +175,9 @@ class Door:
             lines.append(f"XCLIENT {' '.join(ATTRIBUTES)}")
         if tls and not secure:
             lines.append("STARTTLS")
-        if settings.login != "no" and (secure or settings.plaintext_login):
-            lines.append("AUTH PLAIN LOGIN")
+        if mechanisms:
+            lines.append(f"AUTH {' '.join(mechanisms)}")
+        lines += wishes.announced(settings, self.hold is not None, secure, trusted, self.wall_clock())
         return lines
 
     # -- sessions ------------------------------------------------------------------------------------

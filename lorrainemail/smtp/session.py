@@ -8,6 +8,7 @@ XCLIENT, which begins anew as another client.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Final
 
 import attrs
@@ -17,9 +18,10 @@ from twisted.internet.interfaces import ITLSTransport
 from lorrainemail.envelope import Session
 from lorrainemail.errors import MailError, Reply
 from lorrainemail.grammar.smtp import parse_auth, parse_greeting
-from lorrainemail.interfaces import IPrincipal, ITables, RelayRight, Verdict
+from lorrainemail.interfaces import IExchange, IPrincipal, ITables, RelayRight, Verdict
+from lorrainemail.net.channel import channel_of
 from lorrainemail.net.tls import tls_facts
-from lorrainemail.sasl.mechanisms import Claim, Exchange
+from lorrainemail.sasl.mechanisms import CREDENTIALS_INVALID
 from lorrainemail.smtp import replies
 from lorrainemail.smtp.acceptance import judge_session, stopped
 from lorrainemail.smtp.connection import SmtpConnection
@@ -110,7 +112,7 @@ class SmtpSession(SmtpConnection):
         self._greeting_verdicts = verdicts
         hello = door.hello
         if esmtp:
-            hello = door.extensions(self._secure, self._believed, relay.allowed)
+            hello = door.extensions(self._secure, self._believed, relay.allowed, self._mechanisms())
         self._say(hello)
 
     async def do_STARTTLS(self, argument: bytes) -> None:
@@ -172,25 +174,20 @@ class SmtpSession(SmtpConnection):
             self._refuse(replies.LOGIN_NEEDS_TLS)
         else:
             mechanism, initial = parse_auth(argument)
-            exchange = Exchange(mechanism, initial)
+            channel = channel_of(self.transport) if self._secure else None
+            exchange = self._door.authenticator.exchange(mechanism, initial, self._session, channel)
             await self._login(exchange, exchange.start())
 
-    async def _continue_login(self, exchange: Exchange, line: bytes) -> None:
+    async def _continue_login(self, exchange: IExchange, line: bytes) -> None:
         self._exchange = None
         await self._login(exchange, exchange.receive(line))
 
-    async def _login(self, exchange: Exchange, step: bytes | Claim) -> None:
-        if not isinstance(step, Claim):
-            self._exchange = exchange
-            self._say(b"334 " + step + b"\r\n")
-            return
-        authenticator = self._door.authenticator
-        assert authenticator is not None
+    async def _login(self, exchange: IExchange, step: Awaitable[bytes | IPrincipal]) -> None:
         try:
-            principal = await authenticator.authenticate(
-                step.username, step.password, self._session, step.mechanism
-            )
+            result = await step
         except MailError as failure:
+            if failure.reply.permanent and failure.reply.code != CREDENTIALS_INVALID.code:
+                raise  # not understood, or cancelled: an error like any other
             # The portal has logged it, with what may be said of the name.
             self._failed_logins += 1
             if self._failed_logins >= MAX_FAILED_LOGINS:
@@ -198,10 +195,23 @@ class SmtpSession(SmtpConnection):
             else:
                 self._say(failure.reply.wire())
             return
-        self._principal = principal
-        account = principal.account.address.key
-        self._session = attrs.evolve(self._session, account=account, mechanism=step.mechanism)
+        if isinstance(result, bytes):
+            self._exchange = exchange
+            self._say(b"334 " + result + b"\r\n")
+            return
+        self._principal = result
+        account = result.account.address.key
+        self._session = attrs.evolve(self._session, account=account, mechanism=result.mechanism)
         self._say(replies.LOGGED_IN)
+
+    def _mechanisms(self) -> tuple[str, ...]:
+        """What may be announced by which to log in now."""
+        settings, authenticator = self._settings, self._door.authenticator
+        if settings.login == "no" or authenticator is None:
+            return ()
+        if not (self._secure or settings.plaintext_login):
+            return ()
+        return authenticator.mechanisms(channel_of(self.transport) if self._secure else None)
 
     def _relay_right(self, tables: ITables, session: Session) -> RelayRight:
         """Whether the session may send outside; asked once for what does not change."""

@@ -25,6 +25,7 @@ from lorrainemail.envelope import Session
 from lorrainemail.errors import PermanentError, Reply
 from lorrainemail.interfaces import Account, IIntake, ITrace, PolicyResources, Transaction
 from lorrainemail.policy.chain import build_chain
+from lorrainemail.sasl.exchange import PasswordLogins
 from lorrainemail.sasl.mechanisms import CREDENTIALS_INVALID
 from lorrainemail.sasl.portal import Principal
 from lorrainemail.smtp.door import Door
@@ -41,7 +42,7 @@ CHECKS = ("limits", "helo", "sender_domain", "loops")
 
 
 @implementer(IIntake, ITrace)
-class Neighbours:
+class Neighbours(PasswordLogins):
     """Tables, login, intake and trace of the door; the intake answers with what it was given."""
 
     snapshot = Snapshot(

@@ -27,7 +27,9 @@ from lorrainemail.interfaces import Account
 from lorrainemail.net.limits import ConnectionCounter
 from lorrainemail.net.tls import CertificatePair, ServerTls
 from lorrainemail.pop3.factory import Pop3Factory
-from lorrainemail.sasl.passwords import Passwords, hash_password
+from lorrainemail.sasl.credentials import hash_password
+from lorrainemail.sasl.gate import Gate
+from lorrainemail.sasl.passwords import Passwords
 from lorrainemail.sasl.portal import Authenticator, make_portal
 from lorrainemail.sasl.throttle import Throttle
 from lorrainemail.store.memory import MemoryContent, MemoryStore
@@ -86,7 +88,7 @@ def house(tmp_path: Path) -> Iterator[House]:
     authority.configure_trust(trust)
     tls = ServerTls([CertificatePair(str(chain), str(key))])
     store, tables, passwords = MemoryStore(reactor), Tables(), Passwords(reactor)
-    door = Authenticator(make_portal(tables, store.home, passwords, Throttle(reactor), reactor))  # type: ignore[arg-type]
+    door = Authenticator(make_portal(tables, store.home, passwords, Gate(Throttle(reactor), reactor)))  # type: ignore[arg-type]
     factories = {
         "pop3": Pop3Factory("pop3", door, reactor, ConnectionCounter(50, 50), tls, plaintext=True),
         "pop3s": Pop3Factory("pop3s", door, reactor, ConnectionCounter(50, 50), tls),

@@ -19,6 +19,7 @@ from lorrainemail.addresses import parse_address
 from lorrainemail.interfaces import Account, IAuthenticator
 from lorrainemail.net.limits import ConnectionCounter
 from lorrainemail.pop3.factory import Pop3Factory
+from lorrainemail.sasl.exchange import PasswordLogins
 from lorrainemail.sasl.portal import Principal
 from lorrainemail.store.memory import MemoryContent, MemoryStore
 
@@ -33,7 +34,7 @@ SCRIPTS = st.lists(WORDS | st.binary(max_size=20), max_size=20)
 
 @implementer(IAuthenticator)
 @attrs.define
-class Anybody:
+class Anybody(PasswordLogins):
     store: MemoryStore
 
     def authenticate(self, username: bytes, password: bytes, session: Any, mechanism: str = "PLAIN") -> Any:

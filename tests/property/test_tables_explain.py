@@ -34,6 +34,7 @@ from lorrainemail.interfaces import (
     Route,
 )
 from lorrainemail.policy.chain import PolicyChain, build_chain
+from lorrainemail.sasl.exchange import PasswordLogins
 from lorrainemail.sasl.portal import Principal
 from lorrainemail.smtp.door import Door
 from lorrainemail.smtp.factory import SmtpFactory
@@ -110,7 +111,7 @@ async def find(route: Route) -> NextHops:
 
 
 @implementer(IAuthenticator)
-class Anybody:
+class Anybody(PasswordLogins):
     """Believes everybody."""
 
     def __init__(self, tables: Snapshot) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lorrainemail.cli.main import main
-from lorrainemail.sasl.passwords import verify
+from lorrainemail.sasl.credentials import matches
 from lorrainemail.tables.accounts import parse_accounts
 
 
@@ -35,7 +35,7 @@ class Command:
         rows, problems = parse_accounts((self.state / "accounts").read_text(), "accounts")
         assert not problems
         (account,) = [row.account for row in rows if row.account.address.key == address]
-        return verify(tuple(c.value for c in account.credentials), password.encode())
+        return any(matches(c, password.encode()) for c in account.credentials)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from lorrainemail.errors import PermanentError, Reply, TemporaryError
 from lorrainemail.imap.factory import ImapFactory
 from lorrainemail.interfaces import Account, IPrincipal
 from lorrainemail.net.limits import ConnectionCounter
+from lorrainemail.sasl.exchange import PasswordLogins
 from lorrainemail.sasl.portal import Principal
 from lorrainemail.store.memory import MemoryContent, MemoryHome, MemoryMailbox, MemoryStore
 
@@ -46,7 +47,7 @@ class Transport(StringTransport):
         self.disconnecting = True
 
 
-class Authenticator:
+class Authenticator(PasswordLogins):
     """bob / sesame; ``late`` answers wait for the test."""
 
     def __init__(self, store: MemoryStore) -> None:

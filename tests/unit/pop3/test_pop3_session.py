@@ -32,6 +32,7 @@ from lorrainemail.pop3.server import (
     MAX_LOGINS,
     Pop3Server,
 )
+from lorrainemail.sasl.exchange import PasswordLogins
 from lorrainemail.sasl.portal import Principal
 from lorrainemail.store.memory import MemoryContent, MemoryStore
 
@@ -41,7 +42,7 @@ TWO = b"Subject: two\r\n\r\nline 1\r\nline 2\r\nline 3\r\n"
 
 
 @implementer(IAuthenticator)
-class Door:
+class Door(PasswordLogins):
     """Bob's password is "pass word"; ``answer`` may be held back."""
 
     def __init__(self, store: MemoryStore) -> None:

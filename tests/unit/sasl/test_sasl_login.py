@@ -20,7 +20,9 @@ from lorrainemail.envelope import Session
 from lorrainemail.errors import PermanentError, Reply, TemporaryError
 from lorrainemail.interfaces import Account, Credential, IAuthenticator, IPasswords, IPrincipal
 from lorrainemail.sasl import passwords as passwords_module
-from lorrainemail.sasl.passwords import MAX_WAITING, MAX_WAITING_PER_NETWORK, Passwords, hash_password
+from lorrainemail.sasl.credentials import hash_password
+from lorrainemail.sasl.gate import Gate
+from lorrainemail.sasl.passwords import MAX_WAITING, MAX_WAITING_PER_NETWORK, Passwords
 from lorrainemail.sasl.portal import Authenticator, Checker, Login, Principal, Realm, make_portal
 from lorrainemail.sasl.throttle import FREE_GUESSES, Throttle
 
@@ -105,7 +107,8 @@ def house() -> House:
     tables: Any = Tables(BOB, ODD, OFF, IMPORTED)
     passwords = Passwords(clock, run=threads)
     throttle = Throttle(clock)
-    portal = make_portal(tables, lambda account: "home of " + account.address.key, passwords, throttle, clock)  # type: ignore[arg-type,return-value]
+    gate = Gate(throttle, clock)
+    portal = make_portal(tables, lambda account: "home of " + account.address.key, passwords, gate)  # type: ignore[arg-type,return-value]
     return House(clock, threads, tables, passwords, throttle, Authenticator(portal))
 
 
@@ -128,7 +131,7 @@ def test_interfaces_are_kept(house: House) -> None:
     verifyObject(IAuthenticator, house.door)
     verifyObject(IPasswords, house.passwords)
     verifyObject(IPrincipal, Principal(BOB, None))  # type: ignore[arg-type]
-    verifyObject(ICredentialsChecker, Checker(None, None, None, None))  # type: ignore[arg-type]
+    verifyObject(ICredentialsChecker, Checker(None, None, None))  # type: ignore[arg-type]
     verifyObject(IRealm, Realm(None, None, {}))  # type: ignore[arg-type]
 
 
@@ -271,7 +274,7 @@ def test_the_queue_is_bounded_for_a_network_and_in_all(house: House) -> None:
     flood("192.0.2.2", MAX_WAITING_PER_NETWORK)
     assert len(failures) == 5 and house.passwords._queue._count == MAX_WAITING
     # A newcomer still gets in: the most crowded network gives way.
-    mine: list[bool] = []
+    mine: list[Any] = []
     house.passwords.check(BOB, PASSWORD, "198.51.100.9").addBoth(mine.append)
     assert len(failures) == 6 and mine == []
     assert house.passwords._queue._count == MAX_WAITING
@@ -301,8 +304,7 @@ def test_a_twisted_avatar_comes_from_the_adapters_table(house: House) -> None:
         house.tables,  # type: ignore[arg-type]
         lambda account: "home",  # type: ignore[arg-type,return-value]
         house.passwords,
-        house.throttle,
-        house.clock,
+        Gate(house.throttle, house.clock),
         {ITwistedThing: lambda principal: ("adapted", principal.account)},
     )
     results: list[Any] = []
@@ -316,4 +318,4 @@ def test_work_that_is_done_at_once_is_served(house: House) -> None:
     results: list[Any] = []
     for _ in range(3):
         passwords.check(BOB, PASSWORD, "").addBoth(results.append)
-    assert results == [True, True, True]
+    assert results == [GOOD, GOOD, GOOD]

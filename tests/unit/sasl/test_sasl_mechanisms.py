@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import base64
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
+from lorrainemail.envelope import Session
 from lorrainemail.errors import PermanentError
+from lorrainemail.sasl.exchange import PasswordLogins
 from lorrainemail.sasl.mechanisms import (
     CANCELLED,
     CANNOT_DECODE,
@@ -19,10 +24,40 @@ from lorrainemail.sasl.mechanisms import (
     TOO_LONG,
     UNKNOWN_MECHANISM,
     Claim,
-    Exchange,
     prepare_name,
     prepare_password,
 )
+
+SESSION = Session(id="s", door="submission")
+
+
+class Anybody(PasswordLogins):
+    """Answers with the claim itself."""
+
+    async def authenticate(self, username: bytes, password: bytes, session: Any, mechanism: str = "") -> Any:
+        return Claim(username, password, mechanism)
+
+
+class Exchange:
+    """An exchange whose answers come at once."""
+
+    def __init__(self, mechanism: bytes, initial: bytes | None = None) -> None:
+        self._exchange = Anybody().exchange(mechanism, initial, SESSION)
+
+    def start(self) -> Any:
+        return result_of(self._exchange.start())
+
+    def receive(self, line: bytes) -> Any:
+        return result_of(self._exchange.receive(line))
+
+
+def result_of(work: Any) -> Any:
+    results: list[Any] = []
+    Deferred.fromCoroutine(work).addBoth(results.append)
+    (result,) = results
+    if isinstance(result, Failure):
+        result.raiseException()
+    return result
 
 
 def b64(octets: bytes) -> bytes:

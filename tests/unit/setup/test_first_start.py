@@ -8,7 +8,7 @@ import pytest
 
 from lorrainemail.config.default import default_settings
 from lorrainemail.config.load import Located, load, locate
-from lorrainemail.sasl.passwords import verify
+from lorrainemail.sasl.credentials import matches
 from lorrainemail.setup import first_start
 from lorrainemail.setup.failure import StartError
 from lorrainemail.setup.first_start import prepare
@@ -33,7 +33,7 @@ def test_the_password_in_the_file_is_the_accounts(tmp_path: Path) -> None:
     assert problems == []
     (row,) = rows
     assert str(row.account.address) == "me@example.test"
-    assert verify(tuple(c.value for c in row.account.credentials), password.encode())
+    assert matches(row.account.credentials[0], password.encode())
     assert load(locate(state=str(tmp_path))).listen == default_settings(str(tmp_path)).listen
     assert prepared.located.file == str(tmp_path / "lorrainemail.toml")
     assert password not in greeting(default_settings(str(tmp_path)), prepared, [], False)

@@ -34,6 +34,7 @@ from lorrainemail.interfaces import (
     Verdict,
 )
 from lorrainemail.policy.chain import Guarded, PolicyChain
+from lorrainemail.sasl.exchange import PasswordLogins
 from lorrainemail.sasl.mechanisms import CREDENTIALS_INVALID
 from lorrainemail.sasl.portal import Principal
 from lorrainemail.smtp.door import Door
@@ -83,7 +84,7 @@ class Trace:
 
 
 @implementer(IAuthenticator)
-class Authenticator:
+class Authenticator(PasswordLogins):
     """anne's and bob's password is "secret"; ``pending`` holds back the answer when it is a list."""
 
     def __init__(self) -> None:

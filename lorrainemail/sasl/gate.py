@@ -1,0 +1,72 @@
+"""What every login passes, whatever its mechanism: the wait before it, the word about it after.
+
+Owned by :mod:`lorrainemail.sasl.portal`, which makes one :class:`Gate` for all doors. It slows guessers
+(:mod:`lorrainemail.sasl.throttle`) and writes the lines that an operator, or a program such as fail2ban,
+watches: ``Login refused at DOOR from ADDRESS: ...``, one for each refusal. No password and no name that is
+not an account's (people type passwords there) reaches the log.
+"""
+
+from __future__ import annotations
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from lorrainemail.envelope import Session
+from lorrainemail.interfaces import Account
+from lorrainemail.net.peers import network_key
+from lorrainemail.sasl.throttle import Throttle
+
+log = Logger(namespace="lorrainemail.sasl")
+
+
+class Gate:
+    """See the module.
+
+    :param clock: for the waits.
+    """
+
+    def __init__(self, throttle: Throttle, clock: IReactorTime) -> None:
+        self._throttle = throttle
+        self._clock = clock
+
+    async def wait(self, session: Session, name: str) -> None:
+        """Hold an attempt up for as long as its network, or the account, deserves.
+
+        :param name: the folded login name, "" for what cannot be one.
+        :raises TemporaryError: where that would be too long.
+        """
+        delay = self._throttle.wait(network_key(session.peer), name)
+        if delay:
+            await deferLater(self._clock, delay)
+
+    def refused(
+        self, session: Session, name: str, guess: bytes, account: Account | None, reason: str = ""
+    ) -> str:
+        """An attempt failed.
+
+        :param guess: what was tried; the same again is no new guess.
+        :param account: that the name means, None where none.
+        :param reason: in place of "wrong password" for an account that may log in.
+        :returns: the reason, for the log alone.
+        """
+        self._throttle.failed(network_key(session.peer), name, guess)
+        if account is None:
+            reason = "no such account"
+        elif not account.enabled:
+            reason = "the account is disabled"
+        else:
+            reason = reason or "wrong password"
+        log.warn(
+            "Login refused at {door} from {peer}: {reason} ({name}, session {session})",
+            door=session.door,
+            peer=session.peer or "a local peer",
+            reason=reason,
+            name=account.address.key if account is not None else "a name that is not shown",
+            session=session.id,
+        )
+        return reason
+
+    def passed(self, session: Session, name: str) -> None:
+        """An attempt succeeded."""
+        self._throttle.succeeded(network_key(session.peer), name)

@@ -1,0 +1,105 @@
+"""The logins of a server, put together: passwords, the gate, the mechanisms, the one portal.
+
+Called by :mod:`lorrainemail.service`, which hands :attr:`Logins.authenticator` to the doors. A service: it
+starts and stops what logins need. A changed configuration goes in through :meth:`Logins.reconfigure`.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from lorrainemail.config.model import Settings
+from lorrainemail.errors import Problem
+from lorrainemail.interfaces import Account, IMailHome, ITableService
+from lorrainemail.sasl.gate import Gate
+from lorrainemail.sasl.passwords import Passwords
+from lorrainemail.sasl.portal import Authenticator, make_portal
+from lorrainemail.sasl.renewal import Renewals
+from lorrainemail.sasl.throttle import Throttle
+from lorrainemail.sasl.verifiers import KEY_OCTETS, Scram
+from lorrainemail.tables.edit import change_credentials
+
+_log = Logger(namespace="lorrainemail")
+
+#: In the state directory: the key of the salts that names without an account are told.
+SALT_KEY: Final = "salt-key"
+
+
+class Logins(MultiService):
+    """See the module.
+
+    :param home: the folders of an account (``store.home``).
+    :param in_thread: runs blocking work.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        reactor: Any,
+        tables: ITableService,
+        home: Callable[[Account], IMailHome],
+        in_thread: Callable[..., Deferred[Any]],
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.name = "logins"
+        self._state = settings.state
+        self.passwords = Passwords(reactor)
+        self.passwords.setServiceParent(self)  # type: ignore[no-untyped-call]
+        tables.on_change(self.passwords.forget)
+        gate = Gate(Throttle(reactor), reactor)
+        amend = partial(change_credentials, settings.state) if settings.tables == "files" else None
+        self._renewals = Renewals(in_thread, amend, settings.auth.scram)
+        self._scram = Scram(tables, gate, settings.auth.scram)
+        portal = make_portal(tables, home, self.passwords, gate, proved=self._renewals.proved)
+        self.authenticator = Authenticator(portal, (self._scram,))
+
+    def startService(self) -> None:
+        super().startService()  # type: ignore[no-untyped-call]
+        self._need_salts()
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Take a changed configuration."""
+        self._scram.enabled = self._renewals.with_scram = settings.auth.scram
+        self._need_salts()
+
+    def alarms(self) -> list[Problem]:
+        """What keeps somebody from logging in."""
+        return self.passwords.alarms()
+
+    def _need_salts(self) -> None:
+        if not self._scram.enabled:
+            return
+        path = os.path.join(self._state, SALT_KEY)
+        try:
+            self._scram.secret = _kept_key(path)
+        except OSError as error:
+            # Unknown names get other salts after the next start: a guesser could tell them apart.
+            _log.error("{path} cannot be kept: {reason}", path=path, reason=error.strerror)
+
+
+def _kept_key(path: str) -> bytes:
+    """The octets in the file, made up where there is none."""
+    try:
+        with open(path, "rb") as file:
+            key = file.read(KEY_OCTETS)
+        if len(key) == KEY_OCTETS:
+            return key
+    except FileNotFoundError:
+        pass
+    key = secrets.token_bytes(KEY_OCTETS)
+    temporary = f"{path}.new"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(temporary, flags, 0o600), "wb") as file:
+        file.write(key)
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(temporary, path)
+    return key
