@@ -116,3 +116,7 @@ class Envelope:
     received_at: float = 0.0
     hops: int = 0
     sender_verified: bool = False
+
+    def asks(self, keyword: str) -> bool:
+        """Whether MAIL had that parameter."""
+        return any(one.keyword == keyword for one in self.parameters)

@@ -916,6 +916,7 @@ class QueueItem:
     """A queued message: envelope (with the session facts that its DSN needs), recipients, times.
 
     :ivar trusted: see :class:`Transaction`.
+    :ivar release_at: wall-clock seconds before which its sender does not want it to go on, 0 for at once.
     """
 
     envelope: Envelope
@@ -925,6 +926,7 @@ class QueueItem:
     door: str = ""
     account: str = ""
     trusted: bool = False
+    release_at: float = 0.0
 
 
 class IQueue(Interface):
@@ -946,6 +948,7 @@ class Outcome:
     :ivar ours: the failure is on our side; deferred with an alarm, never final.
     :ivar host: the next hop that said it, "" where none did; ``tls`` "TLSv1.3 ..." of that session.
     :ivar confirms: delivered to a host that keeps the promises of DSN from here on (RFC 3461 §5.2.1).
+    :ivar keeps_time: likewise of a time to deliver by (RFC 2852).
     """
 
     recipient: Recipient
@@ -955,6 +958,7 @@ class Outcome:
     host: str = ""
     tls: str = ""
     confirms: bool = False
+    keeps_time: bool = False
 
 
 class ICourier(Interface):

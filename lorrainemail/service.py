@@ -71,6 +71,7 @@ from lorrainemail.sieve.filter import SieveFilter
 from lorrainemail.sieve.storage import Scripts
 from lorrainemail.smtp.door import Door
 from lorrainemail.smtp.factory import SmtpFactory
+from lorrainemail.smtp.future import FutureRelease
 from lorrainemail.smtp.settings import DoorSettings
 from lorrainemail.store.mailstore import MailStore
 from lorrainemail.tables.backend import find_backend
@@ -161,10 +162,23 @@ class Server(Ordered):
         self.remote = RemoteCourier(
             self.tables, self.resolver, sessions, ends, settings.queue.port, settings.dns.ipv6
         )
+        self.future = FutureRelease(
+            reactor,
+            self.tables,
+            lambda: self.policy,
+            self.store.may_accept,
+            self.intake,
+            self.queue,
+            self.trace,
+            settings.hostname,
+            self.committer.run,
+            places.spill,
+            lambda: self.settings.policy.hide_submitter,
+        )
         self.runner = Runner(
             reactor,
             self.queue,
-            [LocalCourier(self.store, self.tables), self.remote],
+            [LocalCourier(self.store, self.tables), self.remote, self.future],
             Notices(self.intake, settings.hostname, Content, new_id, self.committer.run, self.trace),
             self.trace,
             settings.queue.concurrency,
@@ -253,6 +267,7 @@ class Server(Ordered):
             self.authenticator,
             self._room,
             sign=self.signer.sign,
+            hold=self.future.hold,
         )
 
     def _reader(self, name: str, plaintext: bool) -> Pop3Factory | ImapFactory:

@@ -14,6 +14,8 @@ Decisions, beyond the letter of RFC 5321:
   where that may not be done (:mod:`lorrainemail.message.downgrade`); never "just sent".
 - A UTF-8 address or header for a host without SMTPUTF8 is refused with 5.6.7 (RFC 6531 §3.5).
 - What a server says of its limits (LIMITS, RFC 9422) is kept: recipients are split, sessions ended.
+- REQUIRETLS goes on only under TLS to hosts that know it (RFC 8689 §4.2), BY with its mode R only to hosts
+  that know it (RFC 2852 §4); where no host of the recipient's does, the courier returns the message.
 - DSN parameters go on only to hosts that know them (RFC 3461 §5.2.1).
 - A connection lost after the final dot and before its reply leaves the message's fate unknown: it is
   deferred, and not offered to another host in the same attempt.
@@ -34,6 +36,7 @@ from lorrainemail.delivery.wire import InThread, SessionLost, Wire, encode_line
 from lorrainemail.envelope import Envelope, Recipient
 from lorrainemail.errors import MailError, Reply
 from lorrainemail.grammar.smtp import encode_orcpt, encode_xtext
+from lorrainemail.grammar.smtp_wishes import NONE, DeliverBy, Wishes, wishes_of
 from lorrainemail.interfaces import IContent
 from lorrainemail.message.downgrade import MAX_OCTETS, CannotDowngrade, downgraded
 from lorrainemail.ops.content import Content, ContentWriter, SpilledContent
@@ -53,6 +56,11 @@ RSET_TIME: Final = 20
 QUIT_TIME: Final = 5
 #: RCPTs in one transaction: what every server must take (RFC 5321 §4.5.3.1.8).
 MAX_RECIPIENTS: Final = 100
+#: Said of a host that cannot do what the sender asks for; another may.
+NO_REQUIRETLS: Final = Reply(450, "4.7.30", "the server does not know REQUIRETLS")
+NO_DELIVERBY: Final = Reply(450, "4.3.3", "the server does not promise delivery by a time")
+#: RFC 2852 §4: no host need be asked.
+TOO_LATE: Final = Reply(550, "5.4.7", "the time by which it was to be delivered is over")
 #: Octets of a message that are searched for the end of its header.
 MAX_HEADER: Final = 256 << 10
 
@@ -238,12 +246,46 @@ class ClientSession:
         over = self._too_large(content)
         if over is not None:
             return over
+        if envelope.parameters:
+            wishes = wishes_of(envelope)
+            if wishes.require_tls and not (self.wire.secure and "REQUIRETLS" in self.extensions):
+                return NO_REQUIRETLS
+            by = wishes.deliver_by
+            if by is not None and by.mode == "R":
+                left = self._time_left(envelope, by)
+                if left <= 0 or not self._keeps_time(by, left):
+                    return TOO_LATE if left <= 0 else NO_DELIVERBY
         if "SMTPUTF8" not in self.extensions:
             if envelope.sender is not None and not envelope.sender.is_ascii:
                 return Reply(550, "5.6.7", "the server cannot take international addresses")
             if envelope.smtputf8 and content.eight_bit and not await self._header_is_ascii(content):
                 return Reply(550, "5.6.7", "the server cannot take international headers")
         return None
+
+    def _time_left(self, envelope: Envelope, by: DeliverBy) -> int:
+        return int(envelope.received_at + by.seconds - self.wire.now())
+
+    def _keeps_time(self, by: DeliverBy, left: int) -> bool:
+        """Whether the server takes a message to be delivered in so many seconds."""
+        least = self.extensions.get("DELIVERBY")
+        if least is None:
+            return False
+        # RFC 2852 §4: the least time that it deals with; of mode R alone.
+        return by.mode == "N" or not least.isdigit() or int(least[:9]) <= left
+
+    def _wished(self, envelope: Envelope, wishes: Wishes) -> list[str]:
+        """The parameters that say on what the sender asked for."""
+        words = []
+        if wishes.require_tls:
+            words.append("REQUIRETLS")
+        if wishes.priority is not None and "MT-PRIORITY" in self.extensions:
+            words.append(f"MT-PRIORITY={wishes.priority}")
+        by = wishes.deliver_by
+        if by is not None:
+            left = self._time_left(envelope, by)
+            if self._keeps_time(by, left):
+                words.append(f"BY={left};{by.mode}{'T' if by.trace else ''}")
+        return words
 
     def _too_large(self, content: IContent) -> Reply | None:
         limit = self.extensions.get("SIZE", "")
@@ -269,9 +311,13 @@ class ClientSession:
             envelope.smtputf8 or not all(one.address.is_ascii for one in recipients) or not sender.isascii()
         ):
             words.append("SMTPUTF8")
+        wishes = wishes_of(envelope) if envelope.parameters else NONE
+        if wishes is not NONE:
+            words += self._wished(envelope, wishes)
         if "DSN" in self.extensions:
-            if envelope.ret:
-                words.append(f"RET={envelope.ret}")
+            if envelope.ret or wishes.require_tls:
+                # RFC 8689 §5: a report may go by other ways than the message.
+                words.append(f"RET={'HDRS' if wishes.require_tls else envelope.ret}")
             if envelope.envid:
                 words.append(f"ENVID={encode_xtext(envelope.envid)}")
         return " ".join(words)

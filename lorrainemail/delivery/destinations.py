@@ -4,7 +4,8 @@ Pure but for the clock that it is given. The runner puts jobs in and takes them 
 
 - Each destination has its own line of jobs and its own limit of deliveries at once; a new one begins with
   :data:`FIRST` and earns one more with each success.
-- Destinations take turns.
+- Destinations take turns. Within a line jobs of higher priority stand before those of lower (RFC 6710 §4.2),
+  and a destination that gets an urgent one has the next turn.
 - The limit over all counts only deliveries that are younger than :data:`PATIENCE` (the runner calls
   :meth:`Destinations.slow_down` for older ones), so that many stalled connections do not use it up; a second,
   larger one counts them all.
@@ -37,6 +38,9 @@ class Keyed(Protocol):
 
     @property
     def destination(self) -> str: ...
+
+    @property
+    def priority(self) -> int: ...
 
 
 J = TypeVar("J", bound=Keyed)
@@ -95,8 +99,14 @@ class Destinations(Generic[J]):
             if len(self._known) >= MAX_IDLE:
                 self._forget_idle(now)
             found = self._known[key] = Destination(limit=min(FIRST, self.per_destination))
-        found.waiting.append(job)
+        waiting = found.waiting
+        if not waiting or waiting[-1].priority >= job.priority:
+            waiting.append(job)
+        else:
+            waiting.insert(next(i for i, one in enumerate(waiting) if one.priority < job.priority), job)
         self._look(key, found, now)
+        if job.priority > 0 and key in self._ready:
+            self._ready.move_to_end(key, last=False)
 
     def start(self, now: float) -> J | None:
         """The job that may start now; it counts as running from here on."""

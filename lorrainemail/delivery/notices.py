@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 from twisted.logger import Logger
 
+from lorrainemail.delivery.deadline import deadline_of
 from lorrainemail.delivery.wire import InThread
 from lorrainemail.errors import MailError
 from lorrainemail.interfaces import IContent, IInjector, ITrace, Outcome, QueueItem, QueueRecipient
@@ -50,11 +51,16 @@ def why_no_success_notice(item: QueueItem, one: QueueRecipient, outcome: Outcome
     """Likewise for a delivery; it must have been asked for, and nobody behind us be there to tell it."""
     notify = one.recipient.notify
     if notify is None or "SUCCESS" not in notify:
-        return "not asked for"
+        deadline = deadline_of(item.envelope)
+        if deadline is None or notify == ("NEVER",) or not outcome.host:
+            return "not asked for"
+        # RFC 2852 §4: of a host that does not keep his time, and, where he wants it, of all.
+        if outcome.keeps_time and not deadline.trace:
+            return "the next host takes care of it"
+    elif outcome.confirms:
+        return "the next host takes care of it"
     if item.envelope.sender is None:
         return "the reverse-path is null"
-    if outcome.confirms:
-        return "the next host takes care of it"
     if not (item.trusted or item.account):
         return "only our own users and listed networks are told of deliveries"
     return ""

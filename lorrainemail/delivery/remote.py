@@ -20,7 +20,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from lorrainemail.delivery.client import MAX_RECIPIENTS, Sent
+from lorrainemail.delivery.client import MAX_RECIPIENTS, NO_DELIVERBY, NO_REQUIRETLS, Sent
 from lorrainemail.delivery.hops import NextHops, OurEnds, find_hops
 from lorrainemail.delivery.sessions import NoSession, Sessions, Target
 from lorrainemail.delivery.wire import SessionLost
@@ -168,13 +168,15 @@ class RemoteCourier:
 
 @attrs.define(slots=True, eq=False)
 class _Attempt:
-    """One attempt for recipients of one route. ``outcomes``: the best that is known for each so far."""
+    """One attempt for recipients of one route. ``outcomes``: the best that is known for each so far;
+    ``strict``: TLS is verified because the sender wants it."""
 
     courier: RemoteCourier
     item: QueueItem
     recipients: list[QueueRecipient]
     content: IContent
     outcomes: dict[int, Outcome] = attrs.field(factory=dict)
+    strict: bool = False
 
     async def run(self, route: Route) -> list[Outcome]:
         hops = await self.courier.hops(route)
@@ -185,6 +187,10 @@ class _Attempt:
             targets = self.courier.targets(route, hops)
         except NoSession as none:
             return self._all("deferred", none.reply, none.ours)
+        if self.envelope.asks("REQUIRETLS"):
+            # RFC 8689 §4.2: whatever the row leaves open, the sender does not.
+            self.strict = route.tls in ("none", "opportunistic")
+            targets = [_protected(target) for target in targets]
         unserved = list(range(len(self.recipients)))
         spoken = 0
         for target in targets:
@@ -203,14 +209,16 @@ class _Attempt:
             spoken += reached
             if not unserved or spoken >= MAX_SESSIONS:
                 break
-        return [self.outcomes[index] for index in range(len(self.recipients))]
+        return [_final(self.outcomes[index]) for index in range(len(self.recipients))]
 
     def _unreached(self, indices: list[int], none: NoSession, target: Target) -> None:
         for index in indices:
             # what a host said of the recipient tells more than that another cannot be reached
             known = self.outcomes.get(index)
             if known is None or not known.host:
-                self._set(index, "deferred", none.reply, none.ours, str(target) if none.remote else "")
+                # a sender's wish that a host cannot grant is no fault of ours
+                ours = none.ours and not self.strict
+                self._set(index, "deferred", none.reply, ours, str(target) if none.remote else "")
 
     def _all(self, kind: _Kind, reply: Reply, ours: bool) -> list[Outcome]:
         return [Outcome(one.recipient, kind, reply, ours) for one in self.recipients]
@@ -224,9 +232,10 @@ class _Attempt:
         host: str = "",
         tls: str = "",
         confirms: bool = False,
+        keeps_time: bool = False,
     ) -> None:
         recipient = self.recipients[index].recipient
-        self.outcomes[index] = Outcome(recipient, kind, reply, ours, host, tls, confirms)
+        self.outcomes[index] = Outcome(recipient, kind, reply, ours, host, tls, confirms, keeps_time)
 
     async def _send(self, target: Target, part: list[int]) -> list[int]:
         """Offer the message to one host; the indices that the next host may be offered.
@@ -246,7 +255,7 @@ class _Attempt:
         except BaseException:
             session.wire.end(SessionLost(Reply(421, "4.3.2", "given up here")))
             raise
-        confirms = "DSN" in session.extensions
+        confirms, keeps_time = "DSN" in session.extensions, "DELIVERBY" in session.extensions
         sessions.give_back(target, session)
         for index, one in zip(part, sent, strict=True):
             kind: _Kind = "deferred"
@@ -255,7 +264,7 @@ class _Attempt:
             elif one.reply.permanent:
                 kind = "failed"
             host = str(target) if one.remote else ""
-            self._set(index, kind, one.reply, False, host, session.wire.tls, confirms)
+            self._set(index, kind, one.reply, False, host, session.wire.tls, confirms, keeps_time)
         return [
             index for index, one in zip(part, sent, strict=True) if one.reply.temporary and not one.uncertain
         ]
@@ -264,6 +273,23 @@ class _Attempt:
 def _only_the_way(route: Route) -> Route:
     """Without what differs between recipients that go the same way."""
     return attrs.evolve(route, reasons=(), domain=route.domain if route.kind == "mx" else "")
+
+
+def _protected(target: Target) -> Target:
+    """The same under TLS with a verified name, where its row asks for nothing better."""
+    return attrs.evolve(target, tls="verified") if target.tls in ("none", "opportunistic") else target
+
+
+def _final(outcome: Outcome) -> Outcome:
+    """What the sender asked for and no host can do will not be possible later either."""
+    if outcome.reply == NO_REQUIRETLS:
+        # RFC 8689 §4.2.
+        reply = Reply(550, "5.7.30", "no server of the recipient knows REQUIRETLS")
+    elif outcome.reply == NO_DELIVERBY:
+        reply = Reply(550, "5.3.3", "no server of the recipient promises delivery by a time")
+    else:
+        return outcome
+    return attrs.evolve(outcome, kind="failed", reply=reply)
 
 
 def _unheard(sent: Sent) -> bool:

@@ -29,6 +29,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from lorrainemail.delivery.deadline import NOT_IN_TIME, Deadline, deadline_of
 from lorrainemail.delivery.destinations import PATIENCE, Destinations
 from lorrainemail.delivery.notices import (
     Notices,
@@ -37,6 +38,7 @@ from lorrainemail.delivery.notices import (
     why_no_success_notice,
 )
 from lorrainemail.errors import Problem, Reply
+from lorrainemail.grammar.smtp_wishes import wishes_of
 from lorrainemail.interfaces import ICourier, ITrace, Outcome, QueueItem, QueueRecipient, later
 from lorrainemail.message.dsn import Action, Fate
 from lorrainemail.queue.format import Stored
@@ -71,6 +73,7 @@ class Job:
     """Recipients of one item that go to one destination.
 
     :ivar slow: it has been under way for long. ``settling``: the courier is done, the rest is ours.
+    :ivar priority: of the message (RFC 6710). ``deadline``: the time that its sender set.
     """
 
     entry: Entry
@@ -79,6 +82,8 @@ class Job:
     indices: tuple[int, ...]
     slow: bool = False
     settling: bool = False
+    priority: int = 0
+    deadline: Deadline | None = None
 
 
 class Runner(Service):
@@ -227,12 +232,14 @@ class Runner(Service):
         hurry, entry.hurry = entry.hurry, False
         if not self.running or not self.spool.alive(entry):
             return
-        now = self.spool.monotonic()
+        now, envelope = self.spool.monotonic(), stored.item.envelope
         for (courier_name, destination), indices in groups.items():
             idle = tuple(index for index in indices if index not in entry.busy)  # two looks may overlap
             if idle:
                 entry.busy |= frozenset(idle)
-                job = Job(entry, courier_name, destination, idle)
+                priority = wishes_of(envelope).priority or 0 if envelope.parameters else 0
+                deadline = deadline_of(envelope)
+                job = Job(entry, courier_name, destination, idle, priority=priority, deadline=deadline)
                 self._jobs.setdefault(entry.id, []).append(job)
                 self.destinations.add(job, now)
                 if hurry:  # asked for by an operator, who knows more than our last tries
@@ -301,7 +308,11 @@ class Runner(Service):
             index for index in job.indices if stored.item.recipients[index].state == "waiting"
         ]  # an operator may have dropped some while they stood in line
         if waiting:
-            outcomes = await self._deliver(job, stored, waiting)
+            deadline = job.deadline
+            if deadline is not None and deadline.final and deadline.over(self.spool.now()):
+                outcomes = [_missed(stored.item.recipients[index]) for index in waiting]
+            else:
+                outcomes = await self._deliver(job, stored, waiting)
             job.settling = True
             self._judge_destination(job, outcomes)
             known = dict(zip(waiting, outcomes, strict=True))
@@ -364,7 +375,12 @@ class Runner(Service):
         while left > 0 and self.running:
             slice_, left = min(left, SLICE), left - SLICE
             old = self.destinations.take_out(
-                destination, slice_, lambda job: self.spool.age(job.entry) >= patience
+                destination,
+                slice_,
+                lambda job: (
+                    self.spool.age(job.entry) >= patience
+                    or (job.deadline is not None and job.deadline.over(self.spool.now()))
+                ),
             )
             for job in old:
                 await self._share(job, reply)
@@ -396,8 +412,11 @@ class Runner(Service):
         delayed: dict[int, Fate] = {}
         served: list[Fate] = []
         expired = self.spool.schedule.expired(self.spool.age(job.entry))
+        deadline, now = job.deadline, self.spool.now()
         for index, outcome in outcomes.items():
             one = stored.item.recipients[index]
+            if deadline is not None:
+                outcome = deadline.judged(outcome, now)
             self._note(job, stored.item, one, outcome)
             reply = str(outcome.reply)[:MAX_LAST_REPLY]
             if outcome.kind == "delivered":
@@ -414,11 +433,12 @@ class Runner(Service):
                 said[index] = outcome
             else:
                 attempts = one.attempts + 1
-                wait = self.spool.schedule.wait(attempts)
-                changes[index] = attrs.evolve(
-                    one, attempts=attempts, next_try=self.spool.now() + wait, last_reply=reply
-                )
-                if self._is_late(job.entry, stored.item, one):
+                next_try = now + self.spool.schedule.wait(attempts)
+                if deadline is not None:
+                    next_try = deadline.next_try(now, next_try)
+                changes[index] = attrs.evolve(one, attempts=attempts, next_try=next_try, last_reply=reply)
+                missed = deadline is not None and deadline.over(now)
+                if self._is_late(job.entry, stored.item, one, missed):
                     left = self.spool.schedule.expire - self.spool.age(job.entry)
                     fate = self._fate(one, outcome, "delayed", False)
                     delayed[index] = attrs.evolve(fate, retry_until=self.spool.now() + left)
@@ -431,9 +451,11 @@ class Runner(Service):
                 changes[index] = attrs.evolve(changes[index], delay_told=True)
         await self.spool.change(job.entry, changes)
 
-    def _is_late(self, entry: Entry, item: QueueItem, one: QueueRecipient) -> bool:
+    def _is_late(self, entry: Entry, item: QueueItem, one: QueueRecipient, missed: bool) -> bool:
+        """Whether the sender is to be told now. ``missed``: the time that he set is over."""
         notice = self.spool.schedule.delay_notice
-        return bool(notice) and self.spool.age(entry) >= notice and not why_no_delay_notice(item, one)
+        late = missed or (bool(notice) and self.spool.age(entry) >= notice)
+        return late and not why_no_delay_notice(item, one)
 
     def _fate(self, one: QueueRecipient, outcome: Outcome, action: Action, expired: bool) -> Fate:
         reply = outcome.reply
@@ -577,6 +599,12 @@ class Runner(Service):
 def _all_deferred(recipients: Sequence[QueueRecipient], words: str) -> list[Outcome]:
     reply = Reply(451, "4.3.0", words)
     return [Outcome(one.recipient, "deferred", reply, ours=True) for one in recipients]
+
+
+def _missed(one: QueueRecipient) -> Outcome:
+    """Not tried any more: its sender's time is over."""
+    last = f"; at last: {one.last_reply}" if one.last_reply else ""
+    return Outcome(one.recipient, "failed", Reply(550, "5.4.7", f"{NOT_IN_TIME}{last}"))
 
 
 def _name_of(host: str) -> str:

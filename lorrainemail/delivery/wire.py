@@ -99,6 +99,10 @@ class Wire(Protocol):
         self.secure = False
         self.tls = ""
 
+    def now(self) -> float:
+        """Wall-clock seconds."""
+        return self._reactor.seconds()
+
     # -- replies ---------------------------------------------------------------------------------
 
     def expect(self, what: str, seconds: float) -> Deferred[RemoteReply]:

@@ -19,12 +19,15 @@ import attrs
 from lorrainemail.addresses import Address, AddressError, normalise_domain, parse_address
 from lorrainemail.envelope import Parameter
 from lorrainemail.errors import PermanentError, Reply
+from lorrainemail.grammar.smtp_wishes import PARAMETERS as WISHES
+from lorrainemail.grammar.smtp_wishes import Wishes, parse_wishes
 
 #: RFC 5321 §4.5.3.1.4: 512 octets with CRLF, the base that extensions add to.
 COMMAND_LINE: Final = 512
 #: What our extensions may add to MAIL: SIZE 26 (RFC 1870 §3), BODY 17 (RFC 6152 §2), SMTPUTF8 10 (RFC 6531
 #: §3.4), AUTH 500 (RFC 4954 §3), RET and ENVID 115 (RFC 3461 §5); RCPT: NOTIFY and ORCPT 528. UTF-8 paths
-#: are longer by the octets of their characters. One bound serves every command.
+#: are longer by the octets of their characters. HOLDUNTIL, MT-PRIORITY, BY and REQUIRETLS need 100 together.
+#: One bound serves every command.
 LONGEST_COMMAND: Final = 2048
 #: RFC 4954 §4: the longest line of an AUTH exchange, without CRLF.
 LONGEST_AUTH: Final = 12288
@@ -34,8 +37,9 @@ LONGEST_GREETING: Final = 255
 LONGEST_ENVID: Final = 100
 LONGEST_ORCPT: Final = 500
 
-#: Parameters that this grammar understands.
-MAIL_PARAMETERS: Final = frozenset({"SIZE", "BODY", "SMTPUTF8", "AUTH", "RET", "ENVID"})
+#: Parameters that this grammar understands; those of :mod:`lorrainemail.grammar.smtp_wishes` besides.
+_MAIL_PARAMETERS: Final = frozenset({"SIZE", "BODY", "SMTPUTF8", "AUTH", "RET", "ENVID"})
+MAIL_PARAMETERS: Final = _MAIL_PARAMETERS | WISHES
 RCPT_PARAMETERS: Final = frozenset({"NOTIFY", "ORCPT"})
 
 _PATH = re.compile(
@@ -59,6 +63,7 @@ class MailCommand:
     """MAIL: reverse-path (None is ``<>``) and the meaning of its parameters.
 
     :ivar auth: the AUTH parameter decoded (RFC 4954 §5), "" when not given; never trusted here.
+    :ivar wishes: what is asked of the message's way, None for nothing.
     """
 
     sender: Address | None
@@ -69,6 +74,7 @@ class MailCommand:
     ret: str = ""
     envid: str = ""
     auth: str = ""
+    wishes: Wishes | None = None
 
 
 @attrs.frozen(slots=True)
@@ -114,6 +120,7 @@ def parse_mail(argument: bytes, offered: frozenset[str]) -> MailCommand:
         ret=_one_of("RET", values["RET"], ("FULL", "HDRS")) if "RET" in values else "",
         envid=_envid(values["ENVID"]) if "ENVID" in values else "",
         auth=_auth(values["AUTH"]) if "AUTH" in values else "",
+        wishes=None if _MAIL_PARAMETERS.issuperset(values) else parse_wishes(values),
     )
 
 

@@ -131,9 +131,14 @@ class Fate:
 
 def octets_wanted(envelope: Envelope, size: int) -> int:
     """How much of the message, from its start, :func:`build` wants to see (RET, RFC 3461 §4.3)."""
-    if envelope.ret.upper() == "FULL" and size <= MAX_RETURNED_MESSAGE:
+    if _may_be_whole(envelope) and size <= MAX_RETURNED_MESSAGE:
         return size
     return min(size, MAX_RETURNED_HEADER)
+
+
+def _may_be_whole(envelope: Envelope) -> bool:
+    # RFC 8689 §5: what must travel under TLS alone is not sent back by whatever way there is.
+    return envelope.ret.upper() == "FULL" and not envelope.asks("REQUIRETLS")
 
 
 def build(
@@ -160,7 +165,7 @@ def build(
         raise ValueError("a null reverse-path gets no notice")
     # RFC 3461 §4.3: RET=FULL is about failures.
     failed = any(fate.action == "failed" for fate in fates)
-    whole = failed and envelope.ret.upper() == "FULL" and len(original) == size
+    whole = failed and _may_be_whole(envelope) and len(original) == size
     header, separator, _ = original.partition(b"\r\n\r\n")
     if separator:
         header += b"\r\n"

@@ -16,9 +16,9 @@
                          "next_try": 0.0, "last_reply": "", "delay_told": false,
                          "argument": "", "user": "", "owner": "owner-list@bricoleur.com"}, ...]}
 
-``age`` is the seconds for which a server was up with the item; ``next_try`` and the other instants are
-seconds since the epoch. ``envelope`` has no recipients of its own: those of a queue item are the ones that
-the queue must serve. Missing keys take their defaults, unknown ones are ignored, so that files of an older or
+``age`` is the seconds for which a server was up with the item, negative before its ``release_at`` (RFC 4865;
+only in items that have one); ``next_try`` and the other instants are seconds since the epoch. ``envelope``
+has no recipients of its own: those of a queue item are the ones that the queue must serve. Missing keys take their defaults, unknown ones are ignored, so that files of an older or
 slightly newer version are read; a change that an older version would misread raises ``format``.
 
 The spool (:mod:`lorrainemail.queue.spool`) is the only caller. Pure. Fails with :class:`FormatError`.
@@ -40,6 +40,8 @@ from lorrainemail.interfaces import QueueItem, QueueRecipient
 
 #: What this version writes, and the newest that it reads.
 FORMAT: Final = 1
+#: The courier's name of recipients whose message waits for its sender's time.
+FUTURE: Final = "future"
 #: A JSON file longer than this is none of ours (some 1000 recipients with all parameters need a tenth).
 MAX_OCTETS: Final = 16 << 20
 #: What an id may look like: it becomes a file name.
@@ -95,6 +97,8 @@ def encode(stored: Stored) -> bytes:
         },
         "recipients": [_recipient_out(recipient) for recipient in item.recipients],
     }
+    if item.release_at:
+        document["release_at"] = item.release_at
     return json.dumps(document, separators=(",", ":")).encode("ascii") + b"\n"
 
 
@@ -198,8 +202,9 @@ def _decode(document: dict[str, Any]) -> Stored:
         door=_text(document.get("door", "")),
         account=_text(document.get("account", "")),
         trusted=bool(document.get("trusted", document.get("account"))),
+        release_at=float(document.get("release_at", 0.0)),
     )
-    return Stored(item, bool(document.get("eight_bit", False)), max(0.0, float(document.get("age", 0.0))))
+    return Stored(item, bool(document.get("eight_bit", False)), float(document.get("age", 0.0)))
 
 
 def _recipient_in(one: dict[str, Any]) -> QueueRecipient:

@@ -53,7 +53,7 @@ from lorrainemail.interfaces import (
 )
 from lorrainemail.ops.files import SYSTEM, Files
 from lorrainemail.queue.files import Directory, Fault, MessageFile
-from lorrainemail.queue.format import ID, FormatError, Stored, encode
+from lorrainemail.queue.format import FUTURE, ID, FormatError, Stored, encode
 from lorrainemail.queue.history import History
 from lorrainemail.queue.schedule import Schedule
 
@@ -294,6 +294,8 @@ class Spool(Service):
 
     def is_due(self, entry: Entry, recipient: QueueRecipient) -> bool:
         """Whether a waiting recipient may be tried now."""
+        if recipient.courier == FUTURE and entry.hurry and recipient.next_try > self.now():
+            return False  # an operator's haste is not the sender's wish
         return recipient.state == "waiting" and (entry.hurry or self._wait_until(recipient.next_try) <= 1.0)
 
     async def read_many(self, entries: Sequence[Entry]) -> list[tuple[Entry, Stored]]:
@@ -412,7 +414,7 @@ class Spool(Service):
             if error is None:
                 self._forget(entry)
         else:
-            stored = attrs.evolve(stored, age=self.age(entry))
+            stored = attrs.evolve(stored, age=self.monotonic() - entry.born)
             write = FileWrite(
                 temporary=self.directory.temporary(f"{entry.id}.{self._next_number()}"),
                 final=self.directory.envelope(entry.id),
@@ -565,7 +567,7 @@ class Spool(Service):
         now = self.monotonic()
         first = min(one.next_try for one in stored.item.recipients)
         self._remember(stored)
-        self._enter(Entry(stored.item.envelope.id, now + self._wait_until(first), now))
+        self._enter(Entry(stored.item.envelope.id, now + self._wait_until(first), now - stored.age))
         _QUEUED.inc()
         recipients = [str(one.recipient.address) for one in stored.item.recipients]
         self._event(stored.item.envelope.id, "queued", recipients=recipients)
@@ -586,7 +588,8 @@ class _QueuePlacement:
         eight_bit = content.eight_bit or not prefix.isascii()
         directory = spool.directory
         self._spool = spool
-        self._stored = Stored(attrs.evolve(item, size=size), eight_bit)
+        age = min(0.0, spool.now() - item.release_at) if item.release_at else 0.0
+        self._stored = Stored(attrs.evolve(item, size=size), eight_bit, age)
         self._under_way = False
         self._writes = (
             FileWrite(

@@ -17,9 +17,17 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from lorrainemail.errors import Reply
-from lorrainemail.interfaces import IAuthenticator, IContent, IIntake, IPolicy, ITableService, ITrace
+from lorrainemail.interfaces import (
+    IAuthenticator,
+    IContent,
+    IIntake,
+    IPolicy,
+    ITableService,
+    ITrace,
+    Transaction,
+)
 from lorrainemail.net.limits import ConnectionCounter
-from lorrainemail.smtp import replies
+from lorrainemail.smtp import replies, wishes
 from lorrainemail.smtp.acceptance import MayAccept
 from lorrainemail.smtp.settings import DoorSettings
 from lorrainemail.smtp.xclient import ATTRIBUTES
@@ -66,6 +74,8 @@ class Door:
     :param room: a reply where no message of that size may be begun (disk reserve, queue full), else None.
     :param wall_clock: seconds since the epoch.
     :param sign: the signature fields of a message of our own users', b"" for none.
+    :param hold: keeps a message until an instant (wall-clock seconds) and answers for it like intake; None
+        where none is held.
     """
 
     def __init__(
@@ -82,7 +92,10 @@ class Door:
         room: Callable[[int], Reply | None] = _always_room,
         wall_clock: Callable[[], float] = time.time,
         sign: Callable[[IContent], Awaitable[bytes]] | None = None,
+        hold: Callable[[Transaction, float], Deferred[Reply]] | None = None,
     ) -> None:
+        self.hold = hold
+        self._hour = 0
         self.clock = clock
         self.tables = tables
         self.policy = policy
@@ -123,6 +136,7 @@ class Door:
             mail.add("AUTH")
         if settings.dsn:
             mail |= {"RET", "ENVID"}
+        mail |= wishes.taken(settings, self.hold is not None)
         self.mail_parameters = frozenset(mail)
         self.rcpt_parameters = frozenset({"NOTIFY", "ORCPT"} if settings.dsn else ())
         self._extensions.clear()
@@ -142,6 +156,11 @@ class Door:
             stranger's server then tells its user itself that it handed the message on (RFC 3461 §5.2.2).
         """
         key = (secure, self.tls is not None, believed, trusted, mechanisms)
+        hour = int(self.wall_clock()) // 3600 if self.hold is not None else 0
+        if hour != self._hour:
+            # How far into the future a message may be held is said in the reply.
+            self._hour = hour
+            self._extensions.clear()
         hour = int(self.wall_clock()) // 3600 if self.hold is not None else 0
         if hour != self._hour:
             # How far into the future a message may be held is said in the reply.
@@ -177,6 +196,7 @@ class Door:
             lines.append("STARTTLS")
         if mechanisms:
             lines.append(f"AUTH {' '.join(mechanisms)}")
+        lines += wishes.announced(settings, self.hold is not None, secure, trusted, self.wall_clock())
         lines += wishes.announced(settings, self.hold is not None, secure, trusted, self.wall_clock())
         return lines
 

@@ -45,6 +45,10 @@ LOGIN_FIRST: Final = Reply(530, "5.7.0", "Authentication required")
 TLS_FIRST: Final = Reply(530, "5.7.0", "Must issue a STARTTLS command first")
 # RFC 4954 §6.
 LOGIN_NEEDS_TLS: Final = Reply(538, "5.7.11", "Encryption required for authentication")
+# RFC 8689 §4.1.
+REQUIRETLS_NEEDS_TLS: Final = Reply(530, "5.7.10", "REQUIRETLS needs TLS on the way to here too")
+NEEDS_LOGIN: Final = Reply(530, "5.7.0", "Holding and priorities are for users who logged in")
+NEEDS_TRUST: Final = Reply(530, "5.7.0", "Delivery by a time is for users who logged in and listed networks")
 SIZE_OVER: Final = Reply(552, "5.3.4", "Message size exceeds the limit")
 
 TOO_MANY_ERRORS: Final = Reply(421, "4.7.0", "Too many errors, closing connection")

@@ -37,6 +37,7 @@ from lorrainemail.smtp.data import IncomingMessage, MessageReader
 from lorrainemail.smtp.session import SmtpSession
 from lorrainemail.smtp.submission import submitted
 from lorrainemail.smtp.transaction import OpenTransaction
+from lorrainemail.smtp.wishes import refused
 
 #: What browsers and proxies say when somebody makes them speak to us.
 _WEB_VERBS: Final = frozenset({b"GET", b"POST", b"PUT", b"HEAD", b"CONNECT", b"OPTIONS"})
@@ -72,6 +73,8 @@ class SmtpServer(SmtpSession):
 
     verbs: ClassVar[dict[bytes, str]] = VERBS
     no_recipients: ClassVar[Reply] = replies.NO_RECIPIENTS
+    # When the open transaction's message may go on, 0 for at once.
+    _release = 0.0
 
     def _command(self, line: bytes) -> Coroutine[Any, Any, None]:
         if self._exchange is not None:
@@ -120,6 +123,15 @@ class SmtpServer(SmtpSession):
         transaction = OpenTransaction(new_id(), command, tables, door.wall_clock())
         account = None if principal is None else principal.account
         relay = self._relay_right(tables, self._session)
+        self._release = 0.0
+        if command.wishes is not None:
+            now = transaction.received_at
+            trusted = relay.allowed
+            refusal = refused(command.wishes, self._secure, principal is not None, trusted, now)
+            if refusal is not None:
+                self._refuse(refusal)
+                return
+            self._release = command.wishes.release_at(now)
         decision = await judge_sender(tables, door.policy, self._session, command.sender, account, relay)
         if decision.reply is not None:
             self._refuse(decision.reply, why(decision.verdicts), message=transaction)
@@ -246,7 +258,10 @@ class SmtpServer(SmtpSession):
             self._refuse(answer, detail, transaction)
 
     def _hand_over(self, transaction: Transaction) -> Deferred[Reply] | Deferred[list[Reply]]:
-        """To intake."""
+        """To intake, or, where the sender wants it, to those that keep it for later."""
+        hold = self._door.hold
+        if self._release and hold is not None:
+            return hold(transaction, self._release)
         return self._door.intake.take(transaction)
 
     async def _deliver(

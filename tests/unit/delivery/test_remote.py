@@ -20,7 +20,7 @@ from lorrainemail.delivery import sessions as sessions_module
 from lorrainemail.delivery.hops import OurEnds
 from lorrainemail.delivery.remote import RemoteCourier
 from lorrainemail.delivery.sessions import Sessions
-from lorrainemail.envelope import Envelope, Recipient
+from lorrainemail.envelope import Envelope, Parameter, Recipient
 from lorrainemail.errors import INTERNAL_ERROR, Reply, TemporaryError
 from lorrainemail.interfaces import (
     DnsFailure,
@@ -474,3 +474,95 @@ async def test_a_row_may_switch_tls_off(field: Field, authority: trustme.CA) -> 
     field.tables.routes["x.org"] = smarthost(peer.port, tls="none")
     assert kinds(await field.deliver()) == ["delivered"]
     assert peer.behaviour.secured == 0
+
+
+# -- what the sender asks of the way --------------------------------------------------------------------
+
+
+def wished(*parameters: tuple[str, str | None]) -> dict[str, Any]:
+    return {"parameters": tuple(Parameter(*one) for one in parameters), "received_at": reactor.seconds()}  # type: ignore[attr-defined]
+
+
+@pytest_twisted.ensureDeferred
+async def test_requiretls_goes_on_verified_to_a_host_that_knows_it(
+    field: Field, authority: trustme.CA, tmp_path: Path
+) -> None:
+    trusting(field, authority, tmp_path)
+    context = server_context(authority.issue_cert("127.0.0.1"))
+    peer = field.make_peer(tls=context, extensions=("REQUIRETLS", "DSN"))
+    for tls in ("opportunistic", "none"):
+        field.tables.routes["x.org"] = smarthost(peer.port, tls=tls)
+        (one,) = await field.deliver(**wished(("REQUIRETLS", None)), ret="FULL")
+        assert one.kind == "delivered" and one.tls
+    assert peer.behaviour.commands[3] == "MAIL FROM:<carole@elorac.fr> REQUIRETLS RET=HDRS"
+
+
+@pytest_twisted.ensureDeferred
+async def test_requiretls_is_returned_where_nobody_knows_it(
+    field: Field, authority: trustme.CA, tmp_path: Path
+) -> None:
+    trusting(field, authority, tmp_path)
+    peer = field.make_peer(tls=server_context(authority.issue_cert("127.0.0.1")))
+    field.tables.routes["x.org"] = smarthost(peer.port)
+    (one,) = await field.deliver(**wished(("REQUIRETLS", None)))
+    assert (one.kind, one.ours, one.reply.code, one.reply.enhanced) == ("failed", False, 550, "5.7.30")
+    assert "MAIL" not in peer.behaviour.verbs()
+
+
+@pytest.mark.parametrize("offered", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_requiretls_never_leaves_in_clear_text_nor_to_an_impostor(
+    field: Field, authority: trustme.CA, tmp_path: Path, offered: bool
+) -> None:
+    trusting(field, authority, tmp_path)
+    context = server_context(authority.issue_cert("other.org")) if offered else None
+    peer = field.make_peer(tls=context, extensions=("REQUIRETLS",))
+    field.tables.routes["x.org"] = smarthost(peer.port)
+    (one,) = await field.deliver(**wished(("REQUIRETLS", None)))
+    assert (one.kind, one.ours) == ("deferred", False)
+    assert peer.behaviour.messages == [] and "MAIL" not in peer.behaviour.verbs()
+
+
+@pytest_twisted.ensureDeferred
+async def test_priority_goes_on_to_hosts_that_know_it(field: Field) -> None:
+    peer = field.peer(extensions=("MT-PRIORITY",))
+    assert kinds(await field.deliver(**wished(("MT-PRIORITY", "-3")))) == ["delivered"]
+    assert peer.behaviour.commands[1].endswith(" MT-PRIORITY=-3")
+    old = field.peer(extensions=())
+    assert kinds(await field.deliver(**wished(("MT-PRIORITY", "-3")))) == ["delivered"]
+    assert old.behaviour.commands[1] == "MAIL FROM:<carole@elorac.fr>"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_time_to_deliver_by_goes_on_with_what_is_left_of_it(field: Field) -> None:
+    peer = field.peer(extensions=("DELIVERBY 60",))
+    facts = wished(("BY", "500;RT"))
+    facts["received_at"] -= 100
+    (one,) = await field.deliver(**facts)
+    assert (one.kind, one.keeps_time) == ("delivered", True)
+    words = peer.behaviour.commands[1].rpartition(" ")[2]
+    assert words.endswith(";RT") and 390 <= int(words[3:-3]) <= 400
+
+
+@pytest.mark.parametrize(
+    ("extensions", "by", "enhanced"),
+    [((), "500;R", "5.3.3"), (("DELIVERBY 600",), "500;R", "5.3.3"), (("DELIVERBY",), "5;R", "5.4.7")],
+)
+@pytest_twisted.ensureDeferred
+async def test_what_cannot_be_in_time_is_returned_without_being_sent(
+    field: Field, extensions: Any, by: str, enhanced: str
+) -> None:
+    peer = field.peer(extensions=extensions)
+    facts = wished(("BY", by))
+    facts["received_at"] -= 10
+    (one,) = await field.deliver(**facts)
+    assert (one.kind, one.reply.enhanced) == ("failed", enhanced)
+    assert "MAIL" not in peer.behaviour.verbs()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_wish_to_be_told_of_delay_keeps_no_mail_back(field: Field) -> None:
+    peer = field.peer(extensions=())
+    (one,) = await field.deliver(**wished(("BY", "-5;N")))
+    assert (one.kind, one.keeps_time) == ("delivered", False)
+    assert peer.behaviour.commands[1] == "MAIL FROM:<carole@elorac.fr>"

@@ -16,7 +16,7 @@ from lorrainemail.addresses import Address, parse_address
 from lorrainemail.delivery.destinations import DOWN, FIRST, PATIENCE
 from lorrainemail.delivery.notices import Notices
 from lorrainemail.delivery.runner import AFTER_A_FAULT, GRACE, Runner
-from lorrainemail.envelope import Envelope, Recipient
+from lorrainemail.envelope import Envelope, Parameter, Recipient
 from lorrainemail.errors import INTERNAL_ERROR, Reply, TemporaryError
 from lorrainemail.interfaces import (
     FileWrite,
@@ -31,6 +31,7 @@ from lorrainemail.interfaces import (
 from lorrainemail.ops.committer import Batch
 from lorrainemail.ops.content import Content
 from lorrainemail.ops.files import SYSTEM
+from lorrainemail.queue.format import FUTURE
 from lorrainemail.queue.schedule import Schedule
 from lorrainemail.queue.spool import Spool
 
@@ -621,3 +622,128 @@ def test_a_standing_shows_what_a_recipient_waits_for(house: House) -> None:
     assert last is not None
     (text, seconds) = house.runner.standing(last)[0]
     assert "no connection" in text and seconds > 0
+
+
+# -- what the sender asks of the way --------------------------------------------------------------------
+
+
+def by(house: House, words: str) -> dict[str, Any]:
+    return {"parameters": (Parameter("BY", words),), "received_at": house.clock.seconds()}
+
+
+def test_what_is_not_delivered_by_its_time_is_returned_then(house: House) -> None:
+    house.put("a@x.org", trusted=True, **by(house, "1000;R"))
+    house.answer_all(LATER)
+    house.clock.advance(500)
+    assert house.answer_all(LATER) == 1 and house.injector.sent == []
+    house.clock.advance(499)
+    house.calls()
+    house.clock.advance(2)
+    assert house.answer_all(LATER) <= 1
+    assert house.spool.count == 0
+    ((_, _, octets, _, _),) = house.injector.sent
+    assert b"Action: failed" in octets and b"Status: 5.4.7" in octets and b"come back" in octets
+
+
+def test_nothing_is_tried_after_its_time(house: House) -> None:
+    house.put("a@x.org", trusted=True, **by(house, "100;R"))
+    house.answer_all(AWAY)  # the destination is down: nothing is due before that ends
+    house.clock.advance(3600)
+    house.settle()
+    assert house.calls() == [] and house.spool.count == 0
+    assert b"Status: 5.4.7" in house.injector.sent[0][2]
+
+
+def test_who_wants_to_hear_of_a_delay_hears_it_in_time_and_once(house: House) -> None:
+    house.put("a@x.org", trusted=True, **by(house, "100;N"))
+    house.answer_all(LATER)
+    house.clock.advance(101)
+    house.answer_all(LATER)
+    assert [b"Action: delayed" in one[2] for one in house.injector.sent] == [True]
+    for _ in range(3):
+        house.clock.advance(700)
+        house.answer_all(LATER)
+    assert len(house.injector.sent) == 1 and house.spool.count == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "keeps", "notify", "told"),
+    [
+        ("100;N", False, None, True),
+        ("100;N", True, None, False),
+        ("100;NT", True, None, True),
+        ("100;NT", True, ("NEVER",), False),
+    ],
+)
+def test_a_relay_is_told_where_the_time_is_not_kept_or_a_trace_is_wanted(
+    house: House, words: str, keeps: bool, notify: Any, told: bool
+) -> None:
+    house.put("a@x.org", trusted=True, notify=notify, **by(house, words))
+    (call,) = house.calls()
+    (one,) = call.recipients
+    call.done.callback(
+        [Outcome(one.recipient, "delivered", OK, host="mx[192.0.2.1]:25", confirms=True, keeps_time=keeps)]
+    )
+    house.settle()
+    assert [b"Action: relayed" in sent[2] for sent in house.injector.sent] == [True] * told
+
+
+def test_urgent_mail_overtakes_what_stands_in_line(tmp_path: Path) -> None:
+    house = House(tmp_path, concurrency=1)
+    house.put("first@x.org")
+    for priority in ("-4", "0", "3", "9", "3"):
+        house.put(f"p{priority}@x.org", parameters=(Parameter("MT-PRIORITY", priority),))
+    house.put("other@y.org")
+    house.put("urgent@y.org", parameters=(Parameter("MT-PRIORITY", "1"),))
+    order = []
+    while calls := house.calls():
+        (call,) = calls
+        order.append(call.addresses[0])
+        call.answer(OK)
+    at_x = [one for one in order if one.endswith("@x.org")]
+    assert at_x == ["first@x.org", "p9@x.org", "p3@x.org", "p3@x.org", "p0@x.org", "p-4@x.org"]
+    assert [one for one in order if one.endswith("@y.org")] == ["urgent@y.org", "other@y.org"]
+    assert order[1] == "urgent@y.org"
+
+
+def test_a_report_on_mail_that_must_stay_under_tls_carries_its_header_alone(house: House) -> None:
+    house.put("a@x.org", ret="FULL", parameters=(Parameter("REQUIRETLS"),))
+    house.answer_all(NEVER)
+    ((_, _, octets, _, _),) = house.injector.sent
+    assert b"text/rfc822-headers" in octets and b"Subject: hello" in octets and b"\r\n\r\nx\r\n" not in octets
+
+
+def test_held_mail_waits_for_its_time_whatever_an_operator_hurries_and_over_restarts(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    house.courier.name = FUTURE
+    house.runner.stopService()
+    house.begin()
+    until = house.clock.seconds() + 20 * 86400
+    one = QueueRecipient(FUTURE, Recipient(parse_address("a@x.org")), next_try=until)
+    envelope = Envelope(
+        id="held1", sender=parse_address("carole@ours.test"), recipients=(), sender_verified=True
+    )
+    item = QueueItem(envelope, (one,), house.clock.seconds(), 0, account="carole@ours.test", release_at=until)
+    assert house.spool.placement(item, b"", Content(b"x\r\n")).commit().called
+    house.settle()
+    entry = house.spool.find("held1")
+    assert entry is not None
+    house.runner.retry(entry)
+    assert house.calls() == []
+    for day in range(19):
+        if day == 7:
+            house.runner.stopService()
+            house.begin()
+        for _ in range(6):
+            house.clock.advance(4 * 3600)
+            assert house.calls() == []
+    house.clock.advance(86400 - 60)
+    assert house.calls() == []
+    house.clock.advance(61)
+    (call,) = house.calls()
+    call.answer(LATER)
+    house.settle()
+    # Its age begins at its release: it has not expired, though it is 20 days old.
+    assert house.spool.count == 1 and house.injector.sent == []
+    entry = house.spool.find("held1")
+    assert entry is not None and house.spool.age(entry) < 3700
