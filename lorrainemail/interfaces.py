@@ -412,6 +412,18 @@ class ITables(Interface):
     def delivery(address: Address) -> DeliveryRow | None:
         """The most specific row of ``[deliver]`` for an address of a local domain."""
 
+    def rewrites(sender: Address) -> bool | Deferred[bool]:
+        """Whether mail of that sender is sent on under another address than his own."""
+
+    def return_path(
+        sender: Address, original: str, in_thread: Callable[[Callable[[], Any]], Deferred[Any]]
+    ) -> Deferred[Address]:
+        """Under which address somebody's mail is sent on to another server, so that what it says of it comes
+        back to him through us: his own where that is one of ours, or where no other can be had.
+
+        :param original: the recipient of ours that it is sent on for, "" where unknown.
+        """
+
     def owns(account: Account, address: Address) -> bool | Deferred[bool]:
         """Whether the account may send as the address."""
 

@@ -179,7 +179,8 @@ class RunningServer:
 
     def queued(self) -> list[Path]:
         """The files of what waits in the queue."""
-        return [file for file in (self.state / "queue").rglob("*") if file.is_file()]
+        files = (file for file in (self.state / "queue").rglob("*") if file.is_file())
+        return [file for file in files if file.parent.name != "history"]
 
     def wait_for_messages(self, address: str, count: int) -> list[bytes]:
         wait_until(lambda: len(self.messages(address)) >= count, f"{count} message(s) for {address}")

@@ -18,7 +18,8 @@ from twisted.internet.task import Clock
 import lorrainemail.plugins
 from lorrainemail.config.load import Located, load, locate
 from lorrainemail.config.model import DOORS, Settings
-from lorrainemail.config.review import Finding, review_settings
+from lorrainemail.config.review import Finding, finding, review_settings
+from lorrainemail.delivery.hops import is_local
 from lorrainemail.errors import ConfigurationError, Problem
 from lorrainemail.interfaces import Origin, PolicyResources
 from lorrainemail.policy.chain import build_chain
@@ -140,8 +141,20 @@ def review(report: Report) -> list[Finding]:
         findings += review_settings(report.settings)
         if report.snapshot is not None:
             findings += review_tables(report.snapshot, report.settings.hostname)
+            findings += _sources(report.settings, report.snapshot)
     order = list(_KINDS)
     return sorted(findings, key=lambda f: (order.index(f.kind), f.problem.where, f.problem.line))
+
+
+def _sources(settings: Settings, snapshot: Snapshot) -> Iterator[Finding]:
+    """Addresses to connect from that this machine does not have."""
+    tables = ("relay", "relay_by_sender", "unknown_users")
+    named = [(row.row.source, row.origin) for table in tables for row in routes(snapshot, table).values()]
+    for addresses, origin in [(settings.queue.source, settings.origin("queue", "source")), *named]:
+        for address in addresses:
+            if not is_local(address):
+                what = f"source: {address} is no address of this machine; mail would wait"
+                yield finding("broken", origin, what, "give one that it has")
 
 
 def _print_problems(problems: Sequence[Problem]) -> None:
@@ -204,7 +217,11 @@ def _tables(snapshot: Snapshot) -> Iterator[str]:
         ],
     )
     backup = [row for row in snapshot.rules.domains.values() if row.kind == "backup"]
-    yield from _section("5. relay domains (backup MX)", [_at(row.name, row.origin) for row in backup])
+    yield from _section(
+        "5. other servers for unknown users of local domains",
+        [_route(row) for row in _sorted(routes(snapshot, "unknown_users").values())],
+    )
+    yield from _section("6. relay domains (backup MX)", [_at(row.name, row.origin) for row in backup])
     yield ""
     yield "Who may send anywhere: whoever logged in, and without login:"
     networks = [*snapshot.rules.networks, *snapshot.tables.networks.networks()]
@@ -259,12 +276,14 @@ def next_hop_words(row: RouteRow) -> str:
     relay = row.row
     if relay.reject:
         return f'refused: "{relay.reject}"'
-    if relay.mx:
-        return "as the DNS says (MX)"
     joint = " or " if relay.share else ", then "
+    words = "as the DNS says (MX)" if relay.mx else joint.join(relay.host)
     extras = [f"TLS {relay.tls}"] if relay.tls != "opportunistic" else []
     extras += [f"as {relay.credentials}"] if relay.credentials else []
-    return joint.join(relay.host) + (f" ({', '.join(extras)})" if extras else "")
+    extras += [f"from {' and '.join(relay.source)}"] if relay.source else []
+    extras += [f"at most {relay.concurrency} at once"] if relay.concurrency else []
+    extras += [f"at most {relay.rate} a minute"] if relay.rate else []
+    return words + (f" ({', '.join(extras)})" if extras else "")
 
 
 def _route(row: RouteRow) -> str:
@@ -314,6 +333,7 @@ def _tables_json(snapshot: Snapshot) -> dict[str, Any]:
         "relay_by_sender": [
             _route_json(row) for row in _sorted(routes(snapshot, "relay_by_sender").values())
         ],
+        "unknown_users": [_route_json(row) for row in _sorted(routes(snapshot, "unknown_users").values())],
     }
 
 
@@ -328,6 +348,9 @@ def _route_json(row: RouteRow) -> dict[str, Any]:
         tls=relay.tls,
         credentials=relay.credentials,
         reject=relay.reject,
+        source=list(relay.source),
+        concurrency=relay.concurrency,
+        rate=relay.rate,
     )
 
 

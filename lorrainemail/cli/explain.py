@@ -122,11 +122,15 @@ class Stage:
 
 @attrs.frozen(slots=True)
 class Way:
-    """Where one final recipient's copy goes; ``route`` and ``hops`` for those elsewhere."""
+    """Where one final recipient's copy goes; ``route`` and ``hops`` for those elsewhere.
+
+    ``rewritten``: under an address of ours that leads back to its sender.
+    """
 
     final: FinalRecipient
     route: Route | None = None
     hops: NextHops | None = None
+    rewritten: bool = False
 
 
 @attrs.frozen(slots=True)
@@ -232,7 +236,10 @@ async def _way(final: FinalRecipient, question: Question, tables: ITables, find:
     if isinstance(final, LocalMailbox):
         return Way(final)
     route = await later(tables.route(final.address, question.sender))
-    return Way(final, route, await find(route))
+    rewritten = (
+        final.forwarded and question.sender is not None and await later(tables.rewrites(question.sender))
+    )
+    return Way(final, route, await find(route), rewritten)
 
 
 # -- the command -----------------------------------------------------------------------------------------
@@ -383,8 +390,13 @@ def _way_text(way: Way) -> Iterator[str]:
     yield from (f"    {reason}" for reason in way.hops.reasons or way.route.reasons)
     extras = [f"TLS {way.route.tls}"] if way.route.tls != "opportunistic" else []
     extras += [f"login {way.route.credentials}"] if way.route.credentials else []
+    extras += [f"from {' and '.join(way.route.source)}"] if way.route.source else []
+    extras += [f"at most {way.route.pace.concurrency} at once"] if way.route.pace.concurrency else []
+    extras += [f"at most {way.route.pace.rate} a minute"] if way.route.pace.rate else []
     if extras:
         yield f"    with {', '.join(extras)}"
+    if way.rewritten:
+        yield "    its sender becomes an address of ours that leads back to him (SRS)"
     yield from (f"    {number}. {hop}" for number, hop in enumerate(way.hops.hops, 1))
     if way.hops.reply is not None:
         kept = way.hops.ours or way.hops.reply.temporary
@@ -461,7 +473,11 @@ def _way_json(way: Way) -> dict[str, Any]:
             "line": way.route.origin.line,
             "tls": way.route.tls,
             "credentials": way.route.credentials,
+            "source": list(way.route.source),
+            "concurrency": way.route.pace.concurrency,
+            "rate": way.route.pace.rate,
         },
+        "rewritten": way.rewritten,
         "reasons": list(way.hops.reasons or way.route.reasons),
         "hops": [
             {

@@ -50,6 +50,9 @@ The key of a row in ``[relay]`` (matched with the recipient) or ``[relay_by_send
 Where no row matches, the DNS (MX) says where mail goes. A row never grants the right to relay: that is given
 by ``relay_networks`` and by logging in.
 
+``[unknown_users]`` has rows of the same form: its patterns are of local domains, and its hosts get those of
+their users that are neither accounts nor aliases here.
+
 The value is a host, ``"smtp.free.fr"`` or ``"smtp.free.fr:587"``; a list of hosts, tried in order; ``"mx"``,
 to ask the DNS as if no row matched; or a table with the settings below.
 """

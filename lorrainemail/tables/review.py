@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, Literal
+
+from twisted.internet.defer import Deferred
 
 from lorrainemail.addresses import Address
 from lorrainemail.config.review import Finding, finding
@@ -37,6 +39,7 @@ def review_tables(snapshot: Snapshot, hostname: str) -> Iterator[Finding]:
     yield from _domains(snapshot)
     yield from _networks(snapshot)
     yield from _routes(snapshot, domains, hostname)
+    yield from _unknown_users(snapshot, domains, hostname)
     yield from _aliases(snapshot, domains)
     yield from _accounts(snapshot, domains)
 
@@ -103,8 +106,30 @@ def _routes(snapshot: Snapshot, domains: dict[str, DomainRow], hostname: str) ->
                 yield finding("useless", row.origin, what, "take it out")
 
 
-def routes(snapshot: Snapshot, table: RouteTable) -> dict[str, RouteRow]:
+def _unknown_users(snapshot: Snapshot, domains: dict[str, DomainRow], hostname: str) -> Iterator[Finding]:
+    for row in routes(snapshot, "unknown_users").values():
+        yield from _route_row(snapshot, row, "unknown_users", hostname)
+        name = f'unknown_users."{row.pattern}"'
+        covered = [domain for domain in domains if row.pattern in patterns_of(Address("x", domain))]
+        if not covered:
+            what = f"{name}: that is no local domain"
+            yield finding("useless", row.origin, what, "name a local domain; others are for [relay]")
+        elif row.row.mx:
+            what = f"{name}: the MX of a local domain is this server itself"
+            yield finding("broken", row.origin, what, "name the host that knows the others")
+        for domain in covered:
+            catch_all = snapshot.tables.aliases.alias(f"@{domain}")
+            if catch_all is not None and not isinstance(catch_all, Deferred):
+                what = (
+                    f"{name} is never reached for {domain}, which has a catch-all alias ({catch_all.origin})"
+                )
+                yield finding("shadowed", row.origin, what, "take one of them out")
+
+
+def routes(snapshot: Snapshot, table: RouteTable | Literal["unknown_users"]) -> dict[str, RouteRow]:
     """All rows of a relay table; the configuration's win over the backend's."""
+    if table == "unknown_users":
+        return dict(snapshot.rules.unknown_users)
     own = snapshot.rules.relay if table == "relay" else snapshot.rules.relay_by_sender
     return {**{row.pattern: row for row in snapshot.tables.routes.routes(table)}, **own}
 

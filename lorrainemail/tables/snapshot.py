@@ -144,6 +144,12 @@ class Snapshot:
             self.rules.source,
         )
 
+    def rewrites(self, sender: Address) -> bool | Deferred[bool]:
+        if self.rules.srs is None or not sender.domain:
+            return False
+        local = self.is_local(sender.domain)
+        return local.addCallback(lambda ours: not ours) if isinstance(local, Deferred) else not local
+
     def return_path(
         self, sender: Address, original: str, in_thread: Callable[[Callable[[], Any]], Deferred[Any]]
     ) -> Deferred[Address]:
@@ -153,7 +159,7 @@ class Snapshot:
         self, sender: Address, original: str, in_thread: Callable[[Callable[[], Any]], Deferred[Any]]
     ) -> Address:
         srs = self.rules.srs
-        if srs is None or not sender.domain or await later(self.is_local(sender.domain)):
+        if srs is None or not await later(self.rewrites(sender)):
             return sender
         ours = self.rules.srs_domain
         if not ours:

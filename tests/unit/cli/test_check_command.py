@@ -296,3 +296,27 @@ def test_the_object_has_everything(command: Command) -> None:
     assert tables["accounts"][0]["address"] == "bob@x.org"
     assert tables["relay"][0]["hosts"] == ["a:25"] and tables["relay"][0]["line"] == 7
     assert "{ARGON2ID}" not in json.dumps(answer)
+
+
+@pytest.mark.parametrize(
+    ("more", "found"),
+    [
+        ('[unknown_users]\n"x.org" = "old.x.org"\n', ""),
+        ('[unknown_users]\n"z.org" = "old.x.org"\n', 'unknown_users."z.org": that is no local domain'),
+        ('[unknown_users]\n"x.org" = "mx"\n', "the MX of a local domain is this server itself"),
+        ('[unknown_users]\n"*" = "mail.x.org"\n', "leads back to this server itself"),
+        ('[queue]\nsource = ["192.0.2.1"]\n', "192.0.2.1 is no address of this machine"),
+        ('[relay]\n"z.org" = { host = "h.z.org", source = ["192.0.2.1"] }\n', "192.0.2.1 is no address"),
+        ('[queue]\nsource = ["127.0.0.1"]\n', ""),
+    ],
+)
+def test_rows_for_unknown_users_and_addresses_to_connect_from(
+    command: Command, more: str, found: str
+) -> None:
+    command.server(more)
+    assert [found in one for one in command.findings()] == ([True] if found else [])
+
+
+def test_a_catch_all_leaves_no_unknown_users(command: Command) -> None:
+    command.server('[unknown_users]\n"x.org" = "old.x.org"\n', aliases="@x.org: bob\n")
+    assert "never reached for x.org" in command.only()

@@ -272,6 +272,21 @@ def test_junk_goes_to_the_junk_folder_and_says_why() -> None:
     assert b"\r\nX-Lorrainemail-Policy: junk dnsbl (listed??X-Evil: yes)\r\n" in data
 
 
+def test_what_was_taken_for_spam_is_not_sent_on_to_other_servers() -> None:
+    world = World()
+    spam = (Verdict(Action.JUNK, "dnsbl", "listed"),)
+    away = attrs.evolve(FAR, forwarded=True)
+    reply = answer(world.intake.take(transaction(accepted(BOB, away), verdicts=spam)))
+    assert reply.code == 250 and world.queued == []
+    assert [folder for _, folder, _ in world.delivered] == ["Junk"]
+    # With nobody here to keep it, the sender is told while he is still there.
+    reply = answer(world.intake.take(transaction(accepted(away), verdicts=spam, sender_verified=True)))
+    assert (reply.code, reply.enhanced) == (550, "5.7.1") and world.queued == []
+    # What our own user sends elsewhere is not ours to judge.
+    assert answer(world.intake.take(transaction(accepted(FAR), verdicts=spam))).code == 250
+    assert len(world.queued) == 1
+
+
 def test_fields_of_checks_and_signatures_stand_above_the_message_here_and_on_its_way() -> None:
     world = World()
     result = Verdict(

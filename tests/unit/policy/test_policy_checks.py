@@ -11,9 +11,25 @@ from twisted.internet.task import Clock
 
 from lorrainemail.addresses import Address, parse_address
 from lorrainemail.envelope import Envelope, Recipient, Session
-from lorrainemail.interfaces import Circumstances, DnsFailure, MxHost, RelayRight, Verdict
+from lorrainemail.interfaces import (
+    Circumstances,
+    DnsFailure,
+    Expansion,
+    MxHost,
+    RelayRight,
+    RemoteMailbox,
+    Verdict,
+)
 from lorrainemail.ops.content import Content
-from lorrainemail.policy.checks import MESSAGES_BURST, RECIPIENTS_BURST, Helo, Limits, Loops, SenderDomain
+from lorrainemail.policy.checks import (
+    MESSAGES_BURST,
+    RECIPIENTS_BURST,
+    RETURNED_BURST,
+    Helo,
+    Limits,
+    Loops,
+    SenderDomain,
+)
 
 STRANGER = Session("s", "smtp", "198.51.100.7", 1, "192.0.2.1", "mail.elorac.test", True)
 
@@ -187,3 +203,13 @@ def test_address_of_a_loop_is_compared_as_tables_do() -> None:
     wire = b'Delivered-To: "bob"@OURS.test\r\n\r\n'
     assert at_the_dot(wire) == "REFUSE 554 5.4.6"
     assert Address("Bob", "ours.test").key == "bob@ours.test"
+
+
+@pytest.mark.parametrize("peer", ["198.51.100.7", "127.0.0.1"])
+def test_bounces_of_what_was_sent_on_are_few_from_one_peer(peer: str) -> None:
+    limits = Limits(Clock())
+    back = Expansion(True, (RemoteMailbox(parse_address("ann@far.test")),), reversed=True)
+    one = Circumstances("rcpt", attrs.evolve(STRANGER, peer=peer), STRANGE, expansion=back)
+    for _ in range(int(RETURNED_BURST)):
+        assert limits.judge(one) is None
+    assert said(limits.judge(one)) == "DEFER 450 4.7.1"
