@@ -187,7 +187,7 @@ class _Attempt:
             targets = self.courier.targets(route, hops)
         except NoSession as none:
             return self._all("deferred", none.reply, none.ours)
-        if self.envelope.asks("REQUIRETLS"):
+        if self.item.envelope.asks("REQUIRETLS"):
             # RFC 8689 §4.2: whatever the row leaves open, the sender does not.
             self.strict = route.tls in ("none", "opportunistic")
             targets = [_protected(target) for target in targets]

@@ -154,13 +154,9 @@ class Door:
         :param believed: it may say who its client is (XCLIENT).
         :param trusted: it may relay. Only such peers get notices of success, so only they see DSN; a
             stranger's server then tells its user itself that it handed the message on (RFC 3461 §5.2.2).
+        :param mechanisms: by which it may log in now.
         """
         key = (secure, self.tls is not None, believed, trusted, mechanisms)
-        hour = int(self.wall_clock()) // 3600 if self.hold is not None else 0
-        if hour != self._hour:
-            # How far into the future a message may be held is said in the reply.
-            self._hour = hour
-            self._extensions.clear()
         hour = int(self.wall_clock()) // 3600 if self.hold is not None else 0
         if hour != self._hour:
             # How far into the future a message may be held is said in the reply.
@@ -180,7 +176,6 @@ class Door:
             "PIPELINING",
             f"SIZE {settings.message_size}",
             "8BITMIME",
-        :param mechanisms: by which it may log in now.
             "ENHANCEDSTATUSCODES",
             "CHUNKING",
             # RFC 9422 §3.
@@ -196,7 +191,6 @@ class Door:
             lines.append("STARTTLS")
         if mechanisms:
             lines.append(f"AUTH {' '.join(mechanisms)}")
-        lines += wishes.announced(settings, self.hold is not None, secure, trusted, self.wall_clock())
         lines += wishes.announced(settings, self.hold is not None, secure, trusted, self.wall_clock())
         return lines
 

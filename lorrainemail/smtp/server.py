@@ -167,6 +167,7 @@ class SmtpServer(SmtpSession):
             transaction.relay,
             recipient,
             mail.size,
+            earlier=transaction.verdicts,
         )
         if decision.reply is not None:
             self._refuse(decision.reply, why(decision.verdicts), recipient=command.address)
@@ -179,7 +180,6 @@ class SmtpServer(SmtpSession):
         if argument:
             self._refuse(replies.NO_ARGUMENT)
         elif transaction is None:
-            earlier=transaction.verdicts,
             self._refuse(replies.MAIL_FIRST)
         elif not transaction.accepted:
             # RFC 5321 §3.3, RFC 2920 §3.1.
