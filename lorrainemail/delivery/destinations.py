@@ -9,6 +9,8 @@ Pure but for the clock that it is given. The runner puts jobs in and takes them 
 - The limit over all counts only deliveries that are younger than :data:`PATIENCE` (the runner calls
   :meth:`Destinations.slow_down` for older ones), so that many stalled connections do not use it up; a second,
   larger one counts them all.
+- A destination whose operator's row bounds its rate starts one delivery after the other at that rate; what
+  was not used is not saved up.
 - A destination that cannot be reached at all is *down* for a while, growing with each failed try; its jobs
   stay in line, and one of them tries when the time is over.
 """
@@ -21,6 +23,8 @@ from typing import Final, Generic, Protocol, TypeVar
 
 import attrs
 
+from lorrainemail.interfaces import Pace
+
 #: Deliveries at once to a destination that is not known to work.
 FIRST: Final = 2
 #: Seconds after which a delivery no longer counts in the limit over all.
@@ -31,6 +35,9 @@ SLOW_FACTOR: Final = 5
 DOWN: Final = (60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0)
 #: Destinations remembered although nothing waits for them.
 MAX_IDLE: Final = 5000
+
+
+_USUAL: Final = Pace()
 
 
 class Keyed(Protocol):
@@ -54,6 +61,7 @@ class Destination(Generic[J]):
     :ivar limit: how many may run now.
     :ivar down_until: instant before which nothing is tried. ``failures``: tries in a row that did not reach
         it. ``words``: what the last of them came to.
+    :ivar pace: what the operator wants of it. ``not_before``: the instant at which its rate lets one start.
     """
 
     waiting: deque[J] = attrs.field(factory=deque)
@@ -62,6 +70,13 @@ class Destination(Generic[J]):
     down_until: float = 0.0
     failures: int = 0
     words: str = ""
+    pace: Pace = _USUAL
+    not_before: float = 0.0
+
+    @property
+    def rests_until(self) -> float:
+        """Instant before which nothing may start, whatever the reason."""
+        return max(self.down_until, self.not_before)
 
 
 class Destinations(Generic[J]):
@@ -91,14 +106,19 @@ class Destinations(Generic[J]):
         """Jobs in all lines."""
         return sum(len(one.waiting) for one in self._known.values())
 
-    def add(self, job: J, now: float) -> None:
-        """Put a job at the end of its line."""
+    def add(self, job: J, now: float, pace: Pace = _USUAL) -> None:
+        """Put a job at the end of its line.
+
+        :param pace: of its destination, from now on.
+        """
         key = job.destination
         found = self._known.get(key)
         if found is None:
             if len(self._known) >= MAX_IDLE:
                 self._forget_idle(now)
-            found = self._known[key] = Destination(limit=min(FIRST, self.per_destination))
+            found = self._known[key] = Destination(limit=FIRST)
+        found.pace = pace
+        found.limit = min(found.limit, self._most(found))
         waiting = found.waiting
         if not waiting or waiting[-1].priority >= job.priority:
             waiting.append(job)
@@ -119,6 +139,8 @@ class Destinations(Generic[J]):
         job = found.waiting.popleft()
         found.running += 1
         self._fast += 1
+        if found.pace.rate:
+            found.not_before = max(now, found.not_before) + 60.0 / found.pace.rate
         self._look(key, found, now)
         return job
 
@@ -143,7 +165,7 @@ class Destinations(Generic[J]):
         found.failures = 0
         found.down_until = 0.0
         found.words = ""
-        found.limit = min(found.limit + 1, self.per_destination)
+        found.limit = min(found.limit + 1, self._most(found))
 
     def missed(self, key: str, words: str, now: float) -> None:
         """The destination could not be reached. Those that were under way together count once."""
@@ -160,17 +182,17 @@ class Destinations(Generic[J]):
         """Try a destination that is down now."""
         found = self._known.get(key)
         if found is not None:
-            found.down_until = 0.0
+            found.down_until = 0.0  # its rate is kept all the same
             self._look(key, found, now)
 
     def wake(self, now: float) -> None:
         """Let those whose time is over try again."""
-        for key in [key for key in self._down if self._known[key].down_until <= now]:
+        for key in [key for key in self._down if self._known[key].rests_until <= now]:
             self._look(key, self._known[key], now)
 
     def next_wake(self) -> float | None:
         """The instant at which :meth:`wake` has something to do."""
-        return min((self._known[key].down_until for key in self._down), default=None)
+        return min((self._known[key].rests_until for key in self._down), default=None)
 
     def take_out(self, key: str, count: int, wanted: Callable[[J], bool]) -> list[J]:
         """Of the first so many jobs in line, those wanted, taken out; the others go to the line's end."""
@@ -188,7 +210,7 @@ class Destinations(Generic[J]):
 
     def _look(self, key: str, found: Destination[J], now: float) -> None:
         """Put a destination where its state says."""
-        if found.down_until > now:
+        if found.rests_until > now:
             self._ready.pop(key, None)
             self._down.add(key)
             return
@@ -198,11 +220,15 @@ class Destinations(Generic[J]):
         else:
             self._ready.pop(key, None)
 
+    def _most(self, found: Destination[J]) -> int:
+        """Deliveries at once to that destination."""
+        return found.pace.concurrency or self.per_destination
+
     def _forget_idle(self, now: float) -> None:
         idle = [
             key
             for key, one in self._known.items()
-            if not one.waiting and not one.running and one.down_until <= now
+            if not one.waiting and not one.running and one.rests_until <= now
         ]
         for key in idle:
             del self._known[key]

@@ -20,17 +20,21 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from lorrainemail.addresses import Address
 from lorrainemail.delivery.client import MAX_RECIPIENTS, NO_DELIVERBY, NO_REQUIRETLS, Sent
 from lorrainemail.delivery.hops import NextHops, OurEnds, find_hops
 from lorrainemail.delivery.sessions import NoSession, Sessions, Target
 from lorrainemail.delivery.wire import SessionLost
-from lorrainemail.errors import MailError, Reply
+from lorrainemail.envelope import Envelope
+from lorrainemail.errors import INTERNAL_ERROR, MailError, Reply, TemporaryError
 from lorrainemail.interfaces import (
     IContent,
     ICourier,
+    IPaced,
     IResolver,
     ITableService,
     Outcome,
+    Pace,
     QueueItem,
     QueueRecipient,
     Route,
@@ -40,13 +44,17 @@ from lorrainemail.interfaces import (
 #: Connections that are begun, and sessions that speak of mail, in one attempt at most.
 MAX_CONNECTIONS: Final = 10
 MAX_SESSIONS: Final = 3
+#: Destinations of which is remembered that a row gives them a pace of their own.
+MAX_PACES: Final = 5000
+
+_USUAL: Final = Pace()
 
 _Kind = Literal["delivered", "deferred", "failed"]
 
 _log = Logger("lorrainemail.delivery.remote")
 
 
-@implementer(ICourier)
+@implementer(ICourier, IPaced)
 class RemoteCourier:
     """The courier.
 
@@ -78,6 +86,7 @@ class RemoteCourier:
         self._resolver = resolver
         self._sessions = sessions
         self._shuffle = shuffle
+        self._paces: dict[str, Pace] = {}
 
     def close(self) -> Deferred[None]:
         """Quit sessions that are kept; cut the others."""
@@ -93,6 +102,20 @@ class RemoteCourier:
             route = await self._route(item, recipient)
         except MailError:
             return f"mx:{recipient.recipient.address.domain}"
+        where = self._named(route)
+        if route.pace != _USUAL:
+            if len(self._paces) >= MAX_PACES:
+                self._paces.clear()
+            self._paces[where] = route.pace
+        else:
+            self._paces.pop(where, None)
+        return where
+
+    def pace(self, destination: str) -> Pace:
+        return self._paces.get(destination, _USUAL)
+
+    @staticmethod
+    def _named(route: Route) -> str:
         if route.kind == "hosts":
             hosts = ",".join(f"{host.host}:{host.port}" for host in route.hosts)
             # What one row cannot do for want of TLS or a login, another may.
@@ -111,17 +134,20 @@ class RemoteCourier:
         self, item: QueueItem, recipients: Sequence[QueueRecipient], content: IContent
     ) -> list[Outcome]:
         outcomes: dict[int, Outcome] = {}
-        groups: dict[Route, list[int]] = {}
+        groups: dict[tuple[Route, Address | None], list[int]] = {}
         for index, one in enumerate(recipients):
             try:
                 route = _only_the_way(await self._route(item, one))
-                groups.setdefault(route, []).append(index)
+                groups.setdefault((route, await self._return_path(item, one)), []).append(index)
             except MailError as error:
                 # a table that cannot answer is our side, whatever its words
                 _log.warn("No route for {recipient}: {error}", recipient=one.recipient.address, error=error)
                 outcomes[index] = Outcome(one.recipient, "deferred", error.reply, ours=True)
-        for route, indices in groups.items():
-            attempt = _Attempt(self, item, [recipients[index] for index in indices], content)
+        for (route, sender), indices in groups.items():
+            envelope = item.envelope
+            if sender != envelope.sender:
+                envelope = attrs.evolve(envelope, sender=sender)
+            attempt = _Attempt(self, envelope, [recipients[index] for index in indices], content)
             try:
                 found = await attempt.run(route)
             except CancelledError:
@@ -140,6 +166,25 @@ class RemoteCourier:
     async def _route(self, item: QueueItem, one: QueueRecipient) -> Route:
         return await later(self._tables.current().route(one.recipient.address, item.envelope.sender))
 
+    async def _return_path(self, item: QueueItem, one: QueueRecipient) -> Address | None:
+        """The reverse-path under which it leaves; its own but for mail of others that is sent on.
+
+        :raises MailError: where a table does not answer, or no key can be had.
+        """
+        sender = item.envelope.sender
+        if one.owner is not None:
+            return one.owner
+        if not one.forwarded or sender is None:
+            return sender
+        try:
+            return await self._tables.current().return_path(
+                sender, one.recipient.original, self._sessions.in_thread
+            )
+        except OSError as error:
+            raise TemporaryError(
+                INTERNAL_ERROR, f"the key for senders of mail that is sent on: {error}"
+            ) from error
+
     async def hops(self, route: Route) -> NextHops:
         """Where a route leads now."""
         return await find_hops(route, self._resolver, self.ours, self.port, self.ipv6, self._shuffle)
@@ -156,7 +201,7 @@ class RemoteCourier:
                 words = f"no row {route.credentials!r} in the credentials file"
                 raise NoSession(Reply(451, "4.3.5", words), ours=True)
         return [
-            Target(hop.host, address, hop.port, route.tls, credentials)
+            Target(hop.host, address, hop.port, route.tls, credentials, _source(route, address))
             for hop in hops.hops
             for address in hop.addresses
         ][:MAX_CONNECTIONS]
@@ -172,7 +217,7 @@ class _Attempt:
     ``strict``: TLS is verified because the sender wants it."""
 
     courier: RemoteCourier
-    item: QueueItem
+    envelope: Envelope
     recipients: list[QueueRecipient]
     content: IContent
     outcomes: dict[int, Outcome] = attrs.field(factory=dict)
@@ -187,7 +232,7 @@ class _Attempt:
             targets = self.courier.targets(route, hops)
         except NoSession as none:
             return self._all("deferred", none.reply, none.ours)
-        if self.item.envelope.asks("REQUIRETLS"):
+        if self.envelope.asks("REQUIRETLS"):
             # RFC 8689 §4.2: whatever the row leaves open, the sender does not.
             self.strict = route.tls in ("none", "opportunistic")
             targets = [_protected(target) for target in targets]
@@ -247,11 +292,11 @@ class _Attempt:
         session = await sessions.get(target)
         kept = session.transactions > 0
         try:
-            sent = await session.send(self.item.envelope, chosen, self.content)
+            sent = await session.send(self.envelope, chosen, self.content)
             if kept and session.wire.over is not None and all(_unheard(one) for one in sent):
                 # closed while it was kept, or for having carried enough: nothing was delivered by it
                 session = await sessions.get(target, fresh=True)
-                sent = await session.send(self.item.envelope, chosen, self.content)
+                sent = await session.send(self.envelope, chosen, self.content)
         except BaseException:
             session.wire.end(SessionLost(Reply(421, "4.3.2", "given up here")))
             raise
@@ -273,6 +318,11 @@ class _Attempt:
 def _only_the_way(route: Route) -> Route:
     """Without what differs between recipients that go the same way."""
     return attrs.evolve(route, reasons=(), domain=route.domain if route.kind == "mx" else "")
+
+
+def _source(route: Route, address: str) -> str:
+    """Our address to connect from to that one, "" for any."""
+    return next((one for one in route.source if (":" in one) == (":" in address)), "")
 
 
 def _protected(target: Target) -> Target:

@@ -39,7 +39,16 @@ from lorrainemail.delivery.notices import (
 )
 from lorrainemail.errors import Problem, Reply
 from lorrainemail.grammar.smtp_wishes import wishes_of
-from lorrainemail.interfaces import ICourier, ITrace, Outcome, QueueItem, QueueRecipient, later
+from lorrainemail.interfaces import (
+    ICourier,
+    IPaced,
+    ITrace,
+    Outcome,
+    Pace,
+    QueueItem,
+    QueueRecipient,
+    later,
+)
 from lorrainemail.message.dsn import Action, Fate
 from lorrainemail.queue.format import Stored
 from lorrainemail.queue.spool import Entry, Spool
@@ -62,6 +71,8 @@ MAX_ALARMS: Final = 100
 OUR_FAULT: Final = "a fault of this mail server's own configuration"
 #: Characters of a reply that are kept with a recipient.
 MAX_LAST_REPLY: Final = 500
+
+_USUAL: Final = Pace()
 
 _log = Logger("lorrainemail.delivery.runner")
 _OUTCOMES = Counter("lorrainemail_deliveries", "Delivery attempts by outcome", ["courier", "outcome"])
@@ -115,6 +126,7 @@ class Runner(Service):
         self.destinations: Destinations[Job] = Destinations(concurrency, per_destination)
         self._reactor = reactor
         self._couriers = {courier.name: courier for courier in couriers}
+        self._paced = {courier.name: IPaced(courier) for courier in couriers if IPaced.providedBy(courier)}
         self._notices = notices
         self._trace = trace
         self._closing = closing
@@ -223,12 +235,16 @@ class Runner(Service):
 
     async def _make_jobs(self, entry: Entry, stored: Stored) -> None:
         groups: dict[tuple[str, str], list[int]] = {}
+        paces: dict[tuple[str, str], Pace] = {}
         for index, one in enumerate(stored.item.recipients):
             if index in entry.busy or not self.spool.is_due(entry, one):
                 continue
             courier = self._couriers.get(one.courier)
             where = "" if courier is None else await self._destination(courier, stored.item, one)
-            groups.setdefault((one.courier, f"{one.courier} {where}"), []).append(index)
+            key = one.courier, f"{one.courier} {where}"
+            groups.setdefault(key, []).append(index)
+            paced = self._paced.get(one.courier)
+            paces[key] = _USUAL if paced is None else paced.pace(where)
         hurry, entry.hurry = entry.hurry, False
         if not self.running or not self.spool.alive(entry):
             return
@@ -241,7 +257,7 @@ class Runner(Service):
                 deadline = deadline_of(envelope)
                 job = Job(entry, courier_name, destination, idle, priority=priority, deadline=deadline)
                 self._jobs.setdefault(entry.id, []).append(job)
-                self.destinations.add(job, now)
+                self.destinations.add(job, now, paces[courier_name, destination])
                 if hurry:  # asked for by an operator, who knows more than our last tries
                     self.destinations.revive(destination, now)
 
