@@ -1197,8 +1197,9 @@ class IChannel(Interface):
     def binding(kind: str) -> bytes | None:
         """The octets of one, None where there is none of that kind."""
 
-    def client_certificate() -> Any:
-        """The client's proven ``cryptography.x509.Certificate``, None where it showed none."""
+    def client_certificates() -> Sequence[Any]:
+        """``cryptography.x509.Certificate``s that the client showed, its own first; none where it showed none.
+        It has proved that it holds the first one's key; who signed them is still to be checked."""
 
 
 class IExchange(Interface):

@@ -65,7 +65,7 @@ from lorrainemail.queue.spool import Spool
 from lorrainemail.setup.first_start import directories
 from lorrainemail.setup.ports import BoundPort
 from lorrainemail.setup.serving import Doors, Open, Ordered
-from lorrainemail.setup.logins import Logins
+from lorrainemail.setup.logins import Logins, authorities_of
 from lorrainemail.setup.policy import make_policy
 from lorrainemail.sieve.filter import SieveFilter
 from lorrainemail.sieve.storage import Scripts
@@ -139,6 +139,7 @@ class Server(Ordered):
         self._remembered: dict[str, object] = {}
         self.policy = self._policy(settings)
         self.signer = Signer(KeyRing(settings.state), in_thread)
+        self.server_tls.ask_clients = self.logins.ask_clients
         scripts = Scripts(places.mail, os.path.join(settings.state, "sieve"))
         self.filter = SieveFilter(reactor, scripts, self.store, in_thread, settings.hostname)
         self.filter.separators = settings.subaddress
@@ -383,6 +384,7 @@ class Server(Ordered):
 
     def status(self) -> dict[str, Any]:
         """What ``lorrainemail status`` shows."""
+            authorities = authorities_of(new)
         watched = (
             self.tables,
             self.logins,
@@ -393,6 +395,8 @@ class Server(Ordered):
         )
         alarms = [alarm for part in watched for alarm in part.alarms()]
         connections = {name: counter.open for name, counter in self._counters.items()}
+        self.logins.reconfigure(new, authorities)
+        self.server_tls.ask_clients = self.logins.ask_clients
         for (name, _), door in self._smtp.items():
             connections[name] = connections.get(name, 0) + door.connections.open
         return {
@@ -429,7 +433,6 @@ def _door_settings(settings: Settings, name: DoorName, loopback: bool, spill: st
         name,
         settings.hostname,
         spill,
-        self.logins.reconfigure(new)
         login,
         _plaintext(settings, loopback),
         message_size=limits.message_size,

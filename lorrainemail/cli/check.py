@@ -121,6 +121,10 @@ def _file_problems(settings: Settings) -> Iterator[Problem]:
         from lorrainemail.net.tls import ClientTls
 
         attempts += [lambda: load_all(Sources.of(settings)), lambda: ClientTls(tls.trust)]
+    if settings.auth.client_ca:
+        from lorrainemail.setup.logins import authorities_of
+
+        attempts.append(lambda: authorities_of(settings))
     if settings.dns.zones:
         from lorrainemail.dns.zonefile import load_zones
 

@@ -261,6 +261,21 @@ class DnsUpdate:
             "offer SCRAM once every account has them"
         ),
     )
+    client_ca: str = attrs.field(
+        default="",
+        metadata=_doc(
+            "PEM of authorities whose certificates let their owners log in (EXTERNAL), as the account of the "
+            "e-mail address in them; with their CRLs, if any",
+            kind="path",
+        ),
+    )
+    scram: bool = attrs.field(
+        default=False,
+        metadata=_doc(
+            "store SCRAM-SHA-256 verifiers beside the hashes of passwords, made at the next login of each, and "
+            "offer SCRAM once every account has them"
+        ),
+    )
 
     server: str = attrs.field(
         default="", metadata=_doc("address:port of the primary that takes the changes", kind="resolver")

@@ -6,6 +6,7 @@ before it is asked for; before the end of the handshake there is nothing to say.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from cryptography import x509
@@ -55,12 +56,14 @@ class TlsChannel:
             return self._connection.get_finished() if resumed else self._connection.get_peer_finished()
         return _end_point(self._connection.get_certificate(as_cryptography=True))
 
-    def client_certificate(self) -> x509.Certificate | None:
-        """The certificate that the client proved, checked against the configured authorities."""
-        connection = self._connection
-        if not connection.get_context().get_verify_mode() & SSL.VERIFY_PEER:
-            return None
-        return connection.get_peer_certificate(as_cryptography=True)
+    def client_certificates(self) -> Sequence[x509.Certificate]:
+        """See :class:`~lorrainemail.interfaces.IChannel`."""
+        # The chain begins with the client's own (on OpenSSL's server side it is told apart).
+        leaf = self._connection.get_peer_certificate(as_cryptography=True)
+        if leaf is None:
+            return ()
+        chain = self._connection.get_peer_cert_chain(as_cryptography=True) or ()
+        return (leaf, *(certificate for certificate in chain if certificate != leaf))
 
     def _extended_master_secret(self) -> bool:
         """RFC 7627: without it two TLS 1.2 connections can have the same secrets."""

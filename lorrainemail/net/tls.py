@@ -60,6 +60,10 @@ class _DoorConnection(SSL.Connection):
     kind: str
 
 
+#: Where users log in.
+_LOGIN_DOORS: Final = frozenset({"submission", "submissions", "pop3", "pop3s", "imap", "imaps"})
+
+
 class _WatchedConnection(_DoorConnection):
     """Keeps the beginning of what the client sends: made only while a challenge waits."""
 
@@ -75,14 +79,20 @@ class _WatchedConnection(_DoorConnection):
 class _DoorContexts:
     """What ``startTLS`` and ``TLSMemoryBIOFactory`` take: asks for the newest context at each connection."""
 
-    def __init__(self, tls: ServerTls, kind: str) -> None:
+    def __init__(self, tls: ServerTls, kind: str, logins: bool) -> None:
         self._tls = tls
         self._kind = kind
+        self._logins = logins
 
     def serverConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:
         make = _WatchedConnection if self._tls.challenged else _DoorConnection
         connection = make(self._tls.context_for(self._kind, None), None)
         connection.tls, connection.kind = self._tls, self._kind
+        if self._logins and self._tls.ask_clients:
+            # Whom to believe is asked at the login: a stray certificate ends no connection. Without tickets,
+            # for those would forget by whom it was signed.
+            connection.set_verify(SSL.VERIFY_PEER, _any_certificate)
+            connection.set_options(SSL.OP_NO_TICKET)
         connection.set_app_data(tlsProtocol)
         return connection
 
@@ -93,8 +103,11 @@ class ServerTls:
 
     :param pairs: certificates; the first is the default for clients whose name no other one covers.
     :param old_peers: accept TLS 1.0 and 1.1 on the smtp door.
+    :ivar ask_clients: at the doors where users log in, clients are asked for a certificate.
     :raises ConfigurationError: where a file cannot be used.
     """
+
+    ask_clients = False
 
     def __init__(self, pairs: Sequence[CertificatePair] = (), old_peers: bool = False) -> None:
         self._certificates: tuple[Loaded, ...] = ()
@@ -155,7 +168,7 @@ class ServerTls:
         return min(certificate.not_after for certificate in self._certificates)
 
     def context_factory(self, door: str) -> object:
-        return _DoorContexts(self, "smtp" if door == "smtp" else "")
+        return _DoorContexts(self, "smtp" if door == "smtp" else "", door in _LOGIN_DOORS)
 
     def context_for(self, kind: str, name: str | None) -> SSL.Context:
         """The context for a server name (RFC 6066 §3); the default one where none covers it."""
@@ -213,6 +226,10 @@ def _by_server_name(connection: SSL.Connection) -> None:
     wanted = tls.context_for(connection.kind, name)
     if wanted is not connection.get_context():
         connection.set_context(wanted)
+
+
+def _any_certificate(*_: object) -> bool:
+    return True
 
 
 def _acme_tls(_connection: SSL.Connection, _offered: list[bytes]) -> bytes:

@@ -3,8 +3,8 @@ written anew.
 
 Called by :mod:`lorrainemail.sasl.passwords` and the account commands. Pure, but slow: hashing and verifying
 belong in a thread. What is written is Argon2id, and a SCRAM verifier beside it (same label) where the
-operator chose so. All SCRAM verifiers of an account share salt and iterations, so that in one exchange each of its
-passwords can be proved. What was made elsewhere (:mod:`lorrainemail.sasl.foreign`) is verified and replaced.
+operator chose so. All SCRAM verifiers of an account share salt and iterations, so that in one exchange each
+of its passwords can be proved.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from twisted.logger import Logger
 from lorrainemail.config.model import Settings
 from lorrainemail.errors import Problem
 from lorrainemail.interfaces import Account, IMailHome, ITableService
+from lorrainemail.sasl.external import Authorities, External
 from lorrainemail.sasl.gate import Gate
 from lorrainemail.sasl.passwords import Passwords
 from lorrainemail.sasl.portal import Authenticator, make_portal
@@ -59,14 +60,24 @@ class Logins(MultiService):
         self._renewals = Renewals(in_thread, amend, settings.auth.scram)
         self._scram = Scram(tables, gate, settings.auth.scram)
         portal = make_portal(tables, home, self.passwords, gate, proved=self._renewals.proved)
-        self.authenticator = Authenticator(portal, (self._scram,))
+        self._external = External(tables, gate, authorities_of(settings))
+        self.authenticator = Authenticator(portal, (self._external, self._scram))
 
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
         self._need_salts()
 
-    def reconfigure(self, settings: Settings) -> None:
-        """Take a changed configuration."""
+    @property
+    def ask_clients(self) -> bool:
+        """Whether clients are asked for a certificate."""
+        return self._external.authorities is not None
+
+    def reconfigure(self, settings: Settings, prepared: Authorities | None) -> None:
+        """Take a changed configuration. Nothing of this can fail.
+
+        :param prepared: :func:`authorities_of` it.
+        """
+        self._external.authorities = prepared
         self._scram.enabled = self._renewals.with_scram = settings.auth.scram
         self._need_salts()
 
@@ -83,6 +94,14 @@ class Logins(MultiService):
         except OSError as error:
             # Unknown names get other salts after the next start: a guesser could tell them apart.
             _log.error("{path} cannot be kept: {reason}", path=path, reason=error.strerror)
+
+
+def authorities_of(settings: Settings) -> Authorities | None:
+    """Who signs the certificates of users, None where that is not configured.
+
+    :raises ConfigurationError: where the file cannot be used.
+    """
+    return Authorities.read(settings.auth.client_ca) if settings.auth.client_ca else None
 
 
 def _kept_key(path: str) -> bytes:

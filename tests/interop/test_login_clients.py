@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 pytestmark = pytest.mark.interop
 
@@ -98,3 +99,24 @@ def test_mbsync_takes_scram_by_cyrus_sasl(scram_server: Any, tool: Tool, tmp_pat
     )
     assert done.returncode == 0, done.stderr
     assert "by SCRAM-SHA-256" in server.log_text()
+
+
+def test_msmtp_logs_in_by_its_certificate(make_server: Any, tool: Tool, tmp_path: Path) -> None:
+    server = make_server(configuration='[auth]\nclient_ca = "users.pem"\n', start=False)
+    authority = trustme.CA()
+    issued = authority.issue_cert("bob@ours.test")
+    (server.state / "users.pem").write_bytes(authority.cert_pem.bytes())
+    issued.private_key_and_cert_chain_pem.write_to_path(tmp_path / "bob.pem")
+    server.start()
+    run(
+        [
+            tool("msmtp"),
+            *("--file=/dev/null", f"--host={server.address}", "--port=2587", "--tls-certcheck=off"),
+            *("--auth=external", "--user=bob@ours.test", "--tls=on", f"--tls-cert-file={tmp_path}/bob.pem"),
+            *(f"--tls-key-file={tmp_path}/bob.pem", "--from=bob@ours.test", "bob@ours.test"),
+        ],
+        input=MESSAGE,
+        env={**os.environ, "HOME": str(tmp_path)},
+    )
+    server.wait_for_messages("bob@ours.test", 1)
+    assert "by EXTERNAL" in server.log_text()

@@ -127,8 +127,8 @@ class Channel:
     def binding(self, kind: str) -> bytes | None:
         return b"octets of " + kind.encode() if kind in self.bindings() else None
 
-    def client_certificate(self) -> None:
-        return None
+    def client_certificates(self) -> tuple[()]:
+        return ()
 
 
 class Client:
