@@ -427,6 +427,10 @@ class ITables(Interface):
     def owns(account: Account, address: Address) -> bool | Deferred[bool]:
         """Whether the account may send as the address."""
 
+    def every_account(test: Callable[[Account], bool]) -> bool:
+        """Whether the test holds for every account; False where not all can be seen at once. Remembered for
+        as long as the snapshot lives."""
+
 
 class ITableService(Interface):
     """Holds the current :class:`ITables`; reloads; keeps the old version of a table that broke."""
@@ -439,10 +443,6 @@ class ITableService(Interface):
 
     def check_files() -> None:
         """Look at the table files now (also done at an interval) and reload what changed."""
-    def every_account(test: Callable[[Account], bool]) -> bool:
-        """Whether the test holds for every account; False where not all can be seen at once. Remembered for
-        as long as the snapshot lives."""
-
 
     def on_change(listener: Callable[[], None]) -> None:
         """Call back after any change of the snapshot (login caches are dropped then)."""
@@ -482,6 +482,10 @@ class Verdict:
     :ivar reply: for DEFER and REFUSE, what the client is told.
     :ivar field: header fields, whole and with their CRLF, that are put above a message that is taken.
     :ivar verified: the check proved the reverse-path: a report to it is no backscatter.
+    :ivar pending: what the check wanted before the recipients were known, where they want different things of
+        it: decided at each RCPT.
+    :ivar each: at "data", what each accepted recipient wants done, in order; empty where all want the same.
+    :ivar content: the message as the check changed it, in place of the one that it was asked about.
     """
 
     action: Action
@@ -490,6 +494,9 @@ class Verdict:
     reply: Reply | None = None
     field: bytes = b""
     verified: bool = False
+    pending: Action = Action.CONTINUE
+    each: tuple[Action, ...] = ()
+    content: IContent | None = None
 
 
 @attrs.frozen(slots=True)
@@ -499,6 +506,9 @@ class Circumstances:
     :ivar spoke_early: at "connect", whether the client has spoken by now, before it was greeted.
     :ivar dry_run: asked by explain: the check says what it would say and changes nothing (no counting, no
         greylisting row).
+    :ivar accepted: at "data", the recipients that were accepted.
+    :ivar earlier: at "rcpt" the verdicts on connection, greeting and sender; at "data" those and the verdicts
+        of the checks before this one.
     """
 
     stage: Stage
@@ -512,11 +522,9 @@ class Circumstances:
     content: IContent | None = None
     dry_run: bool = False
     spoke_early: Callable[[], bool] | None = None
+    accepted: tuple[Accepted, ...] = ()
+    earlier: tuple[Verdict, ...] = ()
 
-    :ivar pending: what the check wanted before the recipients were known, where they want different things of
-        it: decided at each RCPT.
-    :ivar each: at "data", what each accepted recipient wants done, in order; empty where all want the same.
-    :ivar content: the message as the check changed it, in place of the one that it was asked about.
 
 class IPolicyCheck(Interface):
     """One check of the chain; made by an :class:`IPolicyPlugin`."""
@@ -525,9 +533,6 @@ class IPolicyCheck(Interface):
     stages: frozenset[Stage] = Attribute("when it is asked")
 
     def judge(circumstances: Circumstances) -> Verdict | None | Deferred[Verdict | None]:
-    pending: Action = Action.CONTINUE
-    each: tuple[Action, ...] = ()
-    content: IContent | None = None
         """Its verdict, or None to have no opinion."""
 
 
@@ -542,6 +547,13 @@ class PolicyResources:
     :ivar recipients_per_hour: what an account may send to, 0 for no limit; ``recipients_per_day`` likewise.
     :ivar tell_operator: sends the postmaster a message of that subject and text; None where nobody is told.
     :ivar memory: what checks, each under its name, remember beyond a reload, which makes them anew.
+    :ivar state: the state directory, where a check may keep files of its own; "" where it may not.
+    :ivar block_lists: DNS lists of bad peers; ``pass_lists`` of good ones.
+    :ivar greylist_wait: seconds that a stranger's first message waits.
+    :ivar messages_per_domain: what may come in the name of one domain in an hour, 0 for no limit.
+    :ivar heard_from: whether an account (its folded address) has mail from a domain; None: not to be asked.
+    :ivar trusted_sealers: domains whose ARC seals are believed.
+    :ivar forwarders: networks and names of servers that forward to an account, by its folded address.
     """
 
     clock: IReactorTime
@@ -553,18 +565,19 @@ class PolicyResources:
     recipients_per_day: int = 0
     tell_operator: Callable[[str, str], None] | None = None
     memory: dict[str, object] = attrs.field(factory=dict)
+    state: str = ""
+    block_lists: tuple[str, ...] = ()
+    pass_lists: tuple[str, ...] = ()
+    greylist_wait: float = 240.0
+    messages_per_domain: int = 0
+    heard_from: Callable[[str, str], Deferred[bool]] | None = None
+    trusted_sealers: frozenset[str] = frozenset()
+    forwarders: dict[str, tuple[str, ...]] = attrs.field(factory=dict)
 
 
 class IPolicyPlugin(Interface):
     """A Twisted plugin (``twisted.plugin``, package ``lorrainemail.plugins``) that makes one check.
 
-    :ivar state: the state directory, where a check may keep files of its own; "" where it may not.
-    :ivar block_lists: DNS lists of bad peers; ``pass_lists`` of good ones.
-    :ivar greylist_wait: seconds that a stranger's first message waits.
-    :ivar messages_per_domain: what may come in the name of one domain in an hour, 0 for no limit.
-    :ivar heard_from: whether an account (its folded address) has mail from a domain; None: not to be asked.
-    :ivar trusted_sealers: domains whose ARC seals are believed.
-    :ivar forwarders: networks and names of servers that forward to an account, by its folded address.
     An attribute ``usual`` may give the word that holds for the check where ``[actions]`` has none ("off": it
     is asked only where somebody wants it).
     """
@@ -578,27 +591,12 @@ class IPolicyPlugin(Interface):
 
 
 class IPolicy(Interface):
-    state: str = ""
-    block_lists: tuple[str, ...] = ()
-    pass_lists: tuple[str, ...] = ()
-    greylist_wait: float = 240.0
-    messages_per_domain: int = 0
-    heard_from: Callable[[str, str], Deferred[bool]] | None = None
-    trusted_sealers: frozenset[str] = frozenset()
-    forwarders: dict[str, tuple[str, ...]] = attrs.field(factory=dict)
     """The ordered chain."""
 
     stages: frozenset[Stage] = Attribute("the stages at which any check is asked; others may be skipped")
 
     def judge(
         circumstances: Circumstances,
-    :ivar state: the state directory, where a check may keep files of its own; "" where it may not.
-    :ivar block_lists: DNS lists of bad peers; ``pass_lists`` of good ones.
-    :ivar greylist_wait: seconds that a stranger's first message waits.
-    :ivar messages_per_domain: what may come in the name of one domain in an hour, 0 for no limit.
-    :ivar heard_from: whether an account (its folded address) has mail from a domain; None: not to be asked.
-    :ivar trusted_sealers: domains whose ARC seals are believed.
-    :ivar forwarders: networks and names of servers that forward to an account, by its folded address.
     ) -> tuple[Verdict, ...] | Deferred[tuple[Verdict, ...]]:
         """All verdicts of the stage in order; the last one is DEFER or REFUSE where the chain stopped."""
 
@@ -610,14 +608,6 @@ class IPolicy(Interface):
 class Placed:
     """Where a message went: account key, folder, and a file or offset for people."""
 
-    state: str = ""
-    block_lists: tuple[str, ...] = ()
-    pass_lists: tuple[str, ...] = ()
-    greylist_wait: float = 240.0
-    messages_per_domain: int = 0
-    heard_from: Callable[[str, str], Deferred[bool]] | None = None
-    trusted_sealers: frozenset[str] = frozenset()
-    forwarders: dict[str, tuple[str, ...]] = attrs.field(factory=dict)
     account: str
     folder: str
     where: str
@@ -1048,19 +1038,19 @@ class IAgentPlugin(Interface):
         """The agent."""
 
 
-# -- intake ----------------------------------------------------------------------------------- intake --
-
-
-@attrs.frozen(slots=True)
-class Accepted:
-    """A RCPT that was accepted: the recipient, what it expands to, and the verdicts on the way."""
-
 class IPaced(Interface):
     """A courier whose destinations may have a pace of their own."""
 
     def pace(destination: str) -> Pace:
         """How fast a destination, as :meth:`ICourier.destination` named it last, may be served."""
 
+
+# -- intake ----------------------------------------------------------------------------------- intake --
+
+
+@attrs.frozen(slots=True)
+class Accepted:
+    """A RCPT that was accepted: the recipient, what it expands to, and the verdicts on the way."""
 
     recipient: Recipient
     expansion: Expansion
@@ -1182,12 +1172,6 @@ class IPrincipal(Interface):
     mechanism: str = Attribute("how it was proved")
 
 
-class IAuthenticator(Interface):
-    """The one login of all doors, in front of the one portal."""
-
-    def authenticate(
-        username: bytes, password: bytes, session: Session, mechanism: str = "PLAIN"
-    ) -> Deferred[IPrincipal]:
 class IChannel(Interface):
     """The TLS that a login comes through, its handshake done."""
 
@@ -1213,9 +1197,9 @@ class IExchange(Interface):
         """Take the client's next line, without CRLF."""
 
 
-        """Who that is. Fails with PermanentError (535 5.7.8) for whatever is wrong with name or password,
-        TemporaryError (454 4.7.0) where trying later may help; with nothing else. May take seconds: peers
-        that guess are slowed. ``mechanism`` is for log and principal ("PLAIN", "LOGIN", "USER", ...)."""
+class IAuthenticator(Interface):
+    """The one login of all doors, in front of the one portal."""
+
     def mechanisms(channel: IChannel | None = None) -> tuple[str, ...]:
         """The SASL mechanisms that truly work now for a session that may log in, strongest first.
 
@@ -1233,6 +1217,12 @@ class IExchange(Interface):
         :raises PermanentError: 504 5.5.4 where that mechanism is not offered.
         """
 
+    def authenticate(
+        username: bytes, password: bytes, session: Session, mechanism: str = "PLAIN"
+    ) -> Deferred[IPrincipal]:
+        """Who that is. Fails with PermanentError (535 5.7.8) for whatever is wrong with name or password,
+        TemporaryError (454 4.7.0) where trying later may help; with nothing else. May take seconds: peers
+        that guess are slowed. ``mechanism`` is for log and principal ("PLAIN", "LOGIN", "USER", ...)."""
 
 
 class IPasswords(Interface):
@@ -1261,3 +1251,17 @@ class IClientTls(Interface):
     def creator(host: str, requirement: TlsRequirement) -> object:
         """An ``IOpenSSLClientConnectionCreator`` for ``startTLS`` as a client: verifies the name for
         "verified", the certificate for "sha256:...", nothing for "opportunistic"."""
+
+
+class IDnsChallenges(Interface):
+    """Puts the answers of ACME's DNS-01 into the DNS (RFC 8555 §8.4). Both fail with any exception whose text
+    says why, in words for the operator."""
+
+    def publish(name: str, value: str) -> None | Deferred[None]:
+        """Add a TXT record beside those that are there; fires when every authoritative server has it.
+
+        :param name: absolute, ``_acme-challenge.`` in front, without the final dot.
+        """
+
+    def withdraw(name: str, value: str) -> None | Deferred[None]:
+        """Remove that record; one that is not there is no failure."""

@@ -750,16 +750,16 @@ class Taking:
             facts["tls"] = f"{session.tls.version} {session.tls.cipher}"
         if self._transaction.verdicts:
             facts["verdicts"] = [f"{v.check}: {v.action.name} {v.reason}" for v in self._transaction.verdicts]
-        self._means.trace.event(self.id, "received", **facts)
-
-    def _note_delivered(self, target: _Target, placed: Placed) -> None:
-        self._means.trace.event(
-            self.id,
         for accepted in self._transaction.accepted:
             if accepted.verdicts:
                 whom = accepted.recipient.original or str(accepted.recipient.address)
                 told = [f"{v.check}: {v.action.name} {v.reason}" for v in accepted.verdicts]
                 facts.setdefault("verdicts_for", {})[whom] = told
+        self._means.trace.event(self.id, "received", **facts)
+
+    def _note_delivered(self, target: _Target, placed: Placed) -> None:
+        self._means.trace.event(
+            self.id,
             "delivered",
             recipient=str(target.recipient.address),
             account=placed.account,

@@ -18,7 +18,19 @@ HOUR = 3600
 DAY = 86400
 
 #: The doors of ``[listen]``, in the order in which they are bound.
-DOORS = ("smtp", "submission", "submissions", "lmtp", "pop3", "pop3s", "imap", "imaps", "dns")
+DOORS = (
+    "smtp",
+    "submission",
+    "submissions",
+    "lmtp",
+    "pop3",
+    "pop3s",
+    "imap",
+    "imaps",
+    "dns",
+    "http",
+    "https",
+)
 
 
 def _doc(text: str, **more: Any) -> dict[str, Any]:
@@ -173,6 +185,18 @@ class Listen:
     dns: tuple[str, ...] = attrs.field(
         default=(), metadata=_doc("the authoritative DNS door", kind="endpoint")
     )
+    http: tuple[str, ...] = attrs.field(
+        default=(),
+        metadata=_doc(
+            "HTTP on port 80: questions of certificate authorities; all else is sent to https. On loopback, "
+            "for a web server in front, it answers like https",
+            kind="endpoint",
+        ),
+    )
+    https: tuple[str, ...] = attrs.field(
+        default=(),
+        metadata=_doc("HTTPS on port 443: how mail programs find us, the MTA-STS policy", kind="endpoint"),
+    )
     local: tuple[str, ...] = attrs.field(
         default=(),
         metadata=_doc(
@@ -207,11 +231,44 @@ class Tls:
 
 
 @attrs.frozen(slots=True)
+class MtaSts:
+    mode: Literal["by domain", "testing", "enforce", "none"] = attrs.field(
+        default="by domain",
+        metadata=_doc(
+            'what our policies say; by domain: what "lorrainemail mta-sts set" said of each, testing at first'
+        ),
+    )
+    mx: tuple[str, ...] = attrs.field(
+        default=(),
+        metadata=_doc("further hosts that take mail for our domains, as a backup MX", kind="hostname"),
+    )
+    max_age: int = attrs.field(
+        default=7 * DAY,
+        metadata=_doc("how long others keep a policy", unit="duration", least=DAY, most=365 * DAY),
+    )
+
+
+@attrs.frozen(slots=True)
 class Auth:
     plaintext: Literal["never", "loopback"] = attrs.field(
         default="never", metadata=_doc("logins without TLS: never, or only on listeners bound to loopback")
     )
     on_smtp: bool = attrs.field(default=False, metadata=_doc("offer AUTH on the smtp door too"))
+    scram: bool = attrs.field(
+        default=False,
+        metadata=_doc(
+            "store SCRAM-SHA-256 verifiers beside the hashes of passwords, made at the next login of each, and "
+            "offer SCRAM once every account has them"
+        ),
+    )
+    client_ca: str = attrs.field(
+        default="",
+        metadata=_doc(
+            "PEM of authorities whose certificates let their owners log in (EXTERNAL), as the account of the "
+            "e-mail address in them; with their CRLs, if any",
+            kind="path",
+        ),
+    )
 
 
 @attrs.frozen(slots=True)
@@ -254,28 +311,6 @@ class Dns:
 @attrs.frozen(slots=True)
 class DnsUpdate:
     """A name server that takes changes by RFC 2136, signed with a TSIG key."""
-    scram: bool = attrs.field(
-        default=False,
-        metadata=_doc(
-            "store SCRAM-SHA-256 verifiers beside the hashes of passwords, made at the next login of each, and "
-            "offer SCRAM once every account has them"
-        ),
-    )
-    client_ca: str = attrs.field(
-        default="",
-        metadata=_doc(
-            "PEM of authorities whose certificates let their owners log in (EXTERNAL), as the account of the "
-            "e-mail address in them; with their CRLs, if any",
-            kind="path",
-        ),
-    )
-    scram: bool = attrs.field(
-        default=False,
-        metadata=_doc(
-            "store SCRAM-SHA-256 verifiers beside the hashes of passwords, made at the next login of each, and "
-            "offer SCRAM once every account has them"
-        ),
-    )
 
     server: str = attrs.field(
         default="", metadata=_doc("address:port of the primary that takes the changes", kind="resolver")
@@ -344,6 +379,14 @@ class Limits:
             "recipients that one account may send to in a day; 0: no limit", least=0, most=10_000_000
         ),
     )
+    messages_per_domain: int = attrs.field(
+        default=0,
+        metadata=_doc(
+            "messages that strangers may send in the name of one domain in an hour; 0: no limit",
+            least=0,
+            most=1_000_000,
+        ),
+    )
     hops: int = attrs.field(
         default=100, metadata=_doc("Received fields after which a message loops", least=5, most=1000)
     )
@@ -363,14 +406,6 @@ class Queue:
         default=4 * HOUR,
         metadata=_doc(
             'age at which our own users are told that a message is late; "0s": never',
-    messages_per_domain: int = attrs.field(
-        default=0,
-        metadata=_doc(
-            "messages that strangers may send in the name of one domain in an hour; 0: no limit",
-            least=0,
-            most=1_000_000,
-        ),
-    )
             unit="duration",
             least=0,
             most=365 * DAY,
@@ -395,24 +430,17 @@ class Queue:
     per_destination: int = attrs.field(
         default=5, metadata=_doc("deliveries to one destination at once", least=1, most=10_000)
     )
-    port: int = attrs.field(
-        default=25, metadata=_doc("port of MX hosts (tests and labs change it)", least=1, most=65535)
-    )
-
-
-@attrs.frozen(slots=True)
-class Policy:
     source: tuple[str, ...] = attrs.field(
         default=(),
         metadata=_doc(
             "our own addresses to connect from, one IPv4, one IPv6; default: as the system chooses", kind="ip"
         ),
     )
-    checks: tuple[str, ...] = attrs.field(
-        default=(
-            "early_talker",
-            "limits",
-            "account_limits",
+    port: int = attrs.field(
+        default=25, metadata=_doc("port of MX hosts (tests and labs change it)", least=1, most=65535)
+    )
+
+
 @attrs.frozen(slots=True)
 class Forwarding:
     """Mail of others that aliases and filters send on to other servers."""
@@ -433,6 +461,13 @@ class Forwarding:
     )
 
 
+@attrs.frozen(slots=True)
+class Policy:
+    checks: tuple[str, ...] = attrs.field(
+        default=(
+            "early_talker",
+            "limits",
+            "account_limits",
             "helo",
             "reverse_name",
             "helo_name",
@@ -612,6 +647,10 @@ class Settings:
     deliver: dict[str, DeliverRow] = attrs.field(
         factory=dict, metadata=_doc("how mail for local domains is delivered, where not into our mailboxes")
     )
+    unknown_users: dict[str, RelayRow] = attrs.field(
+        factory=dict,
+        metadata=_doc("next hops for the unknown users of local domains, by domain"),
+    )
     state: str = attrs.field(default="", metadata=_doc("the directory that holds everything", kind="state"))
     tables: str = attrs.field(
         default="files", metadata=_doc("the table backend (a plugin's name)", kind="word")
@@ -619,18 +658,16 @@ class Settings:
     subaddress: str = attrs.field(
         default="+", metadata=_doc("separators between user and detail", kind="separators")
     )
-    unknown_users: dict[str, RelayRow] = attrs.field(
-        factory=dict,
-        metadata=_doc("next hops for the unknown users of local domains, by domain"),
-    )
     listen: Listen = attrs.field(factory=Listen)
     tls: Tls = attrs.field(factory=Tls)
+    mta_sts: MtaSts = attrs.field(factory=MtaSts)
     auth: Auth = attrs.field(factory=Auth)
     dns: Dns = attrs.field(factory=Dns)
     dns_update: DnsUpdate = attrs.field(factory=DnsUpdate)
     doctor: Doctor = attrs.field(factory=Doctor)
     limits: Limits = attrs.field(factory=Limits)
     queue: Queue = attrs.field(factory=Queue)
+    forwarding: Forwarding = attrs.field(factory=Forwarding)
     policy: Policy = attrs.field(factory=Policy)
     store: Store = attrs.field(factory=Store)
     aliases: Aliases = attrs.field(factory=Aliases)
@@ -638,7 +675,6 @@ class Settings:
     trace: Trace = attrs.field(factory=Trace)
     dmarc: Dmarc = attrs.field(factory=Dmarc)
     dkim: Dkim = attrs.field(factory=Dkim)
-    forwarding: Forwarding = attrs.field(factory=Forwarding)
     actions: dict[str, dict[str, str]] = attrs.field(
         factory=dict,
         metadata=_doc(

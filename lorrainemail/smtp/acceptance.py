@@ -22,8 +22,8 @@ from lorrainemail.interfaces import (
     Circumstances,
     Expansion,
     Final,
-    IPolicy,
     IContent,
+    IPolicy,
     ITables,
     LocalMailbox,
     RelayRight,
@@ -35,6 +35,8 @@ from lorrainemail.interfaces import (
 MayAccept = Callable[[Account, int], Reply | None | Deferred[Reply | None]]
 
 RELAY_DENIED = Reply(550, "5.7.1", "Relaying denied")
+#: To an address that we made for somebody else's mail nothing but what became of that may come.
+BOUNCES_ONLY = Reply(550, "5.7.1", "This address takes bounces only (MAIL FROM:<>)")
 
 
 @attrs.frozen(slots=True)
@@ -62,9 +64,6 @@ def stopped(verdicts: tuple[Verdict, ...]) -> Reply | None:
     return None
 
 
-async def judge_stage(policy: IPolicy, circumstances: Circumstances) -> tuple[Verdict, ...]:
-    """All verdicts of a stage."""
-    verdicts = policy.judge(circumstances)
 def why(verdicts: tuple[Verdict, ...]) -> str:
     """Which check stopped the mail and its reason, for log and trace; "" where none did."""
     if stopped(verdicts) is None:
@@ -72,6 +71,9 @@ def why(verdicts: tuple[Verdict, ...]) -> str:
     return f"{verdicts[-1].check}: {verdicts[-1].reason}"
 
 
+async def judge_stage(policy: IPolicy, circumstances: Circumstances) -> tuple[Verdict, ...]:
+    """All verdicts of a stage."""
+    verdicts = policy.judge(circumstances)
     if isinstance(verdicts, Deferred):
         verdicts = await verdicts
     return verdicts
@@ -144,20 +146,22 @@ async def judge_recipient(
     recipient: Recipient,
     size: int = 0,
     dry_run: bool = False,
+    earlier: tuple[Verdict, ...] = (),
 ) -> RecipientDecision:
     """RCPT: is it ours, or may the session relay; does it exist; does a row refuse it; policy; has it room.
 
-    earlier: tuple[Verdict, ...] = (),
     :param size: as declared at MAIL, 0 where unknown.
+    :param earlier: the verdicts on connection, greeting and sender.
     """
     expansion = tables.expand(recipient.address)
     if isinstance(expansion, Deferred):
-    :param earlier: the verdicts on connection, greeting and sender.
         expansion = await expansion
     if not expansion.local and not relay.allowed:
         return RecipientDecision(RELAY_DENIED, expansion)
     if expansion.refused is not None:
         return RecipientDecision(expansion.refused.reply, expansion)
+    if expansion.reversed and sender is not None:
+        return RecipientDecision(BOUNCES_ONLY, expansion)
     if not isinstance(expansion.finals[0], LocalMailbox):
         rejected = await _rejected(tables, expansion, sender)
         if rejected is not None:
@@ -175,12 +179,12 @@ async def judge_recipient(
                 expansion=expansion,
                 relay=relay,
                 dry_run=dry_run,
+                earlier=earlier,
             ),
         )
         reply = stopped(verdicts)
         if reply is not None:
             return RecipientDecision(reply, expansion, verdicts)
-                earlier=earlier,
     full: Reply | None = None
     for final in expansion.finals:
         full = await _room(may_accept, final, size)
