@@ -8,6 +8,7 @@ that is handed in. Never fails; a peer without address (UNIX socket) is counted 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Final, Literal
 
 import attrs
@@ -99,6 +100,23 @@ class TokenBuckets:
             return 0.0
         have = min(self.burst, bucket.tokens + (self._clock.seconds() - bucket.at) * self.rate)
         return max(0.0, (tokens - have) / self.rate)
+
+    def spent(self) -> dict[str, float]:
+        """What is missing of each bucket now, for a restart."""
+        now = self._clock.seconds()
+        missing = {
+            key: self.burst - bucket.tokens - max(0.0, now - bucket.at) * self.rate
+            for key, bucket in self._buckets.items()
+        }
+        return {key: round(tokens, 3) for key, tokens in missing.items() if tokens > 0}
+
+    def spend(self, spent: Mapping[str, float], ago: float) -> None:
+        """Take up what :meth:`spent` answered so many seconds ago; with the rate of now."""
+        now = self._clock.seconds()
+        for key, tokens in spent.items():
+            left = self.burst - max(0.0, tokens - max(0.0, ago) * self.rate)
+            if left < self.burst and len(self._buckets) < self._max:
+                self._buckets[key] = _Bucket(left, now)
 
     def forget(self, key: str) -> None:
         """Forgive: the key starts with a full bucket again."""

@@ -161,3 +161,29 @@ def make_directories(files: Files, root: str, path: str, mode: int = 0o700) -> N
         except FileExistsError:
             pass  # somebody else's, or an earlier process's: synced below all the same
         files.fsync_directory(os.path.dirname(directory))
+
+
+def replace_file(files: Files, path: str, octets: bytes) -> None:
+    """Put a small state file in another's place, durable when it returns; it belongs to its directory's
+    owner, whoever does this. Blocks; fails with OSError, and the old one stays then."""
+    directory = os.path.dirname(path)
+    temporary = f"{path}.{os.getpid()}.new"
+    try:
+        os.unlink(temporary)
+    except FileNotFoundError:
+        pass  # as it should be: an earlier process of that number left none
+    descriptor = files.open(temporary)
+    try:
+        try:
+            files.write(descriptor, [octets])
+            files.fsync(descriptor)
+            if os.geteuid() == 0:  # a command of root's must not take the file from the server
+                owner = os.stat(directory)
+                os.fchown(descriptor, owner.st_uid, owner.st_gid)
+        finally:
+            files.close(descriptor)
+        files.rename(temporary, path)
+    except OSError:
+        files.unlink(temporary)
+        raise
+    files.fsync_directory(directory)

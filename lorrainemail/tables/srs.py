@@ -26,7 +26,7 @@ from collections.abc import Callable
 from typing import Final
 
 from lorrainemail.addresses import MAX_LOCAL_PART, Address, AddressError, normalise_domain
-from lorrainemail.ops.files import SYSTEM
+from lorrainemail.ops.files import SYSTEM, replace_file
 
 #: Days for which an address leads back. A message is tried for five, its bounce as long.
 LIFE: Final = 10
@@ -78,22 +78,7 @@ class Srs:
         if self._keys and (made is None or self._wall() - made < KEY_LIFE * _DAY):
             return
         keys = (secrets.token_hex(KEY_OCTETS).encode(), *self._keys)[:KEYS]
-        temporary = f"{self._path}.{os.getpid()}"
-        descriptor = SYSTEM.open(temporary)
-        try:
-            try:
-                SYSTEM.write(descriptor, [b"".join(key + b"\n" for key in keys)])
-                SYSTEM.fsync(descriptor)
-                if os.geteuid() == 0:  # a command of root's must not take the file from the server
-                    owner = os.stat(os.path.dirname(self._path))
-                    os.fchown(descriptor, owner.st_uid, owner.st_gid)
-            finally:
-                SYSTEM.close(descriptor)
-            SYSTEM.rename(temporary, self._path)
-        except OSError:
-            SYSTEM.unlink(temporary)
-            raise
-        SYSTEM.fsync_directory(os.path.dirname(self._path))
+        replace_file(SYSTEM, self._path, b"".join(key + b"\n" for key in keys))
         self._look()
 
     @property

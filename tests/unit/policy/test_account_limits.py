@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.task import Clock
 
 from lorrainemail.envelope import Session
 from lorrainemail.interfaces import Circumstances, PolicyResources, Verdict
 from lorrainemail.policy import senders
-from lorrainemail.policy.senders import SILENCE, AccountLimits
+from lorrainemail.policy.senders import SAVE, SILENCE, AccountLimits
 
 
 @pytest.fixture
@@ -89,3 +91,31 @@ def test_a_reload_changes_the_limit_and_forgets_nothing(resources: PolicyResourc
         ask(check)
     assert ask(AccountLimits(resources)) != ""
     assert ask(AccountLimits(attrs.evolve(resources, recipients_per_hour=0))) == ""
+
+
+def test_a_restart_does_not_forgive(tmp_path: Path) -> None:
+    clock = Clock()
+    clock.advance(1000.0)
+
+    def start(**more: Any) -> AccountLimits:
+        facts: dict[str, Any] = {"recipients_per_hour": 3, "recipients_per_day": 100, **more}
+        state, threads = str(tmp_path), maybeDeferred
+        return AccountLimits(PolicyResources(clock, None, "h", in_thread=threads, state=state, **facts))
+
+    check = start()
+    assert [ask(check) for _ in range(3)] == ["", "", ""]
+    clock.advance(SAVE)
+    (file,) = tmp_path.iterdir()
+    assert file.name == "account-limits.json" and file.stat().st_mode & 0o777 == 0o600
+    assert ask(start()).startswith("450 4.7.1 Your limit of 3 recipients an hour is reached")
+    assert ask(start(), "bob@ours.test") == ""
+    # A file that is none forgives.
+    file.write_text("[1]")
+    assert ask(start()) == ""
+
+
+def test_nothing_is_written_where_nothing_may_be(tmp_path: Path) -> None:
+    clock = Clock()
+    check = AccountLimits(PolicyResources(clock, None, "h", recipients_per_hour=3, state=str(tmp_path)))
+    assert ask(check) == ""
+    assert clock.getDelayedCalls() == [] and list(tmp_path.iterdir()) == []
