@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -26,6 +26,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 
 import lorrainemail.plugins
 from lorrainemail.addresses import Address
+from lorrainemail.certs.challenges import Challenges
 from lorrainemail.certs.sources import Sources
 from lorrainemail.certs.store import CertificateStore
 from lorrainemail.config.load import Located, load
@@ -42,6 +43,7 @@ from lorrainemail.dns.server import DnsDatagrams, DnsFactory
 from lorrainemail.dns.zonefile import load_zones
 from lorrainemail.envelope import Door as DoorName
 from lorrainemail.errors import STORAGE_FULL, ConfigurationError, Reply
+from lorrainemail.http.mta_sts import Policies
 from lorrainemail.imap.factory import ImapFactory
 from lorrainemail.intake import Intake
 from lorrainemail.mailauth.keys import KeyRing
@@ -77,6 +79,9 @@ from lorrainemail.store.mailstore import MailStore
 from lorrainemail.tables.backend import find_backend
 from lorrainemail.tables.rules import Rules
 from lorrainemail.tables.service import TableService
+
+if TYPE_CHECKING:
+    from lorrainemail.http.site import Site
 
 _log = Logger(namespace="lorrainemail")
 
@@ -187,7 +192,12 @@ class Server(Ordered):
             self.remote.close,
         )
 
-        # The doors, each by its name: mail comes in by SMTP, readers by POP3 and IMAP.
+        # The doors, each by its name: mail comes in by SMTP, readers by POP3 and IMAP; programs that look for
+        # us, and those who prove that a name is ours, by HTTP.
+        self._ports = tuple(ports)
+        self.policies = Policies(settings)
+        self.challenges = Challenges(self.server_tls)
+        self.site: Site | None = None
         self._spill = places.spill
         self._smtp: dict[tuple[str, bool], Door] = {}
         self._counters: dict[str, ConnectionCounter] = {}
@@ -238,6 +248,8 @@ class Server(Ordered):
                 DnsFactory(self.responder, self._reactor),
                 datagrams=DnsDatagrams(self.responder),
             )
+        if name in ("http", "https"):
+            return self._http_door(port)
         if name in ("pop3", "pop3s", "imap", "imaps"):
             reader = self._reader(name, _plaintext(self.settings, port.loopback))
             self._readers.append((reader, port))
@@ -249,7 +261,7 @@ class Server(Ordered):
 
     def _maybe_tls(self, name: str, factory: Factory) -> Any:
         """Doors whose name ends in "s" speak TLS at once."""
-        if name not in ("submissions", "pop3s", "imaps"):
+        if name not in ("submissions", "pop3s", "imaps", "https"):
             return factory
         context: Any = self.server_tls.context_factory(name)
         return TLSMemoryBIOFactory(context, False, factory, self._reactor)
@@ -292,6 +304,42 @@ class Server(Ordered):
             self.server_tls,
             plaintext,
             settings.hostname,
+        )
+
+    def _http_door(self, port: BoundPort) -> Open:
+        from lorrainemail.http.door import HttpFactory
+
+        if self.site is None:
+            self.site = self._make_site()
+        counter = self._counters.get(port.door)
+        if counter is None:
+            limits = self.settings.limits
+            counter = ConnectionCounter(limits.connections, limits.connections_per_peer)
+            self._counters[port.door] = counter
+        factory = HttpFactory(
+            port.door,
+            self.site,
+            self._reactor,
+            counter,
+            secure=port.door == "https" or port.loopback,
+            strict=lambda: port.door == "https" and self.certificates.trusted() is not None,
+        )
+        return Open(port, self._maybe_tls(port.door, factory), factory.close_sessions)
+
+    def _make_site(self) -> Site:
+        from lorrainemail.http.offers import offers
+        from lorrainemail.http.site import Site
+
+        open_ports = [(port.door, port.port) for port in self._ports]
+        return Site(
+            self.settings.hostname,
+            self.tables,
+            self.policies,
+            offers(self.settings.hostname, open_ports),
+            self.challenges.http,
+            self._reactor,
+            self.certificates.trusted,
+            redirect=any(door == "https" for door, _ in open_ports),
         )
 
     def _room(self, octets: int) -> Reply | None:
@@ -358,6 +406,7 @@ class Server(Ordered):
     def _use(self, new: Settings, policy: PolicyChain, client_tls: ClientTls) -> None:
         """Hand the new values to the parts; nothing of this can fail."""
         self.settings, self.policy = new, policy
+        self.policies.settings = new
         limits = new.limits
         self.client_tls.take(client_tls)
         self.resolver.reload(new.dns.resolvers, new.dns.trusted)

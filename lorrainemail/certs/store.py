@@ -125,6 +125,16 @@ class CertificateStore(Service):
         """What is shown and who keeps it, the default first."""
         return [(one, self._seen.pairs[one.pair]) for one in self._tls.certificates()]
 
+    def trusted(self) -> Loaded | None:
+        """The certificate of an authority for our own name; None while ours is self-signed, or has ended."""
+        now, name = self._clock.seconds(), self.sources.hostname
+        good = (
+            one
+            for one, origin in self.certificates()
+            if origin != "self-signed" and one.covers(name) and one.seconds_left(now) > 0
+        )
+        return next(good, None)
+
     def on_change(self, listener: Callable[[], None]) -> None:
         """Be told, in the reactor's thread, whenever something else is shown."""
         self._listeners.append(listener)

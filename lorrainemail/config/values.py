@@ -331,7 +331,7 @@ def parse_endpoint(text: str) -> str:
         raise Wrong(
             f'"{text}": an endpoint that speaks TLS by itself is not used, because certificates are chosen '
             "by name and replaced while the server runs",
-            "write tcp: instead; the doors submissions, pop3s and imaps speak TLS at once anyway",
+            "write tcp: instead; the doors submissions, pop3s, imaps and https speak TLS at once anyway",
         )
     if kinds[0] in ("tcp", "tcp4", "tcp6"):
         port = keywords.get("port", words[1] if len(words) > 1 else "")

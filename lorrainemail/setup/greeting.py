@@ -28,6 +28,8 @@ _DOORS = {
     "imap": "IMAP, STARTTLS",
     "imaps": "IMAP, TLS",
     "dns": "DNS",
+    "http": "HTTP",
+    "https": "HTTPS",
 }
 
 

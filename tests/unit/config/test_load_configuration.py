@@ -181,7 +181,7 @@ def test_a_backslash_in_double_quotes_is_told_to_use_single_ones() -> None:
         'listen.smtp = ["tcp:25:interface=eth0"]',
         'listen.smtp = ["tls:25"]',
         'listen.smtp = ["ssl:465:privateKey=a"]',
-        'listen.http = ["tcp:80"]',
+        'listen.gopher = ["tcp:70"]',
         'tls.certificate = "a"',
         'subaddress = "a"',
         'subaddress = "+++++"',
