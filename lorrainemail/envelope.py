@@ -45,6 +45,8 @@ class Session:
     :ivar account: the authenticated account's address (normalised key), "" where none.
     :ivar mechanism: the SASL mechanism that proved it.
     :ivar reverse_name: forward-confirmed name of the peer, "" where unknown.
+    :ivar origin: what a listed server in front said of the message's own client (XFORWARD), as (attribute,
+        value); for people alone.
     """
 
     id: str
@@ -58,6 +60,23 @@ class Session:
     account: str = ""
     mechanism: str = ""
     reverse_name: str = ""
+    origin: tuple[tuple[str, str], ...] = ()
+
+    def client(self) -> tuple[tuple[str, str], ...]:
+        """Whom a message of this session came from, in the attributes of XFORWARD; empty where it was handed
+        over on this machine."""
+        if self.origin or not self.peer:
+            return self.origin
+        found = [("ADDR", f"IPV6:{self.peer}" if ":" in self.peer else self.peer)]
+        if self.reverse_name:
+            found.append(("NAME", self.reverse_name))
+        if self.peer_port:
+            found.append(("PORT", str(self.peer_port)))
+        if self.helo:
+            found.append(("HELO", self.helo))
+        found.append(("PROTO", "ESMTP" if self.esmtp else "SMTP"))
+        found.append(("SOURCE", "REMOTE"))
+        return tuple(found)
 
 
 @attrs.frozen(slots=True)

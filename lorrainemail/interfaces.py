@@ -343,6 +343,7 @@ class Route:
     :ivar reasons: how it was chosen, for explain and trace.
     :ivar source: our addresses to connect from, one of each family; without one the system chooses.
     :ivar pace: how much of it at once, and how fast.
+    :ivar xforward: the next hop is told whom each message came from, where it offers XFORWARD.
     """
 
     kind: Literal["mx", "hosts", "reject"]
@@ -357,6 +358,7 @@ class Route:
     reasons: tuple[str, ...] = ()
     source: tuple[str, ...] = ()
     pace: Pace = Pace()
+    xforward: bool = False
 
 
 @attrs.frozen(slots=True)
@@ -918,6 +920,7 @@ class QueueItem:
     """A queued message: envelope (with the session facts that its DSN needs), recipients, times.
 
     :ivar trusted: see :class:`Transaction`.
+    :ivar client: whom the message came from, see :meth:`lorrainemail.envelope.Session.client`.
     :ivar release_at: wall-clock seconds before which its sender does not want it to go on, 0 for at once.
     """
 
@@ -929,6 +932,7 @@ class QueueItem:
     account: str = ""
     trusted: bool = False
     release_at: float = 0.0
+    client: tuple[tuple[str, str], ...] = ()
 
 
 class IQueue(Interface):

@@ -490,5 +490,6 @@ def _door_settings(settings: Settings, name: DoorName, loopback: bool, spill: st
         connections_per_peer=limits.connections_per_peer,
         mend_line_ends=settings.policy.bare_line_ends,
         xclient=settings.xclient_networks,
+        xforward=settings.xforward_networks,
         dsn=True,
     )

@@ -555,6 +555,7 @@ class Taking:
             door=transaction.session.door,
             account=transaction.session.account,
             trusted=transaction.trusted,
+            client=transaction.session.client(),
         )
         return self._means.queue.placement(item, self._prefix, transaction.content)
 
@@ -744,6 +745,8 @@ class Taking:
         if session.peer:
             facts["peer"] = session.peer
             facts["helo"] = session.helo
+        if session.origin:
+            facts["origin"] = dict(session.origin)
         if session.account:
             facts["account"] = session.account
         if session.tls is not None:

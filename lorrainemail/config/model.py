@@ -77,6 +77,10 @@ class RelayRow:
     rate: int = attrs.field(
         default=0, metadata=_doc("deliveries a minute at most; 0: no limit", least=0, most=1_000_000)
     )
+    xforward: bool = attrs.field(
+        default=False,
+        metadata=_doc("tell the next hop by XFORWARD whom each message came from, where it offers that"),
+    )
     line: int = attrs.field(default=0, eq=False)
 
 
@@ -636,6 +640,12 @@ class Settings:
         metadata=_doc(
             "servers in front that may say by XCLIENT who the client is; it has the client's rights then",
             kind="network",
+        ),
+    )
+    xforward_networks: tuple[str, ...] = attrs.field(
+        default=(),
+        metadata=_doc(
+            "servers in front that may say by XFORWARD whom a message came from, for the trace", kind="network"
         ),
     )
     relay: dict[str, RelayRow] = attrs.field(

@@ -37,6 +37,7 @@ from lorrainemail.envelope import Envelope, Recipient
 from lorrainemail.errors import MailError, Reply
 from lorrainemail.grammar.smtp import encode_orcpt, encode_xtext
 from lorrainemail.grammar.smtp_wishes import NONE, DeliverBy, Wishes, wishes_of
+from lorrainemail.grammar.smtp_xforward import commands as xforward_commands
 from lorrainemail.interfaces import IContent
 from lorrainemail.message.downgrade import MAX_OCTETS, CannotDowngrade, downgraded
 from lorrainemail.ops.content import Content, ContentWriter, SpilledContent
@@ -107,6 +108,8 @@ class ClientSession:
     def __init__(self, wire: Wire, hostname: str, in_thread: InThread, spill: str = "") -> None:
         self.wire = wire
         self._spill = spill
+        #: Whom the next message came from, to be told by XFORWARD; empty: not told.
+        self.origin: tuple[tuple[str, str], ...] = ()
         self.extensions: dict[str, str] = {}
         self.transactions = 0
         self._hostname = hostname
@@ -223,6 +226,8 @@ class ClientSession:
     ) -> list[Sent]:
         """From MAIL to the end of the message, which the server can take."""
         self.transactions += 1
+        if self.origin and "XFORWARD" in self.extensions:
+            await self._forward(dict(self.origin))
         mail = self._mail(envelope, recipients, content)
         rcpts = [self._rcpt(recipient) for recipient in recipients]
         try:
@@ -299,6 +304,15 @@ class ClientSession:
         else:
             head = await self._in_thread(lambda: content.head(MAX_HEADER))
         return bool(head.partition(b"\r\n\r\n")[0].isascii())
+
+    async def _forward(self, origin: dict[str, str]) -> None:
+        """Say whom the next message came from. A server that does not want to know gets it all the same."""
+        offered = self.extensions["XFORWARD"].upper().split()
+        for line in xforward_commands(origin, offered):
+            try:
+                await self.wire.command(line, MAIL_TIME)
+            except SessionLost:
+                return  # the next command finds out
 
     def _mail(self, envelope: Envelope, recipients: Sequence[Recipient], content: IContent) -> str:
         sender = "" if envelope.sender is None else str(envelope.sender)

@@ -148,6 +148,8 @@ class RemoteCourier:
             if sender != envelope.sender:
                 envelope = attrs.evolve(envelope, sender=sender)
             attempt = _Attempt(self, envelope, [recipients[index] for index in indices], content)
+            if route.xforward:
+                attempt.origin = (*item.client, ("IDENT", envelope.id))
             try:
                 found = await attempt.run(route)
             except CancelledError:
@@ -214,7 +216,8 @@ class RemoteCourier:
 @attrs.define(slots=True, eq=False)
 class _Attempt:
     """One attempt for recipients of one route. ``outcomes``: the best that is known for each so far;
-    ``strict``: TLS is verified because the sender wants it."""
+    ``strict``: TLS is verified because the sender wants it; ``origin``: whom the hosts are told that the
+    message came from."""
 
     courier: RemoteCourier
     envelope: Envelope
@@ -222,6 +225,7 @@ class _Attempt:
     content: IContent
     outcomes: dict[int, Outcome] = attrs.field(factory=dict)
     strict: bool = False
+    origin: tuple[tuple[str, str], ...] = ()
 
     async def run(self, route: Route) -> list[Outcome]:
         hops = await self.courier.hops(route)
@@ -291,11 +295,13 @@ class _Attempt:
         chosen = [self.recipients[index].recipient for index in part]
         session = await sessions.get(target)
         kept = session.transactions > 0
+        session.origin = self.origin
         try:
             sent = await session.send(self.envelope, chosen, self.content)
             if kept and session.wire.over is not None and all(_unheard(one) for one in sent):
                 # closed while it was kept, or for having carried enough: nothing was delivered by it
                 session = await sessions.get(target, fresh=True)
+                session.origin = self.origin
                 sent = await session.send(self.envelope, chosen, self.content)
         except BaseException:
             session.wire.end(SessionLost(Reply(421, "4.3.2", "given up here")))

@@ -7,6 +7,7 @@
 
         {"format": 1, "id": "...", "queued_at": 1790000000.0, "age": 0.0, "size": 4711, "eight_bit": false,
          "door": "submission", "account": "carole@elorac.fr", "trusted": true,
+         "client": {"ADDR": "192.0.2.7", "HELO": "client.example", ...},
          "envelope": {"sender": "carole@elorac.fr" | null, "size": 0, "body": "8BITMIME", "smtputf8": false,
                       "ret": "", "envid": "", "parameters": [["SIZE", "4711"], ...],
                       "received_at": 1790000000.0, "hops": 0, "sender_verified": true},
@@ -16,10 +17,12 @@
                          "next_try": 0.0, "last_reply": "", "delay_told": false,
                          "argument": "", "user": "", "owner": "owner-list@bricoleur.com"}, ...]}
 
-``age`` is the seconds for which a server was up with the item, negative before its ``release_at`` (RFC 4865;
-only in items that have one); ``next_try`` and the other instants are seconds since the epoch. ``envelope``
-has no recipients of its own: those of a queue item are the ones that the queue must serve. Missing keys take their defaults, unknown ones are ignored, so that files of an older or
-slightly newer version are read; a change that an older version would misread raises ``format``.
+``age`` is the seconds for which a server was up with the item, negative before its ``release_at`` (RFC
+4865; only in items that have one); ``next_try`` and the other instants are seconds since the epoch.
+``client``, where it is known, says in the attributes of XFORWARD whom the message came from. ``envelope``
+has no recipients of its own: those of a queue item are the ones that the queue must serve. Missing keys
+take their defaults, unknown ones are ignored, so that files of an older or slightly newer version are read;
+a change that an older version would misread raises ``format``.
 
 The spool (:mod:`lorrainemail.queue.spool`) is the only caller. Pure. Fails with :class:`FormatError`.
 """
@@ -99,6 +102,8 @@ def encode(stored: Stored) -> bytes:
     }
     if item.release_at:
         document["release_at"] = item.release_at
+    if item.client:
+        document["client"] = dict(item.client)
     return json.dumps(document, separators=(",", ":")).encode("ascii") + b"\n"
 
 
@@ -203,6 +208,7 @@ def _decode(document: dict[str, Any]) -> Stored:
         account=_text(document.get("account", "")),
         trusted=bool(document.get("trusted", document.get("account"))),
         release_at=float(document.get("release_at", 0.0)),
+        client=tuple((_text(name), _text(value)) for name, value in document.get("client", {}).items()),
     )
     return Stored(item, bool(document.get("eight_bit", False)), float(document.get("age", 0.0)))
 

@@ -121,6 +121,7 @@ class FutureRelease:
             account=session.account,
             trusted=transaction.trusted,
             release_at=until,
+            client=session.client(),
         )
         try:
             await self._queue.placement(item, prefix, transaction.content).commit()

@@ -51,6 +51,7 @@ VERBS: Final = {
         "STARTTLS",
         "AUTH",
         "XCLIENT",
+        "XFORWARD",
         "MAIL",
         "RCPT",
         "DATA",
@@ -123,6 +124,10 @@ class SmtpServer(SmtpSession):
         transaction = OpenTransaction(new_id(), command, tables, door.wall_clock())
         account = None if principal is None else principal.account
         relay = self._relay_right(tables, self._session)
+        if self._session.origin:
+            if self._origin_used:
+                self._session = attrs.evolve(self._session, origin=())
+            self._origin_used = True
         self._release = 0.0
         if command.wishes is not None:
             now = transaction.received_at

@@ -27,6 +27,7 @@ from lorrainemail.smtp.acceptance import judge_session, stopped
 from lorrainemail.smtp.connection import SmtpConnection
 from lorrainemail.smtp.door import Door
 from lorrainemail.smtp.xclient import renamed
+from lorrainemail.smtp.xforward import announcing, merged
 
 #: Commands that move no mail (NOOP, VRFY, HELP, RSET, EHLO) before the client is sent away.
 MAX_IDLE_COMMANDS: Final = 100
@@ -48,6 +49,8 @@ class SmtpSession(SmtpConnection):
         self._relay: tuple[ITables, Session, RelayRight] | None = None
         self._idle_commands = 0
         self._failed_logins = 0
+        # A message has come from whom XFORWARD named; the next one did not.
+        self._origin_used = False
 
     # -- greeting ------------------------------------------------------------------------------------
 
@@ -113,6 +116,8 @@ class SmtpSession(SmtpConnection):
         hello = door.hello
         if esmtp:
             hello = door.extensions(self._secure, self._believed, relay.allowed, self._mechanisms())
+            if self._settings.forwards(session.peer):
+                hello = announcing(hello)
         self._say(hello)
 
     async def do_STARTTLS(self, argument: bytes) -> None:
@@ -156,6 +161,20 @@ class SmtpSession(SmtpConnection):
             self._greeting_verdicts = self._connect_verdicts = ()
             self._principal = None
             await self._connected()
+
+    async def do_XFORWARD(self, argument: bytes) -> None:
+        session = self._session
+        if not self._settings.forwards(session.peer):
+            self._refuse(replies.NOT_BELIEVED)
+        elif not self._greeted:
+            self._refuse(replies.GREET_FIRST)
+        elif self._open is not None:
+            self._refuse(replies.NOT_DURING_MAIL)
+        else:
+            origin = merged(() if self._origin_used else session.origin, argument)
+            self._session = attrs.evolve(session, origin=origin)
+            self._origin_used = False
+            self._say(replies.OK)
 
     # -- login ---------------------------------------------------------------------------------------
 

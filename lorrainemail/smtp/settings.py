@@ -31,7 +31,7 @@ class DoorSettings:
     :ivar errors: refused commands, no message taken meanwhile, after which the client is sent away.
     :ivar connections: at once in all; ``connections_per_peer`` from one IPv4 address or IPv6 /64.
     :ivar mend_line_ends: networks whose bare CR and LF in messages are mended, not refused.
-    :ivar xclient: networks whose XCLIENT is believed.
+    :ivar xclient: networks whose XCLIENT is believed; ``xforward`` likewise.
     :ivar smtputf8: announce SMTPUTF8; ``dsn`` take DSN's parameters, and announce it to those
         whom notices of success are for.
     :ivar idle_timeout: seconds without input (RFC 5321 §4.5.3.2.7); ``session_timeout`` in all.
@@ -49,6 +49,7 @@ class DoorSettings:
     connections_per_peer: int = 100
     mend_line_ends: tuple[Network, ...] = attrs.field(default=(), converter=_networks)
     xclient: tuple[Network, ...] = attrs.field(default=(), converter=_networks)
+    xforward: tuple[Network, ...] = attrs.field(default=(), converter=_networks)
     smtputf8: bool = True
     dsn: bool = False
     idle_timeout: float = 300.0
@@ -61,6 +62,10 @@ class DoorSettings:
     def believes(self, peer: str) -> bool:
         """Whether that peer may say who its client is."""
         return bool(self.xclient) and _in(peer, self.xclient)
+
+    def forwards(self, peer: str) -> bool:
+        """Whether that peer may say whom a message came from."""
+        return bool(self.xforward) and _in(peer, self.xforward)
 
 
 def _in(peer: str, networks: tuple[Network, ...]) -> bool:

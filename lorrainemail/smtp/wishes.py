@@ -1,8 +1,8 @@
 """Who may ask for what of the way of a message, beyond its delivery.
 
 Pure: :class:`~lorrainemail.smtp.server.SmtpServer` asks at MAIL, :class:`~lorrainemail.smtp.door.Door` when
-it announces. REQUIRETLS is for everybody under TLS; a time of delivery for those who may relay, since others are
-sent no notices; holding and priorities for users who logged in, whose limits hold them.
+it announces. REQUIRETLS is for everybody under TLS; a time of delivery for those who may relay, since others
+are sent no notices; holding and priorities for users who logged in, whose limits hold them.
 """
 
 from __future__ import annotations

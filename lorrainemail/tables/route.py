@@ -126,4 +126,5 @@ def _by_row(found: RouteRow, recipient: Address, reasons: Sequence[str]) -> Rout
         reasons=tuple(reasons),
         source=row.source,
         pace=Pace(row.concurrency, row.rate),
+        xforward=row.xforward,
     )

@@ -106,3 +106,23 @@ def test_account_limit(make_server: Callable[..., Any]) -> None:
     # The first account reads the postmaster's mail.
     (note,) = server.wait_for_messages("bob@ours.test", 1)
     assert b"\nSubject: anne@ours.test sends too much\n" in note
+
+
+def test_xforward(make_server: Callable[..., Any]) -> None:
+    """A server behind ours is told whom a message came from, by way of the queue; its trace says it."""
+    behind = make_server(hostname="behind.ours.test", configuration='xforward_networks = ["127.0.0.0/8"]\n')
+    front = make_server(
+        hostname="front.ours.test",
+        domains=("front.test",),
+        accounts=("anne@front.test",),
+        configuration='relay_networks = ["127.0.0.0/8"]\n[relay]\n'
+        f'"ours.test" = {{ host = ["{behind.address}:2525"], xforward = true }}\n',
+    )
+    with smtplib.SMTP(front.address, 2525, timeout=30) as smtp:
+        smtp.ehlo("printer.test")
+        smtp.mail("carole@elorac.test")
+        assert smtp.rcpt("bob@ours.test")[0] == 250
+        assert smtp.data(MESSAGE)[0] == 250
+    behind.wait_for_messages("bob@ours.test", 1)
+    story = behind.command("trace", "bob@ours.test", "--json").stdout
+    assert '"HELO": "printer.test"' in story and '"SOURCE": "REMOTE"' in story

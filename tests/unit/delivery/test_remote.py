@@ -107,8 +107,9 @@ class Field:
             QueueRecipient("remote", Recipient(parse_address(address)))
             for address in addresses or ("bob@x.org",)
         ]
+        client = more.pop("client", ())
         envelope = Envelope(id="id1", sender=parse_address("carole@elorac.fr"), recipients=(), **more)
-        item = QueueItem(envelope, tuple(recipients), 0.0, len(MESSAGE))
+        item = QueueItem(envelope, tuple(recipients), 0.0, len(MESSAGE), client=client)
         return await self.courier.deliver(item, recipients, FromFile(MESSAGE))
 
 
@@ -566,3 +567,20 @@ async def test_a_wish_to_be_told_of_delay_keeps_no_mail_back(field: Field) -> No
     (one,) = await field.deliver(**wished(("BY", "-5;N")))
     assert (one.kind, one.keeps_time) == ("delivered", False)
     assert peer.behaviour.commands[1] == "MAIL FROM:<carole@elorac.fr>"
+
+
+@pytest.mark.parametrize("reply", ["250 ok", "550 5.7.0 not you"])
+@pytest_twisted.ensureDeferred
+async def test_a_row_may_tell_its_host_whom_mail_came_from(field: Field, reply: str) -> None:
+    peer = field.make_peer(
+        extensions=("PIPELINING", "XFORWARD NAME ADDR HELO IDENT"), replies={"XFORWARD": reply}
+    )
+    field.tables.routes["x.org"] = smarthost(peer.port, xforward=True)
+    assert kinds(await field.deliver(client=(("ADDR", "192.0.2.7"), ("HELO", "a b")))) == ["delivered"]
+    assert peer.behaviour.commands[1:3] == [
+        "XFORWARD NAME=[UNAVAILABLE] ADDR=192.0.2.7 HELO=a+20b IDENT=id1",
+        "MAIL FROM:<carole@elorac.fr>",
+    ]
+    field.tables.routes["x.org"] = smarthost(peer.port)
+    assert kinds(await field.deliver(client=(("ADDR", "192.0.2.7"),))) == ["delivered"]
+    assert peer.behaviour.verbs().count("XFORWARD") == 1
