@@ -65,10 +65,10 @@ from lorrainemail.queue.commands import commands as queue_commands
 from lorrainemail.queue.schedule import Schedule
 from lorrainemail.queue.spool import Spool
 from lorrainemail.setup.first_start import directories
-from lorrainemail.setup.ports import BoundPort
-from lorrainemail.setup.serving import Doors, Open, Ordered
 from lorrainemail.setup.logins import Logins, authorities_of
 from lorrainemail.setup.policy import make_policy
+from lorrainemail.setup.ports import BoundPort
+from lorrainemail.setup.serving import Doors, Open, Ordered
 from lorrainemail.sieve.filter import SieveFilter
 from lorrainemail.sieve.storage import Scripts
 from lorrainemail.smtp.door import Door
@@ -125,7 +125,7 @@ class Server(Ordered):
         source = backend.open(settings.state)
         self.tables = TableService(source, Rules.of(settings), reactor, in_thread)
 
-        # Where mail is: mailboxes, and the queue of what must go on.
+        # Where mail is: mailboxes, the one login to them, and the queue of what must go on.
         self.store = MailStore(reactor, places.mail, self.committer, settings.hostname)
         self.queue = Spool(
             reactor,
@@ -139,12 +139,12 @@ class Server(Ordered):
         )
         self.logins = Logins(settings, reactor, self.tables, self.store.home, in_thread)
         self.authenticator = self.logins.authenticator
+        self.server_tls.ask_clients = self.logins.ask_clients
 
         # The way in: policy at each verb, intake at the final dot.
         self._remembered: dict[str, object] = {}
         self.policy = self._policy(settings)
         self.signer = Signer(KeyRing(settings.state), in_thread)
-        self.server_tls.ask_clients = self.logins.ask_clients
         scripts = Scripts(places.mail, os.path.join(settings.state, "sieve"))
         self.filter = SieveFilter(reactor, scripts, self.store, in_thread, settings.hostname)
         self.filter.separators = settings.subaddress
@@ -161,9 +161,7 @@ class Server(Ordered):
         )
 
         # The way on: what is queued goes to its courier when it is due.
-        sessions = Sessions(
-            reactor, settings.hostname, self.client_tls, self.committer.run, places.spill
-        )
+        sessions = Sessions(reactor, settings.hostname, self.client_tls, self.committer.run, places.spill)
         ends = OurEnds(settings.hostname, tuple((p.host, p.port) for p in ports if p.door == "smtp"))
         self.remote = RemoteCourier(
             self.tables, self.resolver, sessions, ends, settings.queue.port, settings.dns.ipv6
@@ -386,6 +384,7 @@ class Server(Ordered):
             policy = self._policy(new)
             zones = load_zones(new.dns.zones)
             client_tls = ClientTls(new.tls.trust)
+            authorities = authorities_of(new)
             sources = Sources.of(new, self._loopback)
             self.certificates.use(sources, self.certificates.prepare(sources))
         except ConfigurationError as error:
@@ -396,6 +395,8 @@ class Server(Ordered):
             _log.error("The configuration was not reloaded: {error}", error=str(error))
             raise
         self._use(new, policy, client_tls)
+        self.logins.reconfigure(new, authorities)
+        self.server_tls.ask_clients = self.logins.ask_clients
         self.responder.zones = zones
         await self.tables.reload(Rules.of(new))
         for name in waiting:
@@ -433,7 +434,6 @@ class Server(Ordered):
 
     def status(self) -> dict[str, Any]:
         """What ``lorrainemail status`` shows."""
-            authorities = authorities_of(new)
         watched = (
             self.tables,
             self.logins,
@@ -444,8 +444,6 @@ class Server(Ordered):
         )
         alarms = [alarm for part in watched for alarm in part.alarms()]
         connections = {name: counter.open for name, counter in self._counters.items()}
-        self.logins.reconfigure(new, authorities)
-        self.server_tls.ask_clients = self.logins.ask_clients
         for (name, _), door in self._smtp.items():
             connections[name] = connections.get(name, 0) + door.connections.open
         return {

@@ -147,7 +147,7 @@ class ClientSession:
     async def ehlo(self) -> None:
         reply = await self.wire.command(f"EHLO {self._hostname}", EHLO_TIME)
         if reply.code == 250:
-            self.extensions = _extensions(reply)
+            self.extensions = extensions_of(reply)
             return
         if reply.code < 500:
             raise Unusable(reply.reply)
@@ -512,7 +512,7 @@ def _unexpected(verb: str, reply: RemoteReply) -> Sent:
     return Sent(Reply(451, "4.5.0", f"unexpected reply to {verb}: {reply.reply}"), remote=False)
 
 
-def _extensions(reply: RemoteReply) -> dict[str, str]:
+def extensions_of(reply: RemoteReply) -> dict[str, str]:
     """EHLO keywords in upper case with their parameters; several lines of one keyword are joined."""
     found: dict[str, str] = {}
     for line in reply.lines[1:]:

@@ -8,13 +8,13 @@ courier tries its message again on a new one when a kept one turns out to be dea
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import ClassVar, Final
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import ConnectBindError
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
@@ -84,6 +84,9 @@ class Sessions:
     :param in_thread: runs reads of message files.
     :param spill: where converted messages are kept while they are sent, "" for the system's place.
     """
+
+    #: What a connection becomes.
+    speaks: ClassVar[type[ClientSession]] = ClientSession
 
     def __init__(
         self,
@@ -175,7 +178,7 @@ class Sessions:
 
     async def _begin(self, target: Target, encrypted: bool) -> ClientSession:
         """Connect, greet, encrypt and log in as the target says."""
-        session = ClientSession(await self._connect(target), self.hostname, self.in_thread, self._spill)
+        session = self.speaks(await self._connect(target), self.hostname, self.in_thread, self._spill)
         try:
             await session.greet()
             if encrypted and self.client_tls is not None:
@@ -203,12 +206,16 @@ class Sessions:
             raise
         return session
 
+    def endpoint(self, target: Target) -> IStreamClientEndpoint:
+        """How the target is reached."""
+        kind = TCP6ClientEndpoint if ":" in target.address else TCP4ClientEndpoint
+        source = (target.source, 0) if target.source else None
+        return kind(self._reactor, target.address, target.port, CONNECT_TIME, source)
+
     async def _connect(self, target: Target) -> Wire:
         if self._closed:
             raise NoSession(Reply(421, "4.3.2", "the server here is stopping"))
-        kind = TCP6ClientEndpoint if ":" in target.address else TCP4ClientEndpoint
-        source = (target.source, 0) if target.source else None
-        endpoint = kind(self._reactor, target.address, target.port, CONNECT_TIME, source)
+        endpoint = self.endpoint(target)
         wire = Wire(self._reactor, lambda: self._open.discard(wire))  # type: ignore[arg-type]
         factory = Factory.forProtocol(lambda: wire)
         factory.noisy = False

@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred
 from lorrainemail.envelope import Envelope, Recipient
 from lorrainemail.errors import INTERNAL_ERROR, MailError, PermanentError, Reply, TemporaryError
 from lorrainemail.grammar.smtp import parse_bdat, parse_mail, parse_rcpt, split_command
-from lorrainemail.interfaces import Accepted, Circumstances, Transaction, Verdict
+from lorrainemail.interfaces import Accepted, Circumstances, IContent, Transaction, Verdict
 from lorrainemail.ops.ids import new_id
 from lorrainemail.smtp import replies
 from lorrainemail.smtp.acceptance import (
@@ -276,6 +276,7 @@ class SmtpServer(SmtpSession):
         door, session, principal = self._door, self._session, self._principal
         mail, tables = transaction.command, transaction.tables
         content = message.finish()
+        judged: tuple[Verdict, ...] = ()
         try:
             if principal is not None:
                 content = await submitted(
@@ -291,7 +292,6 @@ class SmtpServer(SmtpSession):
                 transaction.id,
                 mail.sender,
                 tuple([accepted.recipient for accepted in transaction.accepted]),
-        judged: tuple[Verdict, ...] = ()
                 mail.size,
                 mail.body,
                 mail.smtputf8,
@@ -304,6 +304,8 @@ class SmtpServer(SmtpSession):
                 principal is not None or transaction.relay.allowed,
             )
             verdicts = transaction.verdicts
+            accepted = tuple(transaction.accepted)
+            taken: IContent = content
             if "data" in door.policy.stages:
                 circumstances = Circumstances(
                     "data",
@@ -313,13 +315,16 @@ class SmtpServer(SmtpSession):
                     relay=transaction.relay,
                     envelope=envelope,
                     content=content,
+                    accepted=accepted,
+                    earlier=verdicts,
                 )
                 judged = await judge_stage(door.policy, circumstances)
                 reply = stopped(judged)
                 if reply is not None:
                     raise (PermanentError if reply.permanent else TemporaryError)(reply, why(judged))
                 verdicts += judged
-            accepted, taken = tuple(transaction.accepted), content
+                accepted = for_each(accepted, judged)
+                taken = changed(content, judged)
                 if not envelope.sender_verified and any(verdict.verified for verdict in judged):
                     envelope = attrs.evolve(envelope, sender_verified=True)
             ours = principal is not None or transaction.relay.allowed
@@ -329,19 +334,18 @@ class SmtpServer(SmtpSession):
                     session,
                     envelope,
                     accepted,
-                    accepted=accepted,
-                    earlier=verdicts,
                     tables,
                     taken,
                     verdicts,
                     ours,
                     fields,
                 )
-                accepted = for_each(accepted, judged)
-                taken = changed(content, judged)
             )
         finally:
             content.close()
+            for verdict in judged:
+                if verdict.content is not None:
+                    verdict.content.close()
 
     # -- the small verbs -----------------------------------------------------------------------------
 
@@ -357,9 +361,6 @@ class SmtpServer(SmtpSession):
             self._say(replies.OK)
 
     async def do_VRFY(self, argument: bytes) -> None:
-            for verdict in judged:
-                if verdict.content is not None:
-                    verdict.content.close()
         if not argument:
             self._refuse(replies.MISSING_ARGUMENT)
         elif self._useful():
