@@ -120,8 +120,9 @@ class Greylist:
         domain = sender.domain
         if accounts and await self._threaded(lambda: self._known.known(accounts, domain)):
             return f"mail went between {domain} and its recipient before"
-        for account in accounts if self._heard_from is not None else ():
-            if await self._heard_from(account, domain):
+        heard_from = self._heard_from
+        for account in accounts:
+            if heard_from is not None and await heard_from(account, domain):
                 return f"{account} has mail from {domain}"
         return ""
 

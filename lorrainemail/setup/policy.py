@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from twisted.internet.defer import Deferred
 
 from lorrainemail.config.default import asks_dns_about_senders
 from lorrainemail.config.model import Settings
-from lorrainemail.interfaces import IResolver, PolicyResources
+from lorrainemail.interfaces import IPolicyPlugin, IResolver, PolicyResources
 from lorrainemail.policy.chain import PolicyChain, build_chain
+from lorrainemail.setup.first_start import directories
 
 
 def make_policy(
@@ -53,4 +54,13 @@ def make_policy(
         where=settings.origin("policy", "checks"),
         actions=settings.actions,
         fail_closed=policy.fail_closed,
+        filters=_filters(settings, reactor),
     )
+
+
+def _filters(settings: Settings, reactor: Any) -> Iterable[IPolicyPlugin]:
+    if not settings.filters:
+        return ()
+    from lorrainemail.filters.check import plugins_of  # not needed by most
+
+    return plugins_of(settings.filters, reactor, directories(settings.state).spill)
