@@ -35,7 +35,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from lorrainemail.addresses import Address
-from lorrainemail.envelope import Envelope, Recipient, Session
+from lorrainemail.envelope import Envelope, Parameter, Recipient, Session
 from lorrainemail.errors import INTERNAL_ERROR, PermanentError, Reply, TemporaryError
 from lorrainemail.interfaces import (
     Accepted,
@@ -120,11 +120,22 @@ class Intake(Service):
         return Deferred.fromCoroutine(self._inject(sender, recipients, content, hops, cause))
 
     def redirect(
-        self, sender: Address | None, recipients: Sequence[Address], content: IContent, hops: int, cause: str
+        self,
+        sender: Address | None,
+        recipients: Sequence[Address],
+        content: IContent,
+        hops: int,
+        cause: str,
+        parameters: tuple[Parameter, ...] = (),
     ) -> Deferred[str]:
         """Take a message that an account's filter sends on: as :meth:`inject`, but a refusal is a failure,
-        and nobody is sent a notice of it."""
-        return Deferred.fromCoroutine(self._inject(sender, recipients, content, hops, cause, kept=True))
+        and nobody is sent a notice of it.
+
+        :param parameters: of MAIL, which go with it.
+        """
+        return Deferred.fromCoroutine(
+            self._inject(sender, recipients, content, hops, cause, kept=True, parameters=parameters)
+        )
 
     def reconfigure(self, hide_submitter: bool) -> None:
         """Other settings, for the transactions that end from now on."""
@@ -191,6 +202,7 @@ class Intake(Service):
         hops: int,
         cause: str,
         kept: bool = False,
+        parameters: tuple[Parameter, ...] = (),
     ) -> str:
         id = new_id()
         facts = {
@@ -226,6 +238,7 @@ class Intake(Service):
             size=content.size,
             body="8BITMIME" if content.eight_bit else "7BIT",
             smtputf8=not all(address.is_ascii for address in recipients),
+            parameters=parameters,
             received_at=self._clock.seconds(),
             hops=hops,
             sender_verified=ours,

@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 
 from lorrainemail.addresses import Address
 from lorrainemail.delivery.arrival import VERDICT_FIELD, for_mailbox, header_of, message_id_of, with_header
-from lorrainemail.envelope import Recipient
+from lorrainemail.envelope import Parameter, Recipient
 from lorrainemail.errors import INTERNAL_ERROR, MailError, PermanentError, Reply
 from lorrainemail.interfaces import (
     Accepted,
@@ -76,6 +76,11 @@ _UNFINISHED: Final = object()
 
 DELIVERED: Final = Reply(250, "2.1.5", "Delivered")
 
+#: What ``Intake.redirect`` is.
+Redirect = Callable[
+    [Address | None, Sequence[Address], IContent, int, str, tuple[Parameter, ...]], Deferred[str]
+]
+
 
 @attrs.define(slots=True)
 class Means:
@@ -95,7 +100,7 @@ class Means:
     hostname: str
     hide_submitter: bool
     inject: Inject
-    redirect: Inject
+    redirect: Redirect
     filter: IFilter | None = None
 
 
@@ -397,9 +402,13 @@ class Taking:
             self._means.trace.event(self.id, "not redirected", recipient=account, reason="taken for spam")
             return False
         hops = self._transaction.envelope.hops + 1
+        # RFC 8689 §4.2: what must stay under TLS does so on its further way.
+        parameters = tuple(
+            one for one in self._transaction.envelope.parameters if one.keyword == "REQUIRETLS"
+        )
         results = await self._all(
             [
-                self._means.redirect(one.sender, (one.recipient,), one.content, hops, self.id)
+                self._means.redirect(one.sender, (one.recipient,), one.content, hops, self.id, parameters)
                 for one in redirections
             ]
         )

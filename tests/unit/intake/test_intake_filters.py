@@ -9,7 +9,7 @@ from twisted.internet import task
 from twisted.internet.defer import Deferred, succeed
 
 from lorrainemail.addresses import Address, parse_address
-from lorrainemail.envelope import Envelope, Recipient, Session
+from lorrainemail.envelope import Envelope, Parameter, Recipient, Session
 from lorrainemail.errors import Reply
 from lorrainemail.intake import Intake
 from lorrainemail.interfaces import (
@@ -103,12 +103,12 @@ class World:
         plan = self.plans.get(mailbox.account.address.key)
         return plan(prefix, content) if callable(plan) else plan
 
-    def take(self, *recipients: str, sender: str = "carole@elorac.fr") -> Any:
+    def take(self, *recipients: str, sender: str = "carole@elorac.fr", **more: Any) -> Any:
         accepted = tuple(
             Accepted(Recipient(parse_address(r), original=r), self.expand(parse_address(r)))
             for r in recipients
         )
-        envelope = Envelope("m1", parse_address(sender), tuple(a.recipient for a in accepted))
+        envelope = Envelope("m1", parse_address(sender), tuple(a.recipient for a in accepted), **more)
         session = Session("s1", "smtp", peer="192.0.2.9", helo="client.example", esmtp=True)
         taken = Transaction(session, envelope, accepted, self, Content(MESSAGE))  # type: ignore[arg-type]
         found: list[Any] = []
@@ -233,6 +233,15 @@ def test_a_redirected_message_is_in_the_queue_before_the_answer_under_the_same_s
     assert world.folder(BOB) == [] and "redirected" in world.kinds()
 
 
+def test_what_must_stay_under_tls_is_redirected_under_tls_alone() -> None:
+    world = World()
+    world.plans[BOB] = Filtered(redirections=(redirect("far@away.example"),))
+    asked = (Parameter("SIZE", "100"), Parameter("REQUIRETLS"), Parameter("BY", "100;R"))
+    assert world.take(BOB, parameters=asked).code == 250
+    ((item, _),) = world.queued
+    assert item.envelope.parameters == (Parameter("REQUIRETLS"),)
+
+
 @pytest.mark.parametrize("failure", ["full", "unknown", "hops"])
 def test_a_redirection_that_fails_keeps_the_message_here(failure: str) -> None:
     world = World()
@@ -248,7 +257,9 @@ def test_a_redirection_that_fails_keeps_the_message_here(failure: str) -> None:
 
 
 def _too_many(world: World) -> Any:
-    def redirect(sender: Any, recipients: Any, content: Any, hops: int, cause: str) -> Deferred[str]:
+    def redirect(
+        sender: Any, recipients: Any, content: Any, hops: int, cause: str, parameters: Any
+    ) -> Deferred[str]:
         return world.intake.redirect(sender, recipients, content, 99, cause)
 
     return redirect
