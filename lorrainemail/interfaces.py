@@ -344,6 +344,7 @@ class Route:
     :ivar source: our addresses to connect from, one of each family; without one the system chooses.
     :ivar pace: how much of it at once, and how fast.
     :ivar xforward: the next hop is told whom each message came from, where it offers XFORWARD.
+    :ivar rewrite: mail of our own users leaves with its addresses as the world knows them.
     """
 
     kind: Literal["mx", "hosts", "reject"]
@@ -359,6 +360,7 @@ class Route:
     source: tuple[str, ...] = ()
     pace: Pace = Pace()
     xforward: bool = False
+    rewrite: bool = False
 
 
 @attrs.frozen(slots=True)
@@ -873,6 +875,9 @@ class IStore(Interface):
         missing folder falls back to INBOX, except the special ones that every home has, which are made).
         ``id`` is the message's id, for store events and trace."""
 
+    def existing(account: Account, folders: Sequence[str]) -> Deferred[frozenset[str]]:
+        """Those of the folders into which a delivery would really go; all others fall back to INBOX."""
+
     def may_accept(account: Account, octets: int) -> Reply | None | Deferred[Reply | None]:
         """None, or the reply that says why not (quota)."""
 
@@ -1068,6 +1073,7 @@ class Transaction:
     :ivar trusted: the session logged in or comes from a listed network: notices of success and delay are for
         such peers alone.
     :ivar fields: header fields that belong to the message and stand right above it: our signatures.
+    :ivar copies: archives, which get it too and do not count in the answer.
     """
 
     session: Session
@@ -1078,6 +1084,7 @@ class Transaction:
     verdicts: tuple[Verdict, ...] = ()
     trusted: bool = False
     fields: bytes = b""
+    copies: tuple[Accepted, ...] = ()
 
 
 class IIntake(Interface):

@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.protocol import Factory
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
@@ -36,6 +36,7 @@ from lorrainemail.delivery.hops import OurEnds
 from lorrainemail.delivery.local import LocalCourier
 from lorrainemail.delivery.notices import Notices
 from lorrainemail.delivery.remote import RemoteCourier
+from lorrainemail.delivery.rewriting import Rewriting
 from lorrainemail.delivery.runner import Runner
 from lorrainemail.delivery.sessions import Sessions
 from lorrainemail.dns.responder import Responder
@@ -64,8 +65,9 @@ from lorrainemail.pop3.factory import Pop3Factory
 from lorrainemail.queue.commands import commands as queue_commands
 from lorrainemail.queue.schedule import Schedule
 from lorrainemail.queue.spool import Spool
+from lorrainemail.setup.couriers import Couriers
 from lorrainemail.setup.first_start import directories
-from lorrainemail.setup.logins import Logins, authorities_of
+from lorrainemail.setup.logins import Logins, prepare_logins
 from lorrainemail.setup.policy import make_policy
 from lorrainemail.setup.ports import BoundPort
 from lorrainemail.setup.serving import Doors, Open, Ordered
@@ -76,6 +78,7 @@ from lorrainemail.smtp.factory import SmtpFactory
 from lorrainemail.smtp.future import FutureRelease
 from lorrainemail.smtp.settings import DoorSettings
 from lorrainemail.store.mailstore import MailStore
+from lorrainemail.tables.archive import Archive
 from lorrainemail.tables.backend import find_backend
 from lorrainemail.tables.rules import Rules
 from lorrainemail.tables.service import TableService
@@ -162,10 +165,24 @@ class Server(Ordered):
 
         # The way on: what is queued goes to its courier when it is due.
         sessions = Sessions(reactor, settings.hostname, self.client_tls, self.committer.run, places.spill)
+        self.couriers = Couriers(
+            settings,
+            reactor,
+            self.tables,
+            self.resolver,
+            self.client_tls,
+            self.committer,
+            self.store.locks,
+            OurEnds(settings.hostname, tuple((p.host, p.port) for p in ports if p.door == "lmtp")),
+            places.spill,
+            in_thread,
+        )
         ends = OurEnds(settings.hostname, tuple((p.host, p.port) for p in ports if p.door == "smtp"))
         self.remote = RemoteCourier(
             self.tables, self.resolver, sessions, ends, settings.queue.port, settings.dns.ipv6
         )
+        self.remote.sign = self.signer.sign
+        self._copy_and_rewrite(settings)
         self.future = FutureRelease(
             reactor,
             self.tables,
@@ -182,12 +199,12 @@ class Server(Ordered):
         self.runner = Runner(
             reactor,
             self.queue,
-            [LocalCourier(self.store, self.tables), self.remote, self.future],
+            [LocalCourier(self.store, self.tables), self.remote, self.future, *self.couriers.couriers],
             Notices(self.intake, settings.hostname, Content, new_id, self.committer.run, self.trace),
             self.trace,
             settings.queue.concurrency,
             settings.queue.per_destination,
-            self.remote.close,
+            lambda: gatherResults([self.remote.close(), self.couriers.close()]).addCallback(_nothing),
         )
 
         # The doors, each by its name: mail comes in by SMTP, readers by POP3 and IMAP; programs that look for
@@ -384,7 +401,8 @@ class Server(Ordered):
             policy = self._policy(new)
             zones = load_zones(new.dns.zones)
             client_tls = ClientTls(new.tls.trust)
-            authorities = authorities_of(new)
+            agents = self.couriers.added(new)
+            login_parts = prepare_logins(new, self._reactor, self.tables)
             sources = Sources.of(new, self._loopback)
             self.certificates.use(sources, self.certificates.prepare(sources))
         except ConfigurationError as error:
@@ -395,7 +413,8 @@ class Server(Ordered):
             _log.error("The configuration was not reloaded: {error}", error=str(error))
             raise
         self._use(new, policy, client_tls)
-        self.logins.reconfigure(new, authorities)
+        self.runner.adopt(self.couriers.reconfigure(new, agents))
+        self.logins.reconfigure(new, login_parts)
         self.server_tls.ask_clients = self.logins.ask_clients
         self.responder.zones = zones
         await self.tables.reload(Rules.of(new))
@@ -418,6 +437,7 @@ class Server(Ordered):
         )
         self.runner.reconfigure(new.queue.concurrency, new.queue.per_destination)
         self.remote.port, self.remote.ipv6 = new.queue.port, new.dns.ipv6
+        self._copy_and_rewrite(new)
         self.intake.reconfigure(new.policy.hide_submitter)
         self.filter.separators = new.subaddress
         for (name, loopback), door in self._smtp.items():
@@ -431,6 +451,10 @@ class Server(Ordered):
             reader.plaintext = _plaintext(new, port.loopback)
             if isinstance(reader, ImapFactory):
                 reader.message_size = limits.message_size
+
+    def _copy_and_rewrite(self, settings: Settings) -> None:
+        self.intake.archive = Archive(settings.archive) if settings.archive else None
+        self.remote.rewriting = Rewriting(settings.rewrite)
 
     def status(self) -> dict[str, Any]:
         """What ``lorrainemail status`` shows."""
@@ -458,6 +482,10 @@ class Server(Ordered):
             "certificates": self.certificates.describe(),
             "alarms": [str(alarm) for alarm in alarms],
         }
+
+
+def _nothing(_: object) -> None:
+    return None
 
 
 def _schedule(settings: Settings) -> Schedule:

@@ -441,7 +441,7 @@ class Runner(Service):
                 self.spool.history.note("delivered", stored.item, changes[index], age, outcome)
                 if not why_no_success_notice(stored.item, one, outcome):
                     # RFC 3461 §5.2.2, §5.2.3
-                    action: Action = "delivered" if job.courier == "local" else "relayed"
+                    action: Action = "relayed" if job.courier == "remote" else "delivered"
                     fate = self._fate(one, outcome, action, False)
                     served.append(attrs.evolve(fate, concealed=fate.concealed or action == "delivered"))
             elif (outcome.kind == "failed" and not outcome.ours) or expired:
@@ -462,16 +462,17 @@ class Runner(Service):
         if served:
             # A notice that cannot be kept is not worth a second delivery; the log has it.
             await self._tell(stored, served)
-        if delayed and await self._tell(stored, list(delayed.values())):
-            for index in delayed:
-                changes[index] = attrs.evolve(changes[index], delay_told=True)
+        for told in _by_owner(stored.item, delayed):
+            if await self._tell(stored, list(told.values()), next(iter(told))):
+                for index in told:
+                    changes[index] = attrs.evolve(changes[index], delay_told=True)
         await self.spool.change(job.entry, changes)
 
     def _is_late(self, entry: Entry, item: QueueItem, one: QueueRecipient, missed: bool) -> bool:
         """Whether the sender is to be told now. ``missed``: the time that he set is over."""
         notice = self.spool.schedule.delay_notice
         late = missed or (bool(notice) and self.spool.age(entry) >= notice)
-        return late and not why_no_delay_notice(item, one)
+        return late and not why_no_delay_notice(_sent_by(item, one), one)
 
     def _fate(self, one: QueueRecipient, outcome: Outcome, action: Action, expired: bool) -> Fate:
         reply = outcome.reply
@@ -497,12 +498,13 @@ class Runner(Service):
         notices: dict[int, str] = {}
         for index, fate in failed.items():
             one = stored.item.recipients[index]
-            reason = why_no_failure_notice(stored.item, one)
+            reason = why_no_failure_notice(_sent_by(stored.item, one), one)
             words = str(fate.reply)[:MAX_LAST_REPLY]
             changes[index] = attrs.evolve(one, state="done", attempts=one.attempts + 1, last_reply=words)
             kind = "expired" if fate.expired else "bounced"
             recipient = str(one.recipient.address)
-            notice = notices[index] = f"none, {reason}" if reason else "to the sender"
+            whom = "to the sender" if one.owner is None else f"to {one.owner}"
+            notice = notices[index] = f"none, {reason}" if reason else whom
             _log.info(
                 "{id}: given up for {recipient}{why} (notice {notice})",
                 id=stored.item.envelope.id,
@@ -513,8 +515,10 @@ class Runner(Service):
             self._event(stored.item, kind, recipient=recipient, reply=words, notice=notice)
             if not reason:
                 told[index] = fate
-        if told and not await self._tell(stored, list(told.values())):
-            for index, fate in told.items():  # the notice cannot be kept now: try all of it again later
+        for group in _by_owner(stored.item, told):
+            if await self._tell(stored, list(group.values()), next(iter(group))):
+                continue
+            for index, fate in group.items():  # the notice cannot be kept now: try all of it again later
                 one = stored.item.recipients[index]
                 wait = self.spool.schedule.wait(one.attempts + 1)
                 changes[index] = attrs.evolve(
@@ -530,10 +534,12 @@ class Runner(Service):
                 self.spool.history.note(outcome, stored.item, one, age, said.get(index), notices[index])
         return changes
 
-    async def _tell(self, stored: Stored, fates: Sequence[Fate]) -> bool:
+    async def _tell(self, stored: Stored, fates: Sequence[Fate], index: int | None = None) -> bool:
+        """One notice, to the message's sender, or to the owner of the list that led to that recipient."""
+        item = stored.item if index is None else _sent_by(stored.item, stored.item.recipients[index])
         content = self.spool.content(stored)
         try:
-            return await self._notices.send(stored.item, fates, content, self.spool.now())
+            return await self._notices.send(item, fates, content, self.spool.now())
         finally:
             content.close()
 
@@ -572,6 +578,14 @@ class Runner(Service):
     def _event(self, item: QueueItem, kind: str, **facts: object) -> None:
         if self._trace is not None:
             self._trace.event(item.envelope.id, kind, **facts)
+
+    def adopt(self, couriers: Sequence[ICourier]) -> None:
+        """More couriers, for what is looked at from now on."""
+        self._couriers.update({courier.name: courier for courier in couriers})
+        self._paced.update(
+            {courier.name: IPaced(courier) for courier in couriers if IPaced.providedBy(courier)}
+        )
+        self.wake()
 
     # -- what the operator asks for --------------------------------------------------------------
 
@@ -621,6 +635,22 @@ def _missed(one: QueueRecipient) -> Outcome:
     """Not tried any more: its sender's time is over."""
     last = f"; at last: {one.last_reply}" if one.last_reply else ""
     return Outcome(one.recipient, "failed", Reply(550, "5.4.7", f"{NOT_IN_TIME}{last}"))
+
+
+def _sent_by(item: QueueItem, one: QueueRecipient) -> QueueItem:
+    """The item as it is sent to a recipient: by the owner, ours, of the list that led to him."""
+    if one.owner is None:
+        return item
+    envelope = attrs.evolve(item.envelope, sender=one.owner, sender_verified=True)
+    return attrs.evolve(item, envelope=envelope)
+
+
+def _by_owner(item: QueueItem, fates: dict[int, Fate]) -> list[dict[int, Fate]]:
+    """Fates of recipients, those together whose notices go to the same person."""
+    groups: dict[object, dict[int, Fate]] = {}
+    for index, fate in fates.items():
+        groups.setdefault(item.recipients[index].owner, {})[index] = fate
+    return list(groups.values())
 
 
 def _name_of(host: str) -> str:

@@ -27,6 +27,7 @@ from lorrainemail.interfaces import (
     ITables,
     LocalMailbox,
     RelayRight,
+    RemoteMailbox,
     Stage,
     Verdict,
 )
@@ -162,7 +163,7 @@ async def judge_recipient(
         return RecipientDecision(expansion.refused.reply, expansion)
     if expansion.reversed and sender is not None:
         return RecipientDecision(BOUNCES_ONLY, expansion)
-    if not isinstance(expansion.finals[0], LocalMailbox):
+    if isinstance(expansion.finals[0], RemoteMailbox):
         rejected = await _rejected(tables, expansion, sender)
         if rejected is not None:
             return RecipientDecision(rejected, expansion)
@@ -198,7 +199,7 @@ async def _rejected(tables: ITables, expansion: Expansion, sender: Address | Non
     """What relay rows with ``reject`` say to this sender, where none of the final recipients is left."""
     reply: Reply | None = None
     for final in expansion.finals:
-        if isinstance(final, LocalMailbox):
+        if not isinstance(final, RemoteMailbox):
             return None
         route = tables.route(final.address, sender)
         if isinstance(route, Deferred):

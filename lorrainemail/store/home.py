@@ -133,6 +133,22 @@ class LiveHome:
             self._ready[folder] = directory  # not where it fell back: the folder may come
         return directory
 
+    def existing(self, folders: Sequence[str]) -> Deferred[frozenset[str]]:
+        """Those of the folders that a delivery finds."""
+        if self.account.format == "mbox":
+            return succeed(frozenset(name for name in folders if name and self.has_folder(name)))
+        return self.committer.run(lambda: frozenset(name for name in folders if name and self._takes(name)))
+
+    def _takes(self, folder: str) -> bool:
+        """In a thread: whether a delivery would not fall back to INBOX."""
+        try:
+            directory = folder_directory(canonical_name(folder))
+        except MailError:
+            return False
+        return bool(directory) and (
+            directory in _SPECIAL or os.path.isdir(f"{self.tree.maildir}/{directory}/cur")
+        )
+
     def _make(self, directory: str) -> str:
         """In a thread."""
         if directory and os.path.isdir(f"{self.tree.maildir}/{directory}/cur"):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from twisted.application.service import Service
@@ -133,6 +133,9 @@ class MailStore(Service):
         if account.format == "mbox" and not (folder and live.has_folder(folder)):
             return MboxPlacement(live, self.locks, prefix, content)
         return MaildirPlacement(live, folder, prefix, content, id)
+
+    def existing(self, account: Account, folders: Sequence[str]) -> Deferred[frozenset[str]]:
+        return self._live(account).existing(folders)
 
     def may_accept(self, account: Account, octets: int) -> Reply | None | Deferred[Reply | None]:
         if not account.quota and not account.quota_messages:

@@ -542,6 +542,10 @@ class MemoryStore:
     ) -> IPlacement:
         return MemoryPlacement(self, account, folder, prefix + b"".join(content.chunks()))
 
+    def existing(self, account: Account, folders: Sequence[str]) -> Deferred[frozenset[str]]:
+        home = self.memory_home(account)
+        return succeed(frozenset(name for name in folders if name and home.target(name).name == name))
+
     def may_accept(self, account: Account, octets: int) -> Reply | None:
         return OVER_QUOTA if self.refuses(account, octets) else None
 

@@ -72,7 +72,7 @@ class FileSource:
             self._aliases,
             self._secrets,
         )
-        self._files = self._own
+        self._files: tuple[TableFile[Any], ...] = self._own
         self._named: dict[tuple[str, str], TableFile[Any]] = {}
         self._lists = Lists()
         self._doubts: list[Problem] = []
