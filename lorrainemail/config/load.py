@@ -57,6 +57,7 @@ _ARGUMENTS: Final[Mapping[str, Callable[[str], str]]] = {
 }
 #: How each ``kind`` of the model is read.
 _KINDS: Final[Mapping[str, Callable[[str], str]]] = {
+    "acme": values.parse_directory,
     "address": values.parse_account,
     "client": values.parse_client,
     "dns_list": values.parse_dns_list,

@@ -235,6 +235,50 @@ class Tls:
 
 
 @attrs.frozen(slots=True)
+class Acme:
+    directory: str = attrs.field(
+        default="",
+        metadata=_doc(
+            'where certificates are fetched by ACME: "letsencrypt", "letsencrypt-staging" or the https address '
+            "of another directory; naming one agrees to its terms. Default: nowhere",
+            kind="acme",
+        ),
+    )
+    contact: tuple[str, ...] = attrs.field(
+        default=(), metadata=_doc("addresses that the authority may write to", kind="address")
+    )
+    names: tuple[str, ...] = attrs.field(
+        default=(), metadata=_doc("further names for the certificate of hostname", kind="hostname")
+    )
+    domains: bool = attrs.field(
+        default=True,
+        metadata=_doc(
+            "where the https door is open, a certificate for each local domain's mta-sts, autoconfig and "
+            "autodiscover, as far as these names lead to the addresses of hostname"
+        ),
+    )
+    challenges: tuple[Literal["http-01", "tls-alpn-01", "dns-01"], ...] = attrs.field(
+        default=("http-01", "tls-alpn-01", "dns-01"),
+        metadata=_doc("how names are proved, the preferred way first; those whose door is closed are left out"),
+    )
+    keys: tuple[Literal["ecdsa", "rsa"], ...] = attrs.field(
+        default=("ecdsa", "rsa"), metadata=_doc("kinds of keys: a certificate of each, side by side")
+    )
+    credentials: str = attrs.field(
+        default="",
+        metadata=_doc(
+            "name of a row in the credentials file, for authorities that want a known customer (EAB): user is "
+            "the key's id, secret the key",
+            kind="word",
+        ),
+    )
+    trust: str = attrs.field(
+        default="",
+        metadata=_doc("PEM of the authorities that vouch for a private directory; default: the system's", kind="path"),
+    )
+
+
+@attrs.frozen(slots=True)
 class MtaSts:
     mode: Literal["by domain", "testing", "enforce", "none"] = attrs.field(
         default="by domain",
@@ -670,6 +714,7 @@ class Settings:
     )
     listen: Listen = attrs.field(factory=Listen)
     tls: Tls = attrs.field(factory=Tls)
+    acme: Acme = attrs.field(factory=Acme)
     mta_sts: MtaSts = attrs.field(factory=MtaSts)
     auth: Auth = attrs.field(factory=Auth)
     dns: Dns = attrs.field(factory=Dns)

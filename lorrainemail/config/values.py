@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from typing import Any, Final, cast
+from urllib.parse import urlsplit
 
 from twisted.internet import endpoints
 
@@ -18,6 +19,12 @@ from lorrainemail.ops.commandline import words_of
 
 #: The longest word of any kind: longer ones are a mistake, not a value.
 MAX_WORD: Final = 1024
+
+#: ACME directories by the names that operators know.
+DIRECTORIES: Final = {
+    "letsencrypt": "https://acme-v02.api.letsencrypt.org/directory",
+    "letsencrypt-staging": "https://acme-staging-v02.api.letsencrypt.org/directory",
+}
 
 _SIZE = re.compile(r"(\d{1,15})\s*(B|KB|KiB|MB|MiB|GB|GiB|TB|TiB)\Z")
 _SIZE_UNITS = {
@@ -80,6 +87,19 @@ def parse_domain(text: str) -> str:
         return normalise_domain(text)
     except AddressError as error:
         raise Wrong(f'"{text}": {error}', 'write a domain such as "bricoleur.com"') from None
+
+
+def parse_directory(text: str) -> str:
+    """The https address of an ACME directory, or the name of a known one."""
+    if text in DIRECTORIES:
+        return DIRECTORIES[text]
+    parts = urlsplit(text)
+    if text and (parts.scheme != "https" or not parts.hostname or parts.fragment or not text.isprintable()):
+        raise Wrong(
+            f'"{text}" is no ACME directory',
+            'write "letsencrypt", "letsencrypt-staging" or an address that begins with https://',
+        )
+    return text
 
 
 def parse_hostname(text: str) -> str:
