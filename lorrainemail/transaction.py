@@ -26,6 +26,7 @@ from lorrainemail.interfaces import (
     Action,
     Filing,
     Filtered,
+    Handed,
     IContent,
     IFilter,
     Inject,
@@ -111,6 +112,7 @@ class _Target:
     :ivar mailbox: where it is ours; None for one elsewhere.
     :ivar groups: the groups of the answer that it belongs to.
     :ivar filing: how its account's filter wants it filed; ``settle`` is called once it is safe.
+    :ivar handed: where a courier of the queue serves it. ``owner``: the sender for it, if not the message's.
     """
 
     recipient: Recipient
@@ -124,11 +126,23 @@ class _Target:
     placement: IPlacement | None = None
     filing: Filing | None = None
     settle: Callable[[Inject], Deferred[None]] | None = None
+    handed: Handed | None = None
+    owner: Address | None = None
 
     def queue_recipient(self, now: float) -> QueueRecipient:
         """How the queue holds it."""
+        handed = self.handed
+        if handed is not None:
+            return QueueRecipient(
+                handed.courier,
+                self.recipient,
+                forwarded=handed.forwarded,
+                argument=handed.argument,
+                user=handed.user,
+                owner=self.owner,
+            )
         if self.mailbox is None:
-            return QueueRecipient("remote", self.recipient, forwarded=self.forwarded)
+            return QueueRecipient("remote", self.recipient, forwarded=self.forwarded, owner=self.owner)
         account = self.mailbox.account.address
         return QueueRecipient(
             "local",
@@ -137,10 +151,11 @@ class _Target:
             attempts=1,
             next_try=now + LOCAL_RETRY,
             last_reply=str(self.reply),
+            owner=self.owner,
         )
 
 
-@attrs.frozen(slots=True)
+@attrs.define(slots=True, eq=False)
 class _Success:
     """A recipient whose sender wants to hear of success, from us (RFC 3461 §5.2).
 
@@ -224,6 +239,8 @@ class Taking:
         content = for_mailbox(transaction.content, header)
         if self._means.filter is not None:
             await self._filter(self._means.filter, content)
+        if len(self._targets) > 1:
+            await self._merge()
         self._make_placements(content)
         if any(target.mailbox is None for target in self._targets):
             await self._with_queue()
@@ -267,6 +284,9 @@ class Taking:
                     folder = JUNK if to_junk else final.folder
                     key = (final.account.address.key, "/" + folder)
                     forwarded = False
+                elif isinstance(final, Handed):
+                    mailbox, folder, forwarded = None, "", False
+                    key = (f"|{final.courier}:{final.user}", final.argument or final.address.key)
                 else:
                     mailbox, folder, forwarded = None, "", final.forwarded
                     key = (final.address.local, final.address.domain)
@@ -289,6 +309,10 @@ class Taking:
                     )
                 target = _Target(recipient, mailbox, forwarded, bool(final.path), folder, [group])
                 targets[key] = target
+                if final.owner is not None:
+                    target.owner = final.owner
+                if isinstance(final, Handed):
+                    target.handed = final
                 if forwarded and to_junk:
                     target.state, target.reply = REFUSED, NOT_SENT_ON
                 if success is not None:
@@ -323,11 +347,14 @@ class Taking:
 
     def _make_placements(self, content: IContent) -> None:
         sender = self._transaction.envelope.sender
-        above = return_path_field(sender)
+        senders = return_path_field(sender)
         for target in self._targets:
             if target.mailbox is None or target.state is not OPEN:
                 continue
+            above = senders
             account, filing = target.mailbox.account, target.filing
+            if target.owner is not None:
+                above = return_path_field(target.owner)
             prefix, body = above + delivered_to_field(target.mailbox.address), content
             if filing is not None and filing.content is not None:
                 body = filing.content  # the fields of our own are in it
@@ -344,6 +371,39 @@ class Taking:
                 )
             else:
                 target.placement = self._means.store.placement(account, target.folder, prefix, body, self.id)
+
+    async def _merge(self) -> None:
+        """Copies of one account that would lie side by side in its INBOX, because the folders that their
+        addresses ask for do not exist, become one."""
+        homes: dict[str, list[_Target]] = {}
+        for target in self._targets:
+            if target.mailbox is None or target.state is not OPEN:
+                continue
+            if _as_it_comes(target.filing):
+                homes.setdefault(target.mailbox.account.address.key, []).append(target)
+        for targets in homes.values():
+            if len(targets) == 1 or targets[0].mailbox is None:
+                continue
+            asked = self._means.store.existing(targets[0].mailbox.account, [t.folder for t in targets])
+            (there,) = await self._all([asked])
+            if not isinstance(there, frozenset):
+                continue  # twice is better than late
+            inbox: _Target | None = None
+            for target in targets:
+                if target.folder in there:
+                    continue
+                if inbox is None:
+                    inbox = target
+                    continue
+                inbox.folder = ""
+                inbox.groups = sorted({*inbox.groups, *target.groups})
+                notify = _both(inbox.recipient.notify, target.recipient.notify)
+                if notify != inbox.recipient.notify:
+                    inbox.recipient = attrs.evolve(inbox.recipient, notify=notify)
+                inbox.settle = inbox.settle or target.settle
+                self._targets.remove(target)
+                for success in self._successes:
+                    success.targets = [inbox if one is target else one for one in success.targets]
 
     # -- filters ---------------------------------------------------------------------------------
 
@@ -858,6 +918,11 @@ def _reply_of(result: object, id: str) -> Reply:
 
 def _is_junk(verdicts: Sequence[Verdict]) -> bool:
     return any(verdict.action is Action.JUNK for verdict in verdicts)
+
+
+def _as_it_comes(filing: Filing | None) -> bool:
+    """Whether a filter changes nothing of a copy, and lets its folder fall back to INBOX."""
+    return filing is None or not (filing.flags or filing.create or filing.content is not None)
 
 
 def _same_place(one: _Target, other: _Target, folder: str) -> bool:
