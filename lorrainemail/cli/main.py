@@ -32,6 +32,7 @@ class Command(NamedTuple):
 #: In the order of ``--help``.
 COMMANDS: Final = {
     "domain": Command("domain", "domains of this server, and their DNS records"),
+    "doctor": Command("doctor", "look at everything as the world sees it; say what is wrong and what to do"),
     "check": Command("check", "check configuration and tables; show what the server goes by"),
     "explain": Command("explain", "what would happen to a message, and why"),
     "account": Command("account", "add, list, disable and remove accounts; set passwords"),

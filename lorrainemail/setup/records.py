@@ -12,15 +12,17 @@ import hashlib
 import ipaddress
 import os
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, Literal, get_args
 
 import attrs
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from lorrainemail.certs.sources import Sources, find
 from lorrainemail.config.model import Settings
 from lorrainemail.config.values import endpoint_port, proxied, split_port
+from lorrainemail.http.mta_sts import Policies
 from lorrainemail.mailauth.keys import TXT_STRING, stored_keys
 
 #: Seconds for which others may remember a record.
@@ -180,16 +182,17 @@ def facts_of(settings: Settings, domain: str, addresses: Sequence[str] | None = 
     )
     doors = open_doors(settings)
     web = "https" in doors
+    policies = Policies(settings)
     return Facts(
         settings.hostname,
         domain,
         tuple(public_addresses(settings) if addresses is None else addresses),
         doors,
         dkim,
-        tuple(key_digests(settings)),
+        tuple(dict.fromkeys(key_digests(settings))),
         smarthosts(settings),
         web,
-        sts_id(settings, domain) if web else "",
+        policies.id(domain) if web and policies.mode(domain) != "none" else "",
     )
 
 
@@ -242,24 +245,33 @@ def _is_address(text: str) -> bool:
 
 
 def key_digests(settings: Settings) -> Iterator[str]:
-    """SHA-256 of the public key of each certificate that the smtp door shows."""
-    for path in certificate_files(settings):
-        if os.path.exists(path):
-            with open(path, "rb") as file:
-                yield spki_digest(file.read(MAX_CHAIN))
+    """SHA-256 of the public key of each certificate that is shown under our own name."""
+    found = False
+    for source in find(Sources.of(settings)):
+        pem = _read(source.pair.certificate)
+        if settings.hostname in _names(pem):
+            found = True
+            yield spki_digest(pem)
+    own = os.path.join(settings.state, "tls", "self-signed.pem")  # there from the first start on
+    if not found and os.path.exists(own):
+        yield spki_digest(_read(own))
 
 
-def certificate_files(settings: Settings) -> Iterable[str]:
-    """The certificates in use; the self-signed one is there from the first start on."""
-    return (settings.tls.certificate or os.path.join(settings.state, "tls", "self-signed.pem"),)
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(MAX_CHAIN)
+
+
+def _names(pem: bytes) -> set[str]:
+    certificate = x509.load_pem_x509_certificate(pem)
+    try:
+        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except x509.ExtensionNotFound:
+        return set()
+    return set(extension.value.get_values_for_type(x509.DNSName))
 
 
 def spki_digest(pem: bytes) -> str:
     """SHA-256 of the public key of a certificate (RFC 6698 §2.1.2, selector 1)."""
     key = x509.load_pem_x509_certificate(pem).public_key()
     return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
-
-
-def sts_id(settings: Settings, domain: str) -> str:
-    """The id of the MTA-STS policy: another one whenever the policy changes (RFC 8461 §3.1)."""
-    return hashlib.sha256(f"{settings.hostname}\n{domain}".encode()).hexdigest()[:20]
