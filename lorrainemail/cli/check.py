@@ -17,7 +17,7 @@ from twisted.internet.task import Clock
 
 import lorrainemail.plugins
 from lorrainemail.config.load import Located, load, locate
-from lorrainemail.config.model import DOORS, Settings
+from lorrainemail.config.model import DOORS, OAuth, Settings
 from lorrainemail.config.review import Finding, finding, review_settings
 from lorrainemail.delivery.hops import is_local
 from lorrainemail.errors import ConfigurationError, Problem
@@ -121,8 +121,8 @@ def _file_problems(settings: Settings) -> Iterator[Problem]:
         from lorrainemail.net.tls import ClientTls
 
         attempts += [lambda: load_all(Sources.of(settings)), lambda: ClientTls(tls.trust)]
-    if settings.auth.client_ca:
-        from lorrainemail.setup.logins import authorities_of
+    if settings.auth.client_ca or settings.oauth != OAuth():
+        from lorrainemail.setup.logins import prepare_logins
 
         attempts.append(lambda: authorities_of(settings))
     if settings.dns.zones:

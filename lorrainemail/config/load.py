@@ -72,6 +72,7 @@ _KINDS: Final[Mapping[str, Callable[[str], str]]] = {
     "text": values.parse_text,
     "time": values.parse_time_server,
     "tls": values.parse_tls,
+    "url": values.parse_url,
     "word": values.parse_name,
 }
 

@@ -327,6 +327,44 @@ class Dns:
     trusted: bool = attrs.field(default=False, metadata=_doc("believe the resolvers' DNSSEC verdict (AD)"))
     ipv6: bool = attrs.field(default=True, metadata=_doc("use IPv6 to reach other servers"))
     zones: tuple[str, ...] = attrs.field(
+@attrs.frozen(slots=True)
+class OAuth:
+    """Logins by tokens of one OAuth 2.0 provider; off where neither ``keys`` nor ``introspection`` is set."""
+
+    issuer: str = attrs.field(
+        default="", metadata=_doc("the provider's name, exactly as its tokens have it (iss)", kind="text")
+    )
+    audience: tuple[str, ...] = attrs.field(
+        default=(), metadata=_doc("whom tokens must be for (aud): one of these", kind="text")
+    )
+    keys: str = attrs.field(
+        default="", metadata=_doc("where the provider's key set (JWKS) is, for signed tokens", kind="url")
+    )
+    introspection: str = attrs.field(
+        default="", metadata=_doc("where the provider says whose a token is, in place of keys", kind="url")
+    )
+    credentials: str = attrs.field(
+        default="",
+        metadata=_doc("name of a row in the credentials file: who we are for the introspection", kind="word"),
+    )
+    scopes: tuple[str, ...] = attrs.field(
+        default=(), metadata=_doc("what a token must allow, all of it", kind="word")
+    )
+    claim: str = attrs.field(
+        default="email", metadata=_doc("where a token has the name of the account", kind="word")
+    )
+    discovery: str = attrs.field(
+        default="",
+        metadata=_doc(
+            "the provider's openid-configuration, told to clients whose token is refused", kind="url"
+        ),
+    )
+    trust: str = attrs.field(
+        default="",
+        metadata=_doc("PEM of authorities trusted for the provider; default: the system's", kind="path"),
+    )
+
+
         default=(), metadata=_doc("zone files that the dns door serves", kind="path")
     )
     addresses: tuple[str, ...] = attrs.field(
@@ -742,6 +780,7 @@ class Settings:
             "milters, rspamd, ClamAV and spamd, in the order in which they are asked; see below",
             kind="filters",
             table="table of filter rows",
+    oauth: OAuth = attrs.field(factory=OAuth)
         ),
     )
     forwarders: dict[str, tuple[str, ...]] = attrs.field(

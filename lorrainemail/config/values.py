@@ -292,6 +292,22 @@ def parse_separators(text: str) -> str:
     return text
 
 
+def parse_url(text: str) -> str:
+    """Where a program is asked by HTTP: ``https://``, or ``http://`` to this machine alone."""
+    parts = urlsplit(text) if text.isascii() and text.isprintable() and " " not in text else None
+    try:
+        host = parts.hostname if parts is not None else None
+        if parts is not None:
+            parts.port  # noqa: B018  # raises where it is none
+    except ValueError:
+        host = None
+    if parts is None or not host or parts.scheme not in ("https", "http") or parts.fragment or parts.username:
+        raise Wrong(f'"{text}" is no address of a web page', 'write it as "https://host/path"')
+    if parts.scheme == "http" and host != "::1" and not host.startswith("127."):
+        raise Wrong(f'"{text}" is asked without TLS', 'write "https://...": http is for 127.0.0.1 alone')
+    return text
+
+
 def parse_text(text: str) -> str:
     """One line of words that may stand in a reply."""
     if not text.isprintable():

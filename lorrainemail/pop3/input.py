@@ -42,6 +42,11 @@ class Lines:
         self._buffer = b""
         self._at = 0
 
+    @property
+    def begin_login(self) -> bool:
+        """Whether AUTH comes next; its initial response may be longer than a command."""
+        return self._buffer[self._at : self._at + 5].upper() == b"AUTH "
+
     def next(self, limit: int) -> bytes | None:
         """The next line without its end, or None where it has not come yet.
 

@@ -240,7 +240,8 @@ class Pop3Server(POP3):
 
     def _next_line(self) -> bytes | None:
         try:
-            return self._lines.next(MAX_COMMAND if self._exchange is None else MAX_SASL_LINE)
+            long = self._exchange is not None or self._lines.begin_login
+            return self._lines.next(MAX_SASL_LINE if long else MAX_COMMAND)
         except LineTooLong:
             self._err(b"Line too long")
             self._close()
@@ -464,9 +465,7 @@ class Pop3Server(POP3):
     def _mechanisms(self) -> list[bytes]:
         return [name.encode("ascii") for name in self.factory.authenticator.mechanisms(self._channel())]
 
-    async def _log_in(
-        self, step: Awaitable[bytes | IPrincipal], exchange: IExchange | None = None
-    ) -> None:
+    async def _log_in(self, step: Awaitable[bytes | IPrincipal], exchange: IExchange | None = None) -> None:
         try:
             principal = await step
         except PermanentError as refusal:

@@ -41,22 +41,28 @@ class Gate:
             await deferLater(self._clock, delay)
 
     def refused(
-        self, session: Session, name: str, guess: bytes, account: Account | None, reason: str = ""
+        self,
+        session: Session,
+        name: str,
+        guess: bytes | None,
+        account: Account | None,
+        reason: str = "",
     ) -> str:
         """An attempt failed.
 
-        :param guess: what was tried; the same again is no new guess.
+        :param guess: what was tried; the same again is no new guess, and None is none.
         :param account: that the name means, None where none.
-        :param reason: in place of "wrong password" for an account that may log in.
+        :param reason: where it is neither an unknown name, nor a disabled account, nor a wrong password.
         :returns: the reason, for the log alone.
         """
-        self._throttle.failed(network_key(session.peer), name, guess)
-        if account is None:
+        if guess is not None:
+            self._throttle.failed(network_key(session.peer), name, guess)
+        if not reason and account is None:
             reason = "no such account"
-        elif not account.enabled:
+        elif account is not None and not account.enabled:
             reason = "the account is disabled"
-        else:
-            reason = reason or "wrong password"
+        elif not reason:
+            reason = "wrong password"
         log.warn(
             "Login refused at {door} from {peer}: {reason} ({name}, session {session})",
             door=session.door,

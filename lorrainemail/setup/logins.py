@@ -10,15 +10,17 @@ import os
 import secrets
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
+import attrs
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from lorrainemail.config.model import Settings
-from lorrainemail.errors import Problem
+from lorrainemail.errors import ConfigurationError, Problem
 from lorrainemail.interfaces import Account, IMailHome, ITableService
+from lorrainemail.sasl.bearer import Bearer, Provider
 from lorrainemail.sasl.external import Authorities, External
 from lorrainemail.sasl.gate import Gate
 from lorrainemail.sasl.passwords import Passwords
@@ -60,8 +62,10 @@ class Logins(MultiService):
         self._renewals = Renewals(in_thread, amend, settings.auth.scram)
         self._scram = Scram(tables, gate, settings.auth.scram)
         portal = make_portal(tables, home, self.passwords, gate, proved=self._renewals.proved)
-        self._external = External(tables, gate, authorities_of(settings))
-        self.authenticator = Authenticator(portal, (self._external, self._scram))
+        prepared = prepare_logins(settings, reactor, tables)
+        self._external = External(tables, gate, prepared.authorities)
+        self._bearer = Bearer(tables, gate, prepared.provider)
+        self.authenticator = Authenticator(portal, (self._external, self._scram, self._bearer))
 
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
@@ -72,12 +76,13 @@ class Logins(MultiService):
         """Whether clients are asked for a certificate."""
         return self._external.authorities is not None
 
-    def reconfigure(self, settings: Settings, prepared: Authorities | None) -> None:
+    def reconfigure(self, settings: Settings, prepared: Prepared) -> None:
         """Take a changed configuration. Nothing of this can fail.
 
-        :param prepared: :func:`authorities_of` it.
+        :param prepared: :func:`prepare_logins` of it.
         """
-        self._external.authorities = prepared
+        self._external.authorities = prepared.authorities
+        self._bearer.provider = prepared.provider
         self._scram.enabled = self._renewals.with_scram = settings.auth.scram
         self._need_salts()
 
@@ -96,12 +101,76 @@ class Logins(MultiService):
             _log.error("{path} cannot be kept: {reason}", path=path, reason=error.strerror)
 
 
-def authorities_of(settings: Settings) -> Authorities | None:
-    """Who signs the certificates of users, None where that is not configured.
+@attrs.frozen(slots=True)
+class Prepared:
+    """What logins need of the configuration that can be wrong.
 
-    :raises ConfigurationError: where the file cannot be used.
+    :ivar authorities: who signs the certificates of users, None where they have none.
+    :ivar provider: whose tokens are taken, None where none are.
     """
-    return Authorities.read(settings.auth.client_ca) if settings.auth.client_ca else None
+
+    authorities: Authorities | None = None
+    provider: Provider | None = None
+
+
+def prepare_logins(settings: Settings, reactor: Any, tables: ITableService | None = None) -> Prepared:
+    """Make it.
+
+    :param tables: None where nobody is going to log in (a check).
+    :raises ConfigurationError: with every problem.
+    """
+    problems: list[Problem] = []
+    authorities, provider = None, None
+    try:
+        authorities = Authorities.read(settings.auth.client_ca) if settings.auth.client_ca else None
+    except ConfigurationError as error:
+        problems += error.problems
+    try:
+        provider = _provider(settings, reactor, tables)
+    except ConfigurationError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigurationError(tuple(problems))
+    return Prepared(authorities, provider)
+
+
+def _provider(settings: Settings, reactor: Any, tables: ITableService | None) -> Provider | None:
+    oauth = settings.oauth
+    if not oauth.keys and not oauth.introspection:
+        if oauth.issuer or oauth.audience:
+            _wrong(
+                settings, "oauth", "[oauth] does not say how tokens are checked", "set keys or introspection"
+            )
+        return None
+    if oauth.keys and oauth.introspection:
+        _wrong(settings, "keys", "tokens are checked by keys or by introspection, not both", "take one out")
+    if not oauth.issuer or not oauth.audience:
+        what = "a token of any issuer, or for anybody, would be taken"
+        _wrong(settings, "keys" if oauth.keys else "introspection", what, "set issuer and audience")
+    # The modules of tokens and of the web are loaded only where somebody uses them.
+    from lorrainemail.net.web import Web
+    from lorrainemail.sasl.oauth import Introspection, KeySet
+    from lorrainemail.sasl.tokens import Expected
+
+    expected = Expected(oauth.issuer, oauth.audience, oauth.scopes, oauth.claim)
+    web = Web(reactor, oauth.trust)
+    if oauth.keys:
+        tokens: Any = KeySet(oauth.keys, expected, web.ask, reactor)
+    else:
+        row = oauth.credentials
+        if row and tables is not None and tables.secret(row) is None:
+            _log.error('[oauth] names the row "{row}", which the credentials file does not have', row=row)
+
+        def client() -> tuple[str, str] | None:
+            return tables.secret(row) if tables is not None and row else None
+
+        tokens = Introspection(oauth.introspection, expected, client, web.ask, reactor)
+    return Provider(tokens, oauth.discovery, " ".join(oauth.scopes))
+
+
+def _wrong(settings: Settings, key: str, what: str, mend: str) -> NoReturn:
+    where = settings.origin("oauth", key)
+    raise ConfigurationError((Problem(where.file, where.line, what, mend),))
 
 
 def _kept_key(path: str) -> bytes:

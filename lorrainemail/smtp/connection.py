@@ -305,6 +305,9 @@ class SmtpConnection(ESMTP):
     def _bad_line(self, reply: Reply) -> None:
         self._exchange = None
         self._verb = "line"
+            if (end if end >= 0 else len(data)) - start >= limit and _begins_login(data, start):
+                # RFC 4954 §4: an initial response may be longer than a command.
+                limit = LONGEST_AUTH + 2
         self._refuse(reply)
 
     def _drop_input(self) -> None:
@@ -451,3 +454,7 @@ def shown(text: str) -> str:
     """Somebody's words in a log line: bounded and printable."""
     text = text[:MAX_LOGGED]
     return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+
+
+def _begins_login(data: bytes, start: int) -> bool:
+    return data[start : start + 5].upper() == b"AUTH "
