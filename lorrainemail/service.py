@@ -66,6 +66,7 @@ from lorrainemail.queue.commands import commands as queue_commands
 from lorrainemail.queue.schedule import Schedule
 from lorrainemail.queue.spool import Spool
 from lorrainemail.setup.couriers import Couriers
+from lorrainemail.setup.checkup import daily_of
 from lorrainemail.setup.first_start import directories
 from lorrainemail.setup.logins import Logins, prepare_logins
 from lorrainemail.setup.policy import make_policy
@@ -226,6 +227,7 @@ class Server(Ordered):
             **queue_commands(self.queue, self.runner),
         }
         self.doors = Doors(reactor, [self.open_door(port) for port in ports])
+        self.doctor = daily_of(self, reactor, in_thread)
 
         for service in (
             StallMonitor(reactor),
@@ -238,6 +240,7 @@ class Server(Ordered):
             self.intake,
             self.runner,
             self.certificates,
+            self.doctor,
             self.doors,
         ):
             service.setServiceParent(self)  # type: ignore[no-untyped-call]
@@ -436,7 +439,8 @@ class Server(Ordered):
             _schedule(new), limits.queue_messages, new.queue.history, new.queue.history_size
         )
         self.runner.reconfigure(new.queue.concurrency, new.queue.per_destination)
-        self.remote.port, self.remote.ipv6 = new.queue.port, new.dns.ipv6
+        self.remote.port = new.queue.port
+        self.remote.ipv6 = new.dns.ipv6 and not self.doctor.without_ipv6
         self._copy_and_rewrite(new)
         self.intake.reconfigure(new.policy.hide_submitter)
         self.filter.separators = new.subaddress

@@ -95,7 +95,7 @@ def prepare(
         if located.embedded:
             with _Creation(state, owner, undo):
                 _first_account(state)
-                _write(os.path.join(state, FILE_NAME), default_toml(), 0o600)
+                write_small(os.path.join(state, FILE_NAME), default_toml(), 0o600)
             located = attrs.evolve(located, file=os.path.join(state, FILE_NAME), embedded=False)
     except OSError as error:
         raise StartError(
@@ -147,11 +147,11 @@ def _first_account(state: str) -> None:
         # Somebody made accounts before the first start, or an earlier first start was cut off after this.
         return
     password = "".join(secrets.choice(_PASSWORD_LETTERS) for _ in range(_PASSWORD_LENGTH))
-    _write(os.path.join(state, PASSWORD_FILE), password + "\n", 0o600)
+    write_small(os.path.join(state, PASSWORD_FILE), password + "\n", 0o600)
     add_account(state, address, [hash_password(password.encode("ascii"))])
 
 
-def _write(path: str, text: str, mode: int) -> None:
+def write_small(path: str, text: str, mode: int) -> None:
     """A new small file, synced, whole or not at all."""
     temporary = f"{path}.new"
     descriptor = os.open(

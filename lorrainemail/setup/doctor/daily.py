@@ -22,8 +22,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
-from lorrainemail.setup.doctor.findings import Finding
-from lorrainemail.setup.doctor.words import Language, line_of
+from lorrainemail.setup.doctor.findings import Finding, Language
 from lorrainemail.setup.first_start import write_small
 
 #: Seconds from the start to the first check-up, and between two; a part of it is chance, so that not all
@@ -67,6 +66,13 @@ class News:
     told: Mapping[str, str]
 
 
+def _line(finding: Finding, language: Language) -> str:
+    """In words, which are loaded with the first one that is needed: most days go without."""
+    from lorrainemail.setup.doctor.words import line_of
+
+    return line_of(finding, language)
+
+
 def compare(findings: Sequence[Finding], told: Mapping[str, str], language: Language) -> News:
     """This check-up against what was told."""
     bad = {one.key: one for one in findings if one.level == "bad"}
@@ -79,7 +85,7 @@ def compare(findings: Sequence[Finding], told: Mapping[str, str], language: Lang
         if key not in bad and not late and key.partition(".")[0] not in open_checks
     }
     kept = {key: line for key, line in told.items() if key not in over}
-    kept.update((one.key, line_of(one, language)) for one in new)
+    kept.update((one.key, _line(one, language)) for one in new)
     return News(new, tuple(over.values()), dict(list(kept.items())[:MAX_TOLD]))
 
 
@@ -148,7 +154,7 @@ class Daily(Service):
         _, language, hostname = self._facts()
         news = compare(findings, self._told, language)
         for finding in news.bad:
-            self._log.warn("{line}", line=line_of(finding, "en"))
+            self._log.warn("{line}", line=_line(finding, "en"))
         without = any(key.startswith(_NAMELESS_6) for key in news.told)
         if without != self.without_ipv6:
             self.without_ipv6 = without
@@ -189,7 +195,7 @@ def message(news: News, language: Language, hostname: str) -> tuple[str, str]:
     words = _WORDS[language]
     parts = []
     if news.bad:
-        parts += [words["bad"], "", *(f"- {line_of(one, language)}" for one in news.bad), ""]
+        parts += [words["bad"], "", *(f"- {_line(one, language)}" for one in news.bad), ""]
     if news.well:
         parts += [words["well"], "", *(f"- {line}" for line in news.well), ""]
     subject = words["subject"].format(hostname=hostname, bad=len(news.bad), well=len(news.well))

@@ -14,6 +14,7 @@ import attrs
 #: "good": as it should be. "warn": works, and should be better. "bad": mail suffers. "unknown": could not be
 #: looked at just now; it neither accuses nor clears.
 Level = Literal["good", "warn", "bad", "unknown"]
+Language = Literal["en", "fr"]
 #: The worst first.
 LEVELS: Final[tuple[Level, ...]] = ("bad", "warn", "unknown", "good")
 #: Characters of any fact from outside that are shown.

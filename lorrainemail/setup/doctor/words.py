@@ -6,11 +6,9 @@ A case without words of its own and whose name ends in "unknown" has the common 
 
 from __future__ import annotations
 
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
-from lorrainemail.setup.doctor.findings import Finding, Level
-
-Language = Literal["en", "fr"]
+from lorrainemail.setup.doctor.findings import Finding, Language, Level
 
 
 class Words(NamedTuple):
