@@ -34,9 +34,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from lorrainemail.addresses import Address
+from lorrainemail.addresses import Address, AddressError, parse_address
 from lorrainemail.envelope import Envelope, Parameter, Recipient, Session
-from lorrainemail.errors import INTERNAL_ERROR, PermanentError, Reply, TemporaryError
+from lorrainemail.errors import INTERNAL_ERROR, MailError, PermanentError, Reply, TemporaryError
 from lorrainemail.interfaces import (
     Accepted,
     IContent,
@@ -53,6 +53,7 @@ from lorrainemail.interfaces import (
 )
 from lorrainemail.interfaces import Final as FinalRecipient
 from lorrainemail.ops.ids import new_id
+from lorrainemail.tables.archive import Archive
 from lorrainemail.transaction import Means, Taking
 
 _log = Logger("lorrainemail.intake")
@@ -101,17 +102,44 @@ class Intake(Service):
         self._means = Means(
             clock, store, queue, trace, hostname, hide_submitter, self.inject, self.redirect, filter
         )
+        #: Which archives get a copy of what comes in by a door; None for none.
+        self.archive: Archive | None = None
         self._taking: dict[Taking, None] = {}
         self._sweeping: IDelayedCall | None = None
         self._idle: Deferred[None] | None = None
 
     def take(self, transaction: Transaction) -> Deferred[Reply]:
         """The one reply of SMTP."""
-        return self._take(transaction, False).addCallback(lambda replies: replies[0])
+        if self.archive is not None:
+            taken = Deferred.fromCoroutine(self._with_copies(self.archive, transaction, False))
+        else:
+            taken = self._take(transaction, False)
+        return taken.addCallback(lambda replies: replies[0])
 
     def take_each(self, transaction: Transaction) -> Deferred[list[Reply]]:
         """One reply for each accepted recipient (RFC 2033 §4.2)."""
+        if self.archive is not None:
+            return Deferred.fromCoroutine(self._with_copies(self.archive, transaction, True))
         return self._take(transaction, True)
+
+    async def _with_copies(self, archive: Archive, transaction: Transaction, each: bool) -> list[Reply]:
+        """Take a message for its archives too. One that is nobody, or that the tables do not tell now, costs
+        the copy, not the mail."""
+        envelope = transaction.envelope
+        named = [parsed for one in envelope.recipients if (parsed := _as_named(one)) is not None]
+        copies = []
+        for address in archive.of(envelope.sender, named):
+            try:
+                expansion = await later(transaction.tables.expand(address))
+                refused = None if expansion.refused is None else expansion.refused.reply
+            except MailError as error:
+                refused = error.reply
+            if refused is not None:
+                self._trace.event(envelope.id, "not archived", to=str(address), reply=str(refused))
+                _log.error("{id}: no copy for {to}: {reply}", id=envelope.id, to=str(address), reply=refused)
+            else:
+                copies.append(Accepted(Recipient(address, str(address), notify=("NEVER",)), expansion))
+        return await self._take(attrs.evolve(transaction, copies=tuple(copies)), each)
 
     def inject(
         self, sender: Address | None, recipients: Sequence[Address], content: IContent, hops: int, cause: str
@@ -255,6 +283,16 @@ class Intake(Service):
         if reply.temporary:
             raise TemporaryError(reply, "injected mail was not kept")
         return id
+
+
+def _as_named(recipient: Recipient) -> Address | None:
+    """The address that the client named."""
+    if not recipient.original:
+        return recipient.address
+    try:
+        return parse_address(recipient.original)
+    except AddressError:
+        return None
 
 
 def _sent_on(final: FinalRecipient) -> FinalRecipient:

@@ -267,7 +267,8 @@ class Handed:
     :ivar courier: its name.
     :ivar argument: what it is told beside the address: a command line, a file. "" where a row of
         ``[deliver]`` says it, which the courier asks when it tries.
-    :ivar address: whom it is for. ``user``: the account in whose own files it stands, "" for the server's.
+    :ivar address: whom it is for. ``account``: the account whose mail it is, where it is one's.
+    :ivar user: the account in whose own files it stands, "" for the server's.
     :ivar owner: as for :class:`LocalMailbox`.
     """
 
@@ -278,6 +279,7 @@ class Handed:
     owner: Address | None = None
     user: str = ""
     forwarded: bool = True
+    account: Account | None = None
 
 
 @attrs.frozen(slots=True)
@@ -558,6 +560,7 @@ class PolicyResources:
     :ivar heard_from: whether an account (its folded address) has mail from a domain; None: not to be asked.
     :ivar trusted_sealers: domains whose ARC seals are believed.
     :ivar forwarders: networks and names of servers that forward to an account, by its folded address.
+    :ivar reports: what hears of every DMARC evaluation (:class:`lorrainemail.mailauth.check.Reports`), or None.
     """
 
     clock: IReactorTime
@@ -577,6 +580,7 @@ class PolicyResources:
     heard_from: Callable[[str, str], Deferred[bool]] | None = None
     trusted_sealers: frozenset[str] = frozenset()
     forwarders: dict[str, tuple[str, ...]] = attrs.field(factory=dict)
+    reports: Any = None
 
 
 class IPolicyPlugin(Interface):

@@ -7,7 +7,7 @@ whatever it waits for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 import attrs
@@ -39,6 +39,7 @@ from lorrainemail.interfaces import (
     QueueItem,
     QueueRecipient,
     Redirection,
+    RemoteMailbox,
     Transaction,
     Verdict,
 )
@@ -92,6 +93,7 @@ class Means:
     :ivar hide_submitter: leave a logged-in sender's address out of Received.
     :ivar redirect: as ``inject``, but fails where nothing of the message is kept.
     :ivar filter: the accounts' filters, None where there are none.
+    :ivar seal: the ARC fields of a message that those domains send on, b"" for none.
     """
 
     clock: IReactorTime
@@ -103,6 +105,7 @@ class Means:
     inject: Inject
     redirect: Redirect
     filter: IFilter | None = None
+    seal: Callable[[IContent, Sequence[str]], Coroutine[Any, Any, bytes]] | None = None
 
 
 @attrs.define(slots=True, eq=False)
@@ -112,6 +115,7 @@ class _Target:
     :ivar mailbox: where it is ours; None for one elsewhere.
     :ivar groups: the groups of the answer that it belongs to.
     :ivar filing: how its account's filter wants it filed; ``settle`` is called once it is safe.
+    :ivar copy: an archive, whose fate is not the answer's.
     :ivar handed: where a courier of the queue serves it. ``owner``: the sender for it, if not the message's.
     """
 
@@ -128,6 +132,7 @@ class _Target:
     settle: Callable[[Inject], Deferred[None]] | None = None
     handed: Handed | None = None
     owner: Address | None = None
+    copy: bool = False
 
     def queue_recipient(self, now: float) -> QueueRecipient:
         """How the queue holds it."""
@@ -182,6 +187,7 @@ class Taking:
         "_means",
         "_prefix",
         "_refused",
+        "_seal",
         "_successes",
         "_targets",
         "_transaction",
@@ -212,6 +218,7 @@ class Taking:
         self._dead: dict[int, Reply] = {}
         self._waiter: Deferred[None] | None = None
         self._prefix = b""
+        self._seal = b""
 
     async def run(self) -> list[Reply]:
         """The whole way; one reply a group."""
@@ -239,6 +246,8 @@ class Taking:
         content = for_mailbox(transaction.content, header)
         if self._means.filter is not None:
             await self._filter(self._means.filter, content)
+        if any(target.forwarded and target.state is OPEN for target in self._targets):
+            self._seal = await self._sealed(Reheaded(transaction.content, 0, self._prefix))
         if len(self._targets) > 1:
             await self._merge()
         self._make_placements(content)
@@ -317,10 +326,28 @@ class Taking:
                     target.state, target.reply = REFUSED, NOT_SENT_ON
                 if success is not None:
                     success.targets.append(target)
+        if transaction.copies:
+            self._plan_copies(targets)
         planned = list(targets.values())
         for recipient, reply in self._refused or ():
             planned.append(_Target(recipient, None, False, False, "", [0], REFUSED, reply))
         return planned
+
+    def _plan_copies(self, targets: dict[tuple[str, str], _Target]) -> None:
+        """Archives that are not among the recipients themselves."""
+        groups = list(range(self.groups))
+        for accepted in self._transaction.copies:
+            for final in accepted.expansion.finals:
+                recipient = attrs.evolve(accepted.recipient, address=final.address)
+                if isinstance(final, LocalMailbox):
+                    key = (final.account.address.key, "/" + final.folder)
+                    target = _Target(recipient, final, False, True, final.folder, groups[:], copy=True)
+                elif isinstance(final, RemoteMailbox):
+                    key = (final.address.local, final.address.domain)
+                    target = _Target(recipient, None, False, True, "", groups[:], copy=True)
+                else:
+                    continue  # a command or a file of an alias is no archive
+                targets.setdefault(key, target)
 
     async def _ask_quota(self) -> None:
         size = self._transaction.content.size
@@ -377,7 +404,7 @@ class Taking:
         addresses ask for do not exist, become one."""
         homes: dict[str, list[_Target]] = {}
         for target in self._targets:
-            if target.mailbox is None or target.state is not OPEN:
+            if target.copy or target.mailbox is None or target.state is not OPEN:
                 continue
             if _as_it_comes(target.filing):
                 homes.setdefault(target.mailbox.account.address.key, []).append(target)
@@ -620,13 +647,24 @@ class Taking:
             transaction.envelope,
             tuple(target.queue_recipient(now) for target in targets),
             queued_at=now,
-            size=transaction.content.size + len(self._prefix),
+            size=transaction.content.size + len(self._seal) + len(self._prefix),
             door=transaction.session.door,
             account=transaction.session.account,
             trusted=transaction.trusted,
             client=transaction.session.client(),
         )
-        return self._means.queue.placement(item, self._prefix, transaction.content)
+        return self._means.queue.placement(item, self._seal + self._prefix, transaction.content)
+
+    async def _sealed(self, content: IContent) -> bytes:
+        """The seal on a stranger's message that is sent on, b"" for none: not worth a message's delay."""
+        transaction = self._transaction
+        if self._means.seal is None or transaction.trusted or transaction.session.door == "local":
+            return b""
+        domains = [accepted.recipient.address.domain for accepted in transaction.accepted]
+        (fields,) = await self._all([Deferred.fromCoroutine(self._means.seal(content, domains))])
+        if isinstance(fields, Failure):
+            _log.failure("{id}: not sealed", fields, id=self.id)
+        return fields if isinstance(fields, bytes) else b""
 
     # -- states ----------------------------------------------------------------------------------
 
@@ -697,6 +735,8 @@ class Taking:
         """The answer of a group."""
         if group in self._dead:
             return self._dead[group]
+        if self._transaction.copies:
+            targets = [target for target in targets if not target.copy]
         states = {target.state for target in targets}
         if QUEUED in states:
             return Reply(250, "2.0.0", f"Queued as {self.id}")

@@ -124,7 +124,7 @@ def _file_problems(settings: Settings) -> Iterator[Problem]:
     if settings.auth.client_ca or settings.oauth != OAuth():
         from lorrainemail.setup.logins import prepare_logins
 
-        attempts.append(lambda: authorities_of(settings))
+        attempts.append(lambda: prepare_logins(settings, Clock()))
     if settings.dns.zones:
         from lorrainemail.dns.zonefile import load_zones
 
@@ -285,6 +285,7 @@ def next_hop_words(row: RouteRow) -> str:
     extras = [f"TLS {relay.tls}"] if relay.tls != "opportunistic" else []
     extras += [f"as {relay.credentials}"] if relay.credentials else []
     extras += [f"from {' and '.join(relay.source)}"] if relay.source else []
+    extras += ["our addresses rewritten"] if relay.rewrite else []
     extras += [f"at most {relay.concurrency} at once"] if relay.concurrency else []
     extras += [f"at most {relay.rate} a minute"] if relay.rate else []
     return words + (f" ({', '.join(extras)})" if extras else "")
@@ -355,6 +356,7 @@ def _route_json(row: RouteRow) -> dict[str, Any]:
         source=list(relay.source),
         concurrency=relay.concurrency,
         rate=relay.rate,
+        rewrite=relay.rewrite,
     )
 
 

@@ -32,9 +32,11 @@ from lorrainemail.interfaces import (
     Action,
     Circumstances,
     Expansion,
+    Handed,
     IPolicy,
     ITables,
     LocalMailbox,
+    RemoteMailbox,
     Route,
     Step,
     Verdict,
@@ -233,7 +235,7 @@ async def _message(
 
 
 async def _way(final: FinalRecipient, question: Question, tables: ITables, find: FindHops) -> Way:
-    if isinstance(final, LocalMailbox):
+    if not isinstance(final, RemoteMailbox):
         return Way(final)
     route = await later(tables.route(final.address, question.sender))
     rewritten = (
@@ -384,7 +386,14 @@ def _way_text(way: Way) -> Iterator[str]:
             yield "    (the mailbox has a quota; whether it is full is not looked at)"
         yield from _steps(final.path)
         return
+    if isinstance(final, Handed):
+        row = final.argument or "as its row says when it is tried"
+        yield f"→ {final.address.shown}, handed to {final.courier}, through the queue: {row}"
+        yield from _owner(final)
+        yield from _steps(final.path)
+        return
     yield f"→ {final.address.shown}, elsewhere, through the queue"
+    yield from _owner(final)
     yield from _steps(final.path)
     assert way.route is not None and way.hops is not None
     yield from (f"    {reason}" for reason in way.hops.reasons or way.route.reasons)
@@ -395,6 +404,8 @@ def _way_text(way: Way) -> Iterator[str]:
     extras += [f"at most {way.route.pace.rate} a minute"] if way.route.pace.rate else []
     if extras:
         yield f"    with {', '.join(extras)}"
+    if way.route.rewrite:
+        yield "    our own users' addresses are written as [rewrite] says"
     if way.rewritten:
         yield "    its sender becomes an address of ours that leads back to him (SRS)"
     yield from (f"    {number}. {hop}" for number, hop in enumerate(way.hops.hops, 1))
@@ -402,6 +413,11 @@ def _way_text(way: Way) -> Iterator[str]:
         kept = way.hops.ours or way.hops.reply.temporary
         fate = "would wait in the queue" if kept else "would come back to the sender"
         yield f"    {fate}: {way.hops.reply}"
+
+
+def _owner(final: Final) -> Iterator[str]:
+    if final.owner is not None:
+        yield f"    sent by {final.owner}, the owner of the list, who is told of failures"
 
 
 def _steps(path: tuple[Step, ...]) -> Iterator[str]:
@@ -457,10 +473,19 @@ def _way_json(way: Way) -> dict[str, Any]:
     answer: dict[str, Any] = {
         "address": str(final.address),
         "path": [_step_json(step) for step in final.path],
+        "owner": str(final.owner) if final.owner is not None else None,
     }
     if isinstance(final, LocalMailbox):
         account = final.account
         return {"kind": "local", "account": account.address.key, "folder": final.folder, **answer}
+    if isinstance(final, Handed):
+        return {
+            "kind": "handed",
+            "courier": final.courier,
+            "argument": final.argument,
+            "user": final.user,
+            **answer,
+        }
     assert way.route is not None and way.hops is not None
     return {
         "kind": "remote",

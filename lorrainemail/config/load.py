@@ -477,8 +477,44 @@ def _forwarder_rows(value: Any, converter: Converter) -> dict[str, tuple[str, ..
 
 
 #: Tables whose keys are the operator's own words.
+def _archive_rows(value: Any, converter: Converter) -> dict[str, str]:
+    """Addresses by pattern, "from:" or "to:" before it."""
+    rows: dict[str, str] = {}
+
+    def one(item: tuple[str, Any]) -> None:
+        head, colon, pattern = item[0].partition(":")
+        who = f"{head}:" if colon and head in ("from", "to") else ""
+        if not isinstance(item[1], str):
+            raise Wrong(f"{_shown(item[1])} is no address", 'write for example "archive@bricoleur.com"')
+        rows[who + values.parse_pattern(pattern if who else item[0])] = values.parse_account(item[1])
+
+    if not isinstance(value, dict):
+        raise Wrong(f"{_shown(value)} stands where a table belongs", "write [archive] and its rows below it")
+    _each(((item[0], item) for item in value.items()), one, "rows")
+    return rows
+
+
+def _rewrite_rows(value: Any, converter: Converter) -> dict[str, str]:
+    """An address by an address, a domain by a domain."""
+    rows: dict[str, str] = {}
+
+    def one(item: tuple[str, Any]) -> None:
+        old, new = item
+        if not isinstance(new, str) or ("@" in old and "@" not in new):
+            raise Wrong(f"{_shown(new)} is not what an address can become", "write an address in quotes")
+        parse = values.parse_account if "@" in old else values.parse_domain
+        rows[parse(old)] = new if "@" in old and values.parse_account(new) else values.parse_domain(new)
+
+    if not isinstance(value, dict):
+        raise Wrong(f"{_shown(value)} stands where a table belongs", "write [rewrite] and its rows below it")
+    _each(((item[0], item) for item in value.items()), one, "rows")
+    return rows
+
+
 _TABLES: Final[Mapping[str, Callable[[Any, Converter], Any]]] = {
     "actions": _action_rows,
+    "archive": _archive_rows,
+    "rewrite": _rewrite_rows,
     "filters": _filter_rows,
     "forwarders": _forwarder_rows,
 }

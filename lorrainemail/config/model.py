@@ -71,6 +71,10 @@ class RelayRow:
             "our own addresses to connect from, one IPv4, one IPv6; default: queue.source", kind="ip"
         ),
     )
+    rewrite: bool = attrs.field(
+        default=False,
+        metadata=_doc("mail of our own users leaves with its addresses written as the rows of [rewrite] say"),
+    )
     concurrency: int = attrs.field(
         default=0, metadata=_doc("deliveries at once; 0: queue.per_destination", least=0, most=10_000)
     )
@@ -259,7 +263,9 @@ class Acme:
     )
     challenges: tuple[Literal["http-01", "tls-alpn-01", "dns-01"], ...] = attrs.field(
         default=("http-01", "tls-alpn-01", "dns-01"),
-        metadata=_doc("how names are proved, the preferred way first; those whose door is closed are left out"),
+        metadata=_doc(
+            "how names are proved, the preferred way first; those whose door is closed are left out"
+        ),
     )
     keys: tuple[Literal["ecdsa", "rsa"], ...] = attrs.field(
         default=("ecdsa", "rsa"), metadata=_doc("kinds of keys: a certificate of each, side by side")
@@ -274,7 +280,9 @@ class Acme:
     )
     trust: str = attrs.field(
         default="",
-        metadata=_doc("PEM of the authorities that vouch for a private directory; default: the system's", kind="path"),
+        metadata=_doc(
+            "PEM of the authorities that vouch for a private directory; default: the system's", kind="path"
+        ),
     )
 
 
@@ -305,8 +313,8 @@ class Auth:
     scram: bool = attrs.field(
         default=False,
         metadata=_doc(
-            "store SCRAM-SHA-256 verifiers beside the hashes of passwords, made at the next login of each, and "
-            "offer SCRAM once every account has them"
+            "store SCRAM-SHA-256 verifiers beside the hashes of passwords, made at the next login of each, "
+            "and offer SCRAM once every account has them"
         ),
     )
     client_ca: str = attrs.field(
@@ -319,14 +327,6 @@ class Auth:
     )
 
 
-@attrs.frozen(slots=True)
-class Dns:
-    resolvers: tuple[str, ...] = attrs.field(
-        default=(), metadata=_doc("address:port of resolvers; default: the system's", kind="resolver")
-    )
-    trusted: bool = attrs.field(default=False, metadata=_doc("believe the resolvers' DNSSEC verdict (AD)"))
-    ipv6: bool = attrs.field(default=True, metadata=_doc("use IPv6 to reach other servers"))
-    zones: tuple[str, ...] = attrs.field(
 @attrs.frozen(slots=True)
 class OAuth:
     """Logins by tokens of one OAuth 2.0 provider; off where neither ``keys`` nor ``introspection`` is set."""
@@ -365,6 +365,14 @@ class OAuth:
     )
 
 
+@attrs.frozen(slots=True)
+class Dns:
+    resolvers: tuple[str, ...] = attrs.field(
+        default=(), metadata=_doc("address:port of resolvers; default: the system's", kind="resolver")
+    )
+    trusted: bool = attrs.field(default=False, metadata=_doc("believe the resolvers' DNSSEC verdict (AD)"))
+    ipv6: bool = attrs.field(default=True, metadata=_doc("use IPv6 to reach other servers"))
+    zones: tuple[str, ...] = attrs.field(
         default=(), metadata=_doc("zone files that the dns door serves", kind="path")
     )
     addresses: tuple[str, ...] = attrs.field(
@@ -727,7 +735,8 @@ class Settings:
     xforward_networks: tuple[str, ...] = attrs.field(
         default=(),
         metadata=_doc(
-            "servers in front that may say by XFORWARD whom a message came from, for the trace", kind="network"
+            "servers in front that may say by XFORWARD whom a message came from, for the trace",
+            kind="network",
         ),
     )
     relay: dict[str, RelayRow] = attrs.field(
@@ -743,6 +752,22 @@ class Settings:
         factory=dict,
         metadata=_doc("next hops for the unknown users of local domains, by domain"),
     )
+    rewrite: dict[str, str] = attrs.field(
+        factory=dict,
+        metadata=_doc(
+            'addresses or domains as the world knows them, by ours: "home.lan" = "bricoleur.com"; for relay '
+            "rows with rewrite = true",
+            kind="rewrite",
+        ),
+    )
+    archive: dict[str, str] = attrs.field(
+        factory=dict,
+        metadata=_doc(
+            "addresses that get a copy of mail, by pattern of its sender or recipient; before the pattern "
+            'may stand "from:" or "to:"',
+            kind="archive",
+        ),
+    )
     state: str = attrs.field(default="", metadata=_doc("the directory that holds everything", kind="state"))
     tables: str = attrs.field(
         default="files", metadata=_doc("the table backend (a plugin's name)", kind="word")
@@ -755,6 +780,7 @@ class Settings:
     acme: Acme = attrs.field(factory=Acme)
     mta_sts: MtaSts = attrs.field(factory=MtaSts)
     auth: Auth = attrs.field(factory=Auth)
+    oauth: OAuth = attrs.field(factory=OAuth)
     dns: Dns = attrs.field(factory=Dns)
     dns_update: DnsUpdate = attrs.field(factory=DnsUpdate)
     doctor: Doctor = attrs.field(factory=Doctor)
@@ -780,7 +806,6 @@ class Settings:
             "milters, rspamd, ClamAV and spamd, in the order in which they are asked; see below",
             kind="filters",
             table="table of filter rows",
-    oauth: OAuth = attrs.field(factory=OAuth)
         ),
     )
     forwarders: dict[str, tuple[str, ...]] = attrs.field(

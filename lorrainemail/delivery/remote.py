@@ -12,7 +12,7 @@ decided now is deferred.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Literal
 
 import attrs
@@ -23,6 +23,7 @@ from zope.interface import implementer
 from lorrainemail.addresses import Address
 from lorrainemail.delivery.client import MAX_RECIPIENTS, NO_DELIVERBY, NO_REQUIRETLS, Sent
 from lorrainemail.delivery.hops import NextHops, OurEnds, find_hops
+from lorrainemail.delivery.rewriting import Rewriting
 from lorrainemail.delivery.sessions import NoSession, Sessions, Target
 from lorrainemail.delivery.wire import SessionLost
 from lorrainemail.envelope import Envelope
@@ -40,6 +41,7 @@ from lorrainemail.interfaces import (
     Route,
     later,
 )
+from lorrainemail.ops.reheaded import Reheaded
 
 #: Connections that are begun, and sessions that speak of mail, in one attempt at most.
 MAX_CONNECTIONS: Final = 10
@@ -86,6 +88,9 @@ class RemoteCourier:
         self._resolver = resolver
         self._sessions = sessions
         self._shuffle = shuffle
+        #: How our addresses are written at rows that ask for it, and what signs a message that changed so.
+        self.rewriting = Rewriting({})
+        self.sign: Callable[[IContent], Awaitable[bytes]] | None = None
         self._paces: dict[str, Pace] = {}
 
     def close(self) -> Deferred[None]:
@@ -147,7 +152,10 @@ class RemoteCourier:
             envelope = item.envelope
             if sender != envelope.sender:
                 envelope = attrs.evolve(envelope, sender=sender)
-            attempt = _Attempt(self, envelope, [recipients[index] for index in indices], content)
+            text = content
+            if route.rewrite and (item.account or item.trusted):
+                envelope, text = await self._rewritten(envelope, content)
+            attempt = _Attempt(self, envelope, [recipients[index] for index in indices], text)
             if route.xforward:
                 attempt.origin = (*item.client, ("IDENT", envelope.id))
             try:
@@ -186,6 +194,16 @@ class RemoteCourier:
             raise TemporaryError(
                 INTERNAL_ERROR, f"the key for senders of mail that is sent on: {error}"
             ) from error
+
+    async def _rewritten(self, envelope: Envelope, content: IContent) -> tuple[Envelope, IContent]:
+        """Envelope and message as the world should see them, the message signed anew where it changed."""
+        if envelope.sender is not None:
+            envelope = attrs.evolve(envelope, sender=self.rewriting.address(envelope.sender))
+        text, changed = await self._sessions.in_thread(lambda: self.rewriting.content(content))
+        if changed and self.sign is not None:
+            signature = await self.sign(text)
+            text = Reheaded(text, 0, signature) if signature else text
+        return envelope, text
 
     async def hops(self, route: Route) -> NextHops:
         """Where a route leads now."""

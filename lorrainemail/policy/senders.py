@@ -2,8 +2,8 @@
 
 A login that was stolen is used for as much as it gives; this bounds the harm and tells the operator at once.
 State: two token buckets an account, bounded in memory, which outlive a reload; and a restart, by a file in
-the state directory (``account-limits.json``) that is at most :data:`SAVE` seconds old. One that cannot be read
-or written forgives, and is said.
+the state directory (``account-limits.json``) that is at most :data:`SAVE` seconds old. One that cannot be
+read or written forgives, and is said.
 """
 
 from __future__ import annotations

@@ -126,5 +126,6 @@ def _by_row(found: RouteRow, recipient: Address, reasons: Sequence[str]) -> Rout
         reasons=tuple(reasons),
         source=row.source,
         pace=Pace(row.concurrency, row.rate),
+        rewrite=row.rewrite,
         xforward=row.xforward,
     )

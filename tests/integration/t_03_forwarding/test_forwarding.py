@@ -189,3 +189,46 @@ def test_a_row_says_from_which_address_and_one_that_is_not_ours_keeps_the_mail(
     assert "192.0.2.99 is no address of this machine" in reply()
     assert "192.0.2.99 is no address of this machine" in server.command("check").stdout
     assert "from 127.0.0.77, at most 600 a minute" in server.command("check").stdout
+
+
+def test_archives_get_a_copy_that_decides_nothing(make_server: MakeServer, hop: NextHop) -> None:
+    archive = '[archive]\n"to:ours.test" = "keep@ours.test"\n"from:far.test" = "vault@else.test"\n'
+    server = make_server(
+        accounts=("bob@ours.test", "keep@ours.test"), configuration=configuration(hop, archive)
+    )
+    send(server, "ann@far.test", "bob@ours.test")
+    server.wait_for_messages("bob@ours.test", 1)
+    (kept,) = server.wait_for_messages("keep@ours.test", 1)
+    assert b"Delivered-To: keep@ours.test\n" in kept
+    ((sender, recipient, octets),) = taken(server, hop, 1)
+    assert (sender, recipient) == ("ann@far.test", "vault@else.test")
+    assert octets.endswith(MESSAGE + b"\r\n")
+    # Mail to the archive itself is there once.
+    send(server, "eve@other.test", "keep@ours.test")
+    server.wait_for_messages("keep@ours.test", 2)
+
+
+def test_our_users_leave_by_a_smarthost_under_the_addresses_that_the_world_knows(
+    make_server: MakeServer, hop: NextHop
+) -> None:
+    rewrite = (
+        'relay_networks = ["127.0.0.0/8"]\n'
+        '[rewrite]\n"bob@ours.test" = "robert@provider.test"\n"ours.test" = "bricoleur.test"\n'
+        f'[relay]\n"*" = {{ host = "[127.0.0.1]:{hop.port}", rewrite = true }}\n'
+        f'"plain.test" = "[127.0.0.1]:{hop.port}"\n'
+    )
+    server = make_server(configuration=rewrite)
+    text = (
+        b"From: Bob <bob@ours.test>\r\nCc: carol@ours.test\r\nSubject: bob@ours.test\r\n\r\nbob@ours.test\r\n"
+    )
+    send(server, "bob@ours.test", "x@far.test", message=text)
+    send(server, "bob@ours.test", "x@plain.test", message=text)
+    found = {recipient: (sender, octets) for sender, recipient, octets in taken(server, hop, 2)}
+    sender, octets = found["x@far.test"]
+    assert sender == "robert@provider.test"
+    assert octets.endswith(
+        b"From: Bob <robert@provider.test>\r\nCc: carol@bricoleur.test\r\nSubject: bob@ours.test\r\n\r\n"
+        b"bob@ours.test\r\n"
+    )
+    sender, octets = found["x@plain.test"]
+    assert sender == "bob@ours.test" and octets.endswith(text)
