@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -641,15 +641,14 @@ class IPlacement(Interface):
         """Leave no trace of what was staged."""
 
 
-@attrs.frozen(slots=True)
-class MessageFacts:
-    """One message's row in the index.
+class MessageFacts(NamedTuple):
+    """One message's row in the index. A tuple: made by the hundred thousand.
 
     :ivar uid: RFC 3501 §2.3.1.1; ``modseq`` RFC 7162.
     :ivar flags: system flags with their backslash and keywords, without ``\\Recent``.
     :ivar size: octets with CRLF. ``internal_date``, ``save_date``: seconds since the epoch.
     :ivar message_id: the OBJECTID EMAILID (RFC 8474); copies share it.
-    :ivar unique_id: the POP3 UIDL: of this one message alone.
+    :ivar unique_id: the POP3 UIDL: of this one message alone; only where the wire bytes are not asked for.
     :ivar envelope: ready wire bytes of ENVELOPE; ``structure`` of BODYSTRUCTURE; ``body`` of BODY.
         Empty where not asked for.
     """
@@ -666,9 +665,8 @@ class MessageFacts:
     unique_id: str = ""
 
 
-@attrs.frozen(slots=True)
-class SortingFacts:
-    """What SORT and THREAD go by (RFC 5256), of one message.
+class SortingFacts(NamedTuple):
+    """What SORT and THREAD go by (RFC 5256), of one message. A tuple: made by the hundred thousand.
 
     :ivar sent: the Date field's instant, None where it has none to read.
     :ivar base_subject: RFC 5256 §2.1, upper case; ``is_reply``: something like "Re:" was taken off it.
@@ -746,6 +744,12 @@ class IMailbox(Interface):
 
     def modseq(uid: int) -> int:
         """A message's MODSEQ now. From memory."""
+
+    def flags_of(uids: Sequence[int]) -> list[frozenset[str] | None]:
+        """The flags of each of these, ascending, None for one that is gone: quicker than one by one."""
+
+    def overview() -> tuple[int, frozenset[str]]:
+        """The UID of the first message that is not ``\\Seen`` (0 for none), and all flags in use."""
 
     def claim_recent(uids: Sequence[int], peek: bool = False) -> frozenset[int]:
         """Those of the uids that no session was told of as recent before; they are the caller's from now,

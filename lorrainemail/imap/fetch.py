@@ -7,7 +7,11 @@ view wait until the command is over, so sequence numbers stay true.
 
 from __future__ import annotations
 
-from typing import Final
+from array import array
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
+from operator import itemgetter
+from typing import Any, Final
 
 import attrs
 from twisted.logger import Logger
@@ -28,8 +32,9 @@ from lorrainemail.net.flow import Gone
 
 log = Logger(namespace="lorrainemail.imap")
 
-#: Messages answered in one turn from the index; and where their octets are read.
-SLICE: Final = 200
+#: Messages answered in one turn from memory; from the index; where their octets are read.
+MEMORY_SLICE: Final = 2000
+SLICE: Final = 500
 CONTENT_SLICE: Final = 20
 #: Octets of a message read and written at once.
 CHUNK: Final = 64 * 1024
@@ -95,16 +100,90 @@ async def fetch(session: ImapServer, command: Command) -> bytes:
         indexes = await changed(session, view, indexes, since)
     if modifiers.window is not None:
         indexes = list(modifiers.window.of(indexes))
-    size = CONTENT_SLICE if what.content else SLICE
+    size = CONTENT_SLICE if what.content else (SLICE if what.rows else MEMORY_SLICE)
+    if not what.content:
+        return await _from_index(session, view, indexes, what, command.uid, size)
     missing = False
     for start in range(0, len(indexes), size):
         part = indexes[start : start + size]
         missing = await _slice(session, view, part, what, command.uid) or missing
         if start + size < len(indexes):
             await session.breathe()
-    if missing and not command.uid:
-        return b"NO " + EXPUNGED
-    return b"OK FETCH completed"
+    return _answer(missing, command.uid)
+
+
+def _answer(missing: bool, by_uid: bool) -> bytes:
+    return b"NO " + EXPUNGED if missing and not by_uid else b"OK FETCH completed"
+
+
+#: Where what a FETCH response needs stands in (number, UID, flag list, MODSEQ, and the MessageFacts), and how
+#: it is written; the kinds that need nothing else.
+_PLACES: Final = {
+    "UID": (1, b"UID %d"),
+    "FLAGS": (2, b"FLAGS %b"),
+    "MODSEQ": (3, b"MODSEQ (%d)"),
+    "RFC822.SIZE": (4 + MessageFacts._fields.index("size"), b"RFC822.SIZE %d"),
+    "ENVELOPE": (4 + MessageFacts._fields.index("envelope"), b"ENVELOPE %b"),
+}
+
+
+def _template(
+    items: tuple[FetchItem, ...], numbers: bool
+) -> tuple[bytes, Callable[[tuple[Any, ...]], tuple[Any, ...]]]:
+    """A whole response as one format, and what picks its values; b"" where an item is not so simple.
+
+    A client that fetches a large folder waits for nothing but this.
+    """
+    if not all(item.kind in _PLACES for item in items):
+        return b"", itemgetter(0, 1)
+    wanted = [_PLACES[item.kind] for item in items]
+    places = [0 if numbers else 1, *(place for place, _ in wanted)]
+    inner = b" ".join([text for _, text in wanted])
+    return b"* %%d %b (%b)\r\n" % (b"FETCH" if numbers else b"UIDFETCH", inner), itemgetter(*places)
+
+
+def _uids(view: View, indexes: Sequence[int]) -> array[int]:
+    return array("I", [view.uids[index] for index in indexes])
+
+
+async def _from_index(
+    session: ImapServer, view: View, indexes: Sequence[int], what: Plan, by_uid: bool, size: int
+) -> bytes:
+    """Answer all from memory and index. While one slice is written, the next one is read."""
+    missing = False
+    mailbox = view.mailbox
+    numbers = "UIDONLY" not in view.enabled
+    condstore = "CONDSTORE" in view.enabled
+    recent: AbstractSet[int] = frozenset() if "IMAP4rev2" in view.enabled else view.recent
+    template, pick = _template(what.items, numbers)
+    makers = [_maker(item, session.utf8) for item in what.items]
+    whole = len(indexes) == len(view.uids)  # in order, so they are all of them
+    for start in range(0, len(indexes), size):
+        part = indexes[start : start + size]
+        uids = view.uids[start : start + size] if whole else _uids(view, part)
+        rows: dict[int, MessageFacts] = {}
+        if what.rows:
+            rows = {row.uid: row for row in await mailbox.facts(uids, wire=what.wire)}
+        lines: list[bytes] = []
+        for index, uid, flags in zip(part, uids, mailbox.flags_of(uids), strict=True):
+            row = rows.get(uid, _NO_ROW)
+            if flags is None or (what.rows and row is _NO_ROW):
+                missing = True
+                continue
+            modseq = mailbox.modseq(uid) if condstore else 0
+            if template:
+                known = (index + 1, uid, flag_list(flags, uid in recent), modseq, *row)
+                lines.append(template % pick(known))
+                continue
+            items = b" ".join([make(uid, flags, uid in recent, modseq, row) for make in makers])
+            if numbers:
+                lines.append(b"* %d FETCH (%b)\r\n" % (index + 1, items))
+            else:
+                lines.append(b"* %d UIDFETCH (%b)\r\n" % (uid, items))  # RFC 9586 §3.3
+        session.send(b"".join(lines))
+        if start + size < len(indexes):
+            await session.breathe()
+    return _answer(missing, by_uid)
 
 
 async def _slice(session: ImapServer, view: View, indexes: list[int], what: Plan, by_uid: bool) -> bool:
@@ -123,11 +202,8 @@ async def _slice(session: ImapServer, view: View, indexes: list[int], what: Plan
             continue
         modseq = view.mailbox.modseq(uid) if "CONDSTORE" in session.enabled else 0
         line = Line(session, view, index, uid, flags, row, modseq)
-        if what.content:
-            if not await line.answer_with_content(what, uid in seen):
-                missing = True
-        else:
-            session.send(line.answer(what.items))
+        if not await line.answer_with_content(what, uid in seen):
+            missing = True
     return missing
 
 
@@ -150,6 +226,43 @@ async def _see(session: ImapServer, view: View, uids: list[int]) -> frozenset[in
     return frozenset(unseen)
 
 
+#: Of one message, what its UID, flags, being recent, MODSEQ and row say.
+Maker = Callable[[int, frozenset[str], bool, int, MessageFacts], bytes]
+
+_NO_ROW: Final = MessageFacts(0, 0, frozenset(), 0, 0, 0, "")
+
+
+def _flags_item(uid: int, flags: frozenset[str], recent: bool, modseq: int, row: MessageFacts) -> bytes:
+    return b"FLAGS " + flag_list(flags, recent)
+
+
+_MAKERS: Final[dict[str, Maker]] = {
+    "UID": lambda uid, flags, recent, modseq, row: b"UID %d" % uid,
+    "MODSEQ": lambda uid, flags, recent, modseq, row: b"MODSEQ (%d)" % modseq,
+    "THREADID": lambda uid, flags, recent, modseq, row: b"THREADID NIL",  # RFC 8474 §5.2: we keep none
+    "FLAGS": _flags_item,
+    "ENVELOPE": lambda uid, flags, recent, modseq, row: b"ENVELOPE " + row.envelope,
+    "EMAILID": lambda uid, flags, recent, modseq, row: b"EMAILID (%b)" % row.message_id.encode("ascii"),
+    "SAVEDATE": lambda uid, flags, recent, modseq, row: b"SAVEDATE " + date_time(row.save_date),
+    "RFC822.SIZE": lambda uid, flags, recent, modseq, row: b"RFC822.SIZE %d" % row.size,
+    "INTERNALDATE": lambda uid, flags, recent, modseq, row: b"INTERNALDATE " + date_time(row.internal_date),
+}
+
+
+def _maker(item: FetchItem, utf8: bool) -> Maker:
+    """What makes an item that the index or the view knows."""
+    found = _MAKERS.get(item.kind)
+    if found is not None:
+        return found
+
+    def structure(uid: int, flags: frozenset[str], recent: bool, modseq: int, row: MessageFacts) -> bytes:
+        # RFC 6855 §3, RFC 9051 §7.5.2: only who speaks UTF-8 knows message/global
+        wire = row.structure if utf8 else without_global(row.structure)
+        return b"BODY " + body_of(wire) if item.kind == "BODY" else b"BODYSTRUCTURE " + wire
+
+    return structure
+
+
 @attrs.frozen(slots=True)
 class Line:
     """One message's FETCH response."""
@@ -162,38 +275,11 @@ class Line:
     row: MessageFacts | None
     modseq: int
 
-    def answer(self, items: tuple[FetchItem, ...]) -> bytes:
-        """The whole response where no octets of the message are asked for."""
-        return self.view.line(self.index, b" ".join([self.value(item) for item in items]))
-
     def value(self, item: FetchItem) -> bytes:
         """An item that the index or the view knows."""
-        kind = item.kind
-        if kind == "UID":
-            return b"UID %d" % self.uid
-        if kind == "MODSEQ":
-            return b"MODSEQ (%d)" % self.modseq
-        if kind == "THREADID":
-            return b"THREADID NIL"  # RFC 8474 §5.2: we keep none
-        if kind == "FLAGS":
-            return b"FLAGS " + flag_list(self.flags, self.view.is_recent(self.uid))
-        row = self.row
-        assert row is not None
-        if kind == "ENVELOPE":
-            return b"ENVELOPE " + row.envelope
-        if kind in ("BODYSTRUCTURE", "BODY"):
-            # RFC 6855 §3, RFC 9051 §7.5.2: only who speaks UTF-8 knows message/global
-            structure = row.structure if self.session.utf8 else without_global(row.structure)
-            if kind == "BODY":
-                return b"BODY " + body_of(structure)
-            return b"BODYSTRUCTURE " + structure
-        if kind == "EMAILID":
-            return b"EMAILID (%b)" % row.message_id.encode("ascii")
-        if kind == "SAVEDATE":
-            return b"SAVEDATE " + date_time(row.save_date)
-        if kind == "RFC822.SIZE":
-            return b"RFC822.SIZE %d" % row.size
-        return b"INTERNALDATE " + date_time(row.internal_date)
+        row = _NO_ROW if self.row is None else self.row
+        recent = self.view.is_recent(self.uid)
+        return _maker(item, self.session.utf8)(self.uid, self.flags, recent, self.modseq, row)
 
     async def answer_with_content(self, what: Plan, seen: bool) -> bool:
         """The response with octets of the message; False where the message is gone."""

@@ -59,14 +59,15 @@ async def _open(session: ImapServer, arguments: SelectArguments, read_only: bool
     view = View(mailbox, read_only, session.notice, session.enabled)
     session.view = view
     modseq = mailbox.highest_modseq  # what happens from here on, the view hears of
-    unseen, keywords = await _first_unseen(session, view)
-    view.keywords = keywords
+    unseen, flags = mailbox.overview()
+    keywords = {flag for flag in flags if not flag.startswith("\\")}
+    view.keywords = set(keywords)
     session.send(view.flags_line())
     permanent = () if read_only else (*SYSTEM_FLAGS, *sorted(keywords), "\\*")
     session.send(b"* OK [PERMANENTFLAGS (%b)] Flags kept\r\n" % " ".join(permanent).encode("ascii"))
     session.send(view.counts())
     if unseen and not session.enabled & {"UIDONLY", "IMAP4rev2"}:
-        session.send(b"* OK [UNSEEN %d] First unseen\r\n" % unseen)
+        session.send(b"* OK [UNSEEN %d] First unseen\r\n" % (view.index_of(unseen) + 1))
     session.send(b"* OK [UIDVALIDITY %d] UIDs valid\r\n" % mailbox.uid_validity)
     session.send(b"* OK [UIDNEXT %d] Next UID\r\n" % mailbox.uid_next)
     session.send(b"* OK [HIGHESTMODSEQ %d] Highest\r\n" % modseq)  # RFC 7162 §3.1.2.1
@@ -79,21 +80,6 @@ async def _open(session: ImapServer, arguments: SelectArguments, read_only: bool
     if read_only:
         return b"OK [READ-ONLY] EXAMINE completed"
     return b"OK [READ-WRITE] SELECT completed"
-
-
-async def _first_unseen(session: ImapServer, view: View) -> tuple[int, set[str]]:
-    """The sequence number of the first unseen message (0 for none), and the keywords in use."""
-    unseen = 0
-    combinations: set[frozenset[str]] = set()
-    for number, uid in enumerate(view.uids, 1):
-        flags = view.mailbox.flags(uid)
-        if flags is not None:
-            combinations.add(flags)
-            if not unseen and "\\Seen" not in flags:
-                unseen = number
-        if number % SLICE == 0:
-            await session.breathe()
-    return unseen, {flag for flags in combinations for flag in flags if not flag.startswith("\\")}
 
 
 # -- making, moving, forgetting ----------------------------------------------------------------------

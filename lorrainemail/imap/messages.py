@@ -13,7 +13,7 @@ from lorrainemail.imap.server import Bad, ImapServer, No
 from lorrainemail.imap.view import View
 
 #: Messages whose flags are changed, or looked at, in one turn.
-SLICE: Final = 500
+SLICE: Final = 1000
 
 EXPUNGED: Final = b"[EXPUNGEISSUED] Some of the messages are gone"
 

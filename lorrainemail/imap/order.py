@@ -19,7 +19,7 @@ from lorrainemail.message.charsets import decode, decode_words
 from lorrainemail.message.summary import Address, Envelope
 
 #: Messages whose facts are gathered in one turn; entries that are sorted in one turn.
-SLICE: Final = 1000
+SLICE: Final = 2000
 PART: Final = 4000
 
 _ADDRESSES: Final = {"FROM": "FROM", "TO": "TO", "CC": "CC", "DISPLAYFROM": "FROM", "DISPLAYTO": "TO"}

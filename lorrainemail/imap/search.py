@@ -42,7 +42,7 @@ from lorrainemail.message.summary import ENVELOPE_FIELDS, Envelope
 
 #: Messages judged in one turn by flags; by index rows; by their octets.
 SLICE: Final = 1000
-ROW_SLICE: Final = 200
+ROW_SLICE: Final = 500
 CONTENT_SLICE: Final = 20
 #: Messages from which on the index is asked first which of them may match; by so many words at most.
 MIN_NARROWED: Final = 50
@@ -62,6 +62,8 @@ async def search(session: ImapServer, command: Command) -> bytes:
 
 async def find(session: ImapServer, view: View, program: SearchKey) -> list[int]:
     """Positions, ascending, of the messages that match."""
+    if program.name == "ALL":
+        return await _all(session, view)
     keys = tuple(walk(program))
     sets = _resolve(keys, view)
     narrowed = await _narrow(view, keys)
@@ -92,6 +94,17 @@ async def find(session: ImapServer, view: View, program: SearchKey) -> list[int]
             sure.sort()
         found.extend(sure)
         if start + size < len(indexes):
+            await session.breathe()
+    return found
+
+
+async def _all(session: ImapServer, view: View) -> list[int]:
+    """Positions of all messages that are still there."""
+    found: list[int] = []
+    for start in range(0, len(view.uids), SLICE * 4):
+        there = view.mailbox.flags_of(view.uids[start : start + SLICE * 4])
+        found += [index for index, flags in enumerate(there, start) if flags is not None]
+        if start + SLICE * 4 < len(view.uids):
             await session.breathe()
     return found
 

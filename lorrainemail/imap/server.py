@@ -48,9 +48,9 @@ from lorrainemail.imap.deflate import Deflate, Malformed
 from lorrainemail.imap.view import View
 from lorrainemail.interfaces import IAuthenticator, IMailHome, IPrincipal, IServerTls
 from lorrainemail.message.quoting import string
+from lorrainemail.net.channel import TlsChannel, channel_of
 from lorrainemail.net.flow import Gone, Outflow
 from lorrainemail.net.peers import local_of, peer_of
-from lorrainemail.net.channel import TlsChannel, channel_of
 from lorrainemail.net.tls import tls_facts
 from lorrainemail.ops.ids import new_id
 

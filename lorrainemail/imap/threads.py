@@ -89,7 +89,8 @@ async def thread(session: ImapServer, command: Command) -> bytes:
         line = printed(root)
         session.send(line if count else b" " + line)
         work.steps += len(line) // 8
-        await work.rest()
+        if work.steps >= TURN:
+            await work.rest()
     session.send(b"\r\n")
     return b"OK THREAD completed"
 
@@ -108,14 +109,16 @@ async def by_subject(session: ImapServer, work: Work, facts: list[tuple[int, Sor
     for number, one in facts:
         nodes.append(_message(Node(), number, one))
         work.steps += 1
-        await work.rest()
+        if work.steps >= TURN:
+            await work.rest()
     threads: dict[str, Node] = {}
     for node in await _in_order(session, work, nodes):
         first = threads.setdefault(node.subject, node)
         if first is not node:
             first.adopt(node)
         work.steps += 1
-        await work.rest()
+        if work.steps >= TURN:
+            await work.rest()
     return list(threads.values())
 
 
@@ -129,12 +132,14 @@ async def by_references(session: ImapServer, work: Work, facts: list[tuple[int, 
     for node in nodes:
         node.sort()
         work.steps += len(node.children) + 1
-        await work.rest()
+        if work.steps >= TURN:
+            await work.rest()
     roots = await _join_subjects(work, await _in_order(session, work, roots))
     for root in roots:
         root.sort()
         work.steps += len(root.children)
-        await work.rest()
+        if work.steps >= TURN:
+            await work.rest()
     return await _in_order(session, work, roots)
 
 
@@ -147,7 +152,8 @@ async def _in_order(session: ImapServer, work: Work, nodes: list[Node]) -> list[
     for at, node in enumerate(nodes):
         entries.append((*node.order, at))
         work.steps += 1
-        await work.rest()
+        if work.steps >= TURN:
+            await work.rest()
     return [nodes[entry[-1]] for entry in await sliced_sort(session, entries)]
 
 
@@ -179,7 +185,8 @@ async def _linked(work: Work, facts: list[tuple[int, SortingFacts]]) -> list[Nod
                 del node.parent.children[node]
             above.adopt(node)
         work.steps += 1
-        await work.rest()
+        if work.steps >= TURN:
+            await work.rest()
     return nodes
 
 
@@ -209,7 +216,8 @@ async def _pruned(work: Work, nodes: list[Node]) -> list[Node]:
     for node in nodes:
         above = node.parent
         work.steps += 1
-        await work.rest()
+        if work.steps >= TURN:
+            await work.rest()
         if node.number or above is None:
             continue
         del above.children[node]
@@ -219,7 +227,8 @@ async def _pruned(work: Work, nodes: list[Node]) -> list[Node]:
         gone.add(node)
     for node in nodes:  # now only those at the top are missing
         work.steps += 1
-        await work.rest()
+        if work.steps >= TURN:
+            await work.rest()
         if node.number or node in gone or len(node.children) > 1:
             continue
         for child in node.children:
@@ -237,7 +246,8 @@ async def _join_subjects(work: Work, roots: list[Node]) -> list[Node]:
         if known is None or (known.number and (not root.number or (known.reply and not root.reply))):
             table[subject] = root
         work.steps += 1
-        await work.rest()
+        if work.steps >= TURN:
+            await work.rest()
     gone: set[Node] = set()
     for root in tuple(roots):
         subject = _subject(root)
@@ -261,7 +271,8 @@ async def _join_subjects(work: Work, roots: list[Node]) -> list[Node]:
             table[subject] = both
             roots.append(both)
         work.steps += 1
-        await work.rest()
+        if work.steps >= TURN:
+            await work.rest()
     return [root for root in roots if root.parent is None and root not in gone]
 
 

@@ -106,6 +106,9 @@ def summarize(data: bytes) -> Summary:
 
 
 _ADDRESS_FIELDS: Final = (b"from", b"sender", b"reply-to", b"to", b"cc", b"bcc")
+#: What is certainly shown as it stands, the common case.
+_ATOMS = rb"[A-Za-z0-9_+-]+(?:\.[A-Za-z0-9_+-]+)*@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*"
+_ONE_ADDRESS = re.compile(rb"%b|(?:[A-Za-z0-9]+ )*<%b>" % (_ATOMS, _ATOMS))
 _ADDRESS_GAP = re.compile(rb"[ \t\"<>,]+")
 
 
@@ -133,6 +136,8 @@ def _hides(value: bytes) -> bool:
     """Whether an address field holds more than its address structures show."""
     if b"\\" in value or b"=?" in value:
         return True
+    if _ONE_ADDRESS.fullmatch(value):
+        return False
     shown: list[bytes] = []
     for one in parse_addresses(value):
         if one.host is None:

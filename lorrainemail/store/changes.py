@@ -11,6 +11,7 @@ import errno
 import os
 import shutil
 from collections.abc import Callable, Generator, Sequence
+from functools import lru_cache
 from typing import Final, Literal
 
 import attrs
@@ -92,24 +93,44 @@ def _change_slice(
 ) -> None:
     updates: list[tuple[int, int, int, str]] = []
     mine: list[int] = []
+    found = tree.index.facts(folder, uids)
+    cur = tree.path(folder) + "/cur/"
+    rename = tree.files.rename
     for uid in uids:
-        row = tree.index.row(folder, uid)
+        row = found.get(uid)
         if row is None:
             continue
-        if unchanged_since is not None and row.modseq > unchanged_since:
+        _, base, place, info, modseq, before, *_ = row
+        if unchanged_since is not None and modseq > unchanged_since:
             modified.append(uid)
             continue
-        after = rename_for(tree, folder, row, change)
-        if after is not None and after.flags != row.flags:
+        bits = change(before)
+        wanted = _info_for(bits & IN_NAME, info)
+        if place == 1 and bits != before:  # the common case, without ceremony: there are many
+            try:
+                if wanted != info:
+                    rename(f"{cur}{base}{info}", f"{cur}{base}{wanted}")
+                updates.append((uid, bits, 1, wanted))
+                mine.append(uid)
+                continue
+            except FileNotFoundError:
+                pass
+        after = rename_for(tree, folder, Row(*row), change)
+        if after is not None and after.flags != before:
             updates.append((uid, after.flags, after.place, after.info))
             mine.append(uid)
-        elif after is not None and (after.place, after.info) != (row.place, row.info):
+        elif after is not None and (after.place, after.info) != (place, info):
             tree.index.move_file(folder, uid, after.place, after.info)
     if updates:
         modseq = tree.index.next_modseq(folder)
         tree.index.change(folder, updates, modseq)
         tree.note(Change(folder.id, "flags", tuple(mine), modseq, tuple(u[1] for u in updates)))
         changed += mine
+
+
+@lru_cache(maxsize=4096)
+def _info_for(bits: int, old: str) -> str:
+    return maildir.make_info(bits, old)
 
 
 def rename_for(tree: Tree, folder: Folder, row: Row, change: Retag) -> Row | None:

@@ -380,7 +380,7 @@ class LiveHome:
     def mirror(self, mailbox: Mailbox) -> None:
         """Write the folder's UIDs where other programs look for them."""
         if not mailbox.vanished:
-            self.run(lambda: sync.mirror(self.tree, mailbox.number)).addErrback(
+            self.slices(lambda: sync.rest(self.tree, mailbox.number)).addErrback(
                 lambda failure: _log.info("no uidlist for {account}: {why}", account=self.key, why=failure)
             )
 

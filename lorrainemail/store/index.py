@@ -19,6 +19,8 @@ import json
 import os
 import secrets
 import sqlite3
+import zlib
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
@@ -37,6 +39,12 @@ MODSEQ_BLOCK: Final = 65536
 MAX_UID: Final = 2**32 - 1
 #: Rows of ``expunged`` kept a folder (RFC 7162 §3.2.7 lets a server forget).
 MAX_EXPUNGED: Final = 20_000
+
+#: Messages of a folder from which on a copy of its view is kept.
+MIN_KEPT_VIEW: Final = 1000
+
+#: UIDs ascending, and the MODSEQ and the flags of each.
+View = tuple["array[int]", "array[int]", "array[int]"]
 
 #: Rows of one INSERT, as many as there are; see :meth:`Index._insert`.
 _ROWS: Final = (16, 4, 1)
@@ -99,11 +107,15 @@ class Row:
         return ("cur/" if self.place else "new/") + self.base + self.info
 
 
+#: Where in :data:`_ROW` the size stands.
+SIZE: Final = 6
 _ROW: Final = "id & 4294967295, base, place, info, modseq, flags, size, internal_date, save_date, message_id"
 
-_FACTS: Final = (
-    "SELECT m.id & 4294967295, base, place, info, modseq, flags, size, internal_date, save_date, message_id, "
-    "envelope, structure FROM messages m LEFT JOIN wire w ON w.id = m.id WHERE m.id "
+_FACTS: Final = f"SELECT {_ROW} FROM messages WHERE id "
+_WIRE: Final = (
+    "SELECT m.id & 4294967295, modseq, flags, size, internal_date, save_date, message_id, envelope, "
+    "structure "
+    "FROM messages m LEFT JOIN wire w ON w.id = m.id WHERE m.id "
 )
 _SORTING: Final = (
     "SELECT m.id & 4294967295, size, internal_date, sent, base_subject, header_id, in_reply_to, refs, marks "
@@ -311,6 +323,7 @@ class Index:
         low, high = folder.key(0), folder.key(MAX_UID)
         for table in ("messages", "wire", "expunged"):
             self._db.execute(f"DELETE FROM {table} WHERE id BETWEEN ? AND ?", (low, high))
+        self._db.execute("DELETE FROM views WHERE folder = ?", (folder.id,))
 
     def rename_folder(self, folder: Folder, directory: str) -> None:
         """The folder has another directory now."""
@@ -434,6 +447,10 @@ class Index:
             (size, internal_date, folder.key(uid)),
         )
 
+    def complete_all(self, facts: Sequence[tuple[int, int, int]]) -> None:
+        """(size, internal date, row id) of messages that were looked at."""
+        self._db.executemany("UPDATE messages SET size = ?, internal_date = ? WHERE id = ?", facts)
+
     def has(self, folder: Folder, base: str) -> bool:
         """Whether a message of that base name has its UID."""
         found = self._db.execute("SELECT 1 FROM messages WHERE folder = ? AND base = ?", (folder.id, base))
@@ -484,17 +501,48 @@ class Index:
             )
         }
 
-    def view(self, folder: Folder) -> list[tuple[int, int, int]]:
-        """(uid, modseq, flags) of all messages by UID."""
-        return self._db.execute(
+    def view(self, folder: Folder) -> View:
+        """UIDs, MODSEQs and flags of all messages by UID; from the copy that an earlier closing left, where
+        nothing changed since."""
+        found = self._db.execute(
+            "SELECT packed FROM views WHERE folder = ? AND modseq = ? AND uid_next = ?",
+            (folder.id, folder.modseq, folder.uid_next),
+        ).fetchone()
+        unpacked = None if found is None else _unpacked(found[0])
+        return self._view(folder) if unpacked is None else unpacked
+
+    def _view(self, folder: Folder) -> View:
+        rows = self._db.execute(
             "SELECT id & 4294967295, modseq, flags FROM messages WHERE id BETWEEN ? AND ? ORDER BY id",
             (folder.key(0), folder.key(MAX_UID)),
         ).fetchall()
+        return (
+            array("I", [row[0] for row in rows]),
+            array("Q", [row[1] for row in rows]),
+            array("Q", [row[2] for row in rows]),
+        )
 
-    def facts(self, folder: Folder, uids: Sequence[int]) -> dict[int, tuple[Row, bytes | None, bytes | None]]:
-        """Rows with ENVELOPE and BODYSTRUCTURE (None where not known yet) by UID."""
-        found = self._of_each(_FACTS, folder, uids)
-        return {row[0]: (Row(*row[:10]), row[10], row[11]) for row in found}
+    def keep_view(self, folder: Folder) -> None:
+        """Leave a copy of the view for the next opening, where there is enough of it. Every change of it
+        raises the folder's MODSEQ, so a copy that is no longer true is known."""
+        stamp = (folder.id, folder.modseq, folder.uid_next)
+        if self._db.execute(
+            "SELECT 1 FROM views WHERE folder = ? AND modseq = ? AND uid_next = ?", stamp
+        ).fetchone():
+            return
+        view = self._view(folder)
+        if len(view[0]) >= MIN_KEPT_VIEW:
+            packed = zlib.compress(b"".join(column.tobytes() for column in view), 1)
+            self._db.execute("INSERT OR REPLACE INTO views VALUES (?, ?, ?, ?)", (*stamp, packed))
+
+    def facts(self, folder: Folder, uids: Sequence[int]) -> dict[int, tuple[Any, ...]]:
+        """The values of :class:`Row` by UID."""
+        return {row[0]: row for row in self._of_each(_FACTS, folder, uids)}
+
+    def wire_facts(self, folder: Folder, uids: Sequence[int]) -> dict[int, tuple[Any, ...]]:
+        """(uid, modseq, flags, size, internal date, save date, EMAILID, ENVELOPE, BODYSTRUCTURE) by UID, the
+        last two None where nobody has looked at the message yet."""
+        return {row[0]: row for row in self._of_each(_WIRE, folder, uids)}
 
     def _of_each(self, select: str, folder: Folder, uids: Sequence[int]) -> list[Any]:
         """Rows of these messages, and perhaps of some between them, in any order."""
@@ -627,6 +675,25 @@ class Index:
 
     def _set_meta(self, key: str, value: int | str) -> None:
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+
+def _unpacked(packed: bytes) -> View | None:
+    """A kept view, None where it is damaged."""
+    try:
+        data = zlib.decompress(packed)
+    except zlib.error:
+        return None
+    view: View = (array("I"), array("Q"), array("Q"))
+    octets = sum(column.itemsize for column in view)
+    count = len(data) // octets
+    if count * octets != len(data):
+        return None
+    at = 0
+    for column in view:
+        reach = at + count * column.itemsize
+        column.frombytes(data[at:reach])
+        at = reach
+    return view
 
 
 def unusable(error: BaseException) -> bool:

@@ -33,7 +33,7 @@ from lorrainemail.interfaces import (
 from lorrainemail.ops.content import Content
 from lorrainemail.store import changes, maildir, sync, texts
 from lorrainemail.store.failures import cannot, from_os, gone, nonexistent, over_quota
-from lorrainemail.store.flags import IN_NAME, Keywords
+from lorrainemail.store.flags import IN_NAME, SEEN, Keywords
 from lorrainemail.store.placement import measure
 from lorrainemail.store.reading import LargeFile, LargeMessage, SmallMessage
 from lorrainemail.store.tree import Arrived, Change, Opened
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 #: Seconds for which names told by inotify are gathered.
 GATHER: Final = 0.02
+#: Seconds after a change of many files until we look at what others did meanwhile.
+SETTLE: Final = 0.5
 #: Seconds between looks at a watched mailbox where the system tells nothing.
 POLL: Final = 15.0
 #: Files that we change at once without listening to inotify meanwhile.
@@ -67,6 +69,7 @@ class Mailbox:
         "_modseqs",
         "_notice",
         "_notices",
+        "_overview",
         "_snapshot",
         "_uids",
         "_watchers",
@@ -94,10 +97,9 @@ class Mailbox:
         self.vanished = False
         self._claimed = opened.recent
         self._keywords = Keywords(opened.keywords)
-        self._uids = array("I", [entry[0] for entry in opened.view])
-        self._modseqs = array("Q", [entry[1] for entry in opened.view])
-        self._bits = array("Q", [entry[2] for entry in opened.view])
+        self._uids, self._modseqs, self._bits = opened.view
         self._snapshot: array[int] | None = None
+        self._overview: tuple[int, frozenset[str]] | None = None
         self._watchers: list[Callable[[MailboxChange], None]] = []
         self._dirty = not notices.active
         self._notice: IDelayedCall | None = None
@@ -121,6 +123,28 @@ class Mailbox:
             raise KeyError(uid)
         return self._modseqs[at]
 
+    def flags_of(self, uids: Sequence[int]) -> list[frozenset[str] | None]:
+        if not uids:
+            return []
+        at = self._at(uids[0])
+        if at >= 0 and isinstance(uids, array) and self._uids[at : at + len(uids)] == uids:
+            names_of = self._keywords.names_of
+            return [names_of(bits) for bits in self._bits[at : at + len(uids)]]
+        return [self.flags(uid) for uid in uids]
+
+    def overview(self) -> tuple[int, frozenset[str]]:
+        if self._overview is None:
+            # each combination of flags once: quick however many messages there are
+            combinations = set(self._bits)
+            unseen = 0
+            if any(not bits & SEEN for bits in combinations):
+                unseen = next(
+                    uid for uid, bits in zip(self._uids, self._bits, strict=True) if not bits & SEEN
+                )
+            names = (self._keywords.names_of(bits) for bits in combinations)
+            self._overview = unseen, frozenset().union(*names)
+        return self._overview
+
     def __len__(self) -> int:
         return len(self._uids)
 
@@ -142,6 +166,7 @@ class Mailbox:
     def apply(self, change: Change) -> None:
         """Bring the view up to date and tell the watchers."""
         kind = change.kind
+        self._overview = None
         if kind == "added":
             self._apply_added(change)
         elif kind == "flags":
@@ -459,16 +484,21 @@ class Mailbox:
 
     async def _loudly(self, count: int, work: Callable[[], Generator[None, None, T]]) -> T:
         """Work that changes so many files. Of many we would be told, each twice: so we do not listen
-        meanwhile, and look once afterwards at what others did."""
+        meanwhile, and look once afterwards, when it is quiet, at what others did."""
         if count > BULK:
             self._notices.close()
             self._dirty = True
         try:
             return await self._slices(work)
         finally:
-            if not self._notices.active and not self.vanished and self._home.inotify is not None:
-                self._listen(self._make_notices())
-                self._noticed()
+            if count > BULK and not self.vanished and self._home.inotify is not None:
+                self._listen_again()
+
+    def _listen_again(self) -> None:
+        """Soon; not between two of many changes."""
+        if self._notice is not None:
+            self._notice.cancel()
+        self._notice = self._home.clock.callLater(SETTLE, self._poll) if self._watchers else None
 
     async def _look_at_names(self) -> None:
         """Look at what inotify told of."""

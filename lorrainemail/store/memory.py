@@ -133,6 +133,14 @@ class MemoryMailbox:
     def modseq(self, uid: int) -> int:
         return self._stored[uid].modseq
 
+    def flags_of(self, uids: Sequence[int]) -> list[frozenset[str] | None]:
+        return [self.flags(uid) for uid in uids]
+
+    def overview(self) -> tuple[int, frozenset[str]]:
+        unseen = next((uid for uid, stored in self._stored.items() if not stored.bits & SEEN), 0)
+        names = (self._keywords.names_of(stored.bits) for stored in self._stored.values())
+        return unseen, frozenset().union(*names)
+
     def claim_recent(self, uids: Sequence[int], peek: bool = False) -> frozenset[int]:
         recent = frozenset(uid for uid in uids if uid > self._claimed and uid in self._stored)
         if peek:

@@ -9,6 +9,7 @@ store, but for what is small and in the page cache.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -35,11 +36,26 @@ def open_file(path: str) -> int:
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
+class NotAMessage(OSError):
+    """There is something else than a plain file."""
+
+
 def read_whole(path: str, raw: bool) -> bytes:
     """A message in wire form. ``raw``: the file is in wire form itself."""
+    return read_dated(path, raw)[0]
+
+
+def read_dated(path: str, raw: bool) -> tuple[bytes, int]:
+    """The same, and when the file was last modified.
+
+    :raises NotAMessage: where it is no plain file.
+    """
     descriptor = open_file(path)
     try:
-        size = os.fstat(descriptor).st_size
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode):
+            raise NotAMessage(path)
+        size = facts.st_size
         data = os.read(descriptor, size + 1)
         if len(data) != size:
             parts = [data]
@@ -48,7 +64,7 @@ def read_whole(path: str, raw: bool) -> bytes:
             data = b"".join(parts)
     finally:
         os.close(descriptor)
-    return data if raw else to_wire(data)
+    return data if raw else to_wire(data), int(facts.st_mtime)
 
 
 @implementer(IMessage)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 SCHEMA: Final = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -53,12 +53,23 @@ CREATE TABLE wire (
 );
 CREATE TABLE expunged (id INTEGER PRIMARY KEY, folder INTEGER NOT NULL, modseq INTEGER NOT NULL);
 CREATE INDEX expunged_modseq ON expunged (folder, modseq);
+CREATE TABLE views (
+    folder INTEGER PRIMARY KEY,
+    modseq INTEGER NOT NULL,             -- of the folder when the copy was made; it is true while these are
+    uid_next INTEGER NOT NULL,
+    packed BLOB NOT NULL                 -- zlib: all UIDs (32 bits), all MODSEQs, all flags (64 bits)
+);
 """
 
-#: From the version before: what is known of messages is found anew, UIDs and MODSEQs stay.
+#: From the version before. To 2: what is known of messages is found anew, UIDs and MODSEQs stay.
 UPGRADES: Final = {
     1: """
 DELETE FROM wire;
 ALTER TABLE wire ADD COLUMN marks INTEGER NOT NULL DEFAULT 0;
-"""
+""",
+    2: """
+CREATE TABLE views (
+    folder INTEGER PRIMARY KEY, modseq INTEGER NOT NULL, uid_next INTEGER NOT NULL, packed BLOB NOT NULL
+);
+""",
 }

@@ -28,7 +28,7 @@ from lorrainemail.store.dovecot import (
     print_uidlist,
 )
 from lorrainemail.store.flags import IN_NAME, MAX_KEYWORD, MAX_KEYWORDS
-from lorrainemail.store.index import MAX_UID, Folder, Row
+from lorrainemail.store.index import MAX_UID, SIZE, Folder, Row
 from lorrainemail.store.tree import Change, Tree
 
 #: Messages that one slice gives UIDs to.
@@ -268,8 +268,17 @@ def forget(tree: Tree, folder: Folder, uids: Sequence[int]) -> None:
     found = tree.index.facts(folder, uids)
     modseq = tree.index.next_modseq(folder)
     tree.index.expunge(folder, uids, modseq)
-    tree.count(-sum(max(row.size, 0) for row, _, _ in found.values()), -len(found))
+    tree.count(-sum(max(row[SIZE], 0) for row in found.values()), -len(found))
     tree.note(Change(folder.id, "expunged", tuple(uids), modseq))
+
+
+def rest(tree: Tree, number: int) -> Generator[None, None, None]:
+    """Nobody has the folder open any more: look at it where the last look cannot be relied on later, keep its
+    view for the next opening, and its UIDs for other programs."""
+    if not tree.known(number).new_seen:
+        yield from refresh(tree, number)
+    if tree.index.folder(number) is not None:
+        mirror(tree, number)
 
 
 def mirror(tree: Tree, number: int) -> None:
@@ -277,6 +286,7 @@ def mirror(tree: Tree, number: int) -> None:
     folder = tree.known(number)
     if not look_at_lists(tree, folder):
         return
+    tree.index.keep_view(folder)
     path = f"{tree.path(folder)}/{UIDLIST}"
     if folder.mirrored:
         _, listed = tree.index.lists_seen(folder)

@@ -31,10 +31,10 @@ from lorrainemail.store import maildir
 from lorrainemail.store.dovecot import KEYWORDS, UIDLIST, print_keywords
 from lorrainemail.store.failures import gone, nonexistent
 from lorrainemail.store.flags import FIRST_KEYWORD_BIT, IN_NAME
-from lorrainemail.store.index import MBOX, Folder, Index, Row, unusable
+from lorrainemail.store.index import MBOX, SIZE, Folder, Index, Row, View, unusable
 from lorrainemail.store.names import UniqueNames
 from lorrainemail.store.paths import canonical_name, folder_directory
-from lorrainemail.store.reading import SMALL, LargeFile, open_file, read_whole
+from lorrainemail.store.reading import SMALL, LargeFile, NotAMessage, open_file, read_dated, read_whole
 
 if TYPE_CHECKING:
     from lorrainemail.store.fulltext import TextIndex
@@ -96,7 +96,7 @@ class Opened:
     modseq: int
     recent: int
     keywords: tuple[str, ...]
-    view: Sequence[tuple[int, int, int]]
+    view: View
 
 
 class Tree:
@@ -439,11 +439,34 @@ class Tree:
             self.index.complete(folder, row.uid, row.size, internal_date)
         return row
 
-    def look_at(self, folder: Folder, row: Row) -> Row:
-        """Read a message for its facts, where they are not known yet."""
-        path, row = self.locate(folder, row)
-        date = row.internal_date if row.internal_date >= 0 else int(os.stat(path).st_mtime)
-        return self.complete(folder, row, read_whole(path, _raw(row)), date)
+    def look_at_all(self, folder: Folder, rows: Sequence[Row]) -> None:
+        """Read messages for their facts, where they are not known yet; those that are gone stay unknown."""
+        wires: list[tuple[Any, ...]] = []
+        completed: list[tuple[int, int, int]] = []
+        directory = self.path(folder)
+        for row in rows:
+            try:
+                date, data = self._read(folder, directory, row)
+            except Exception as error:
+                if not _is_gone(error):
+                    raise
+                continue
+            wires.append(wire_row(folder.key(row.uid), summarize(data[:MAX_SUMMARISED])))
+            if row.size != len(data) or row.internal_date < 0:  # a file's name may tell a wrong size
+                self.count(len(data) - max(row.size, 0), 0)
+                completed.append((len(data), date, folder.key(row.uid)))
+        self.index.add_wire(wires)
+        self.index.complete_all(completed)
+
+    def _read(self, folder: Folder, directory: str, row: Row) -> tuple[int, bytes]:
+        """A message's internal date and octets."""
+        try:
+            path = f"{directory}/{row.file}"
+            data, date = read_dated(path, _raw(row))
+        except (FileNotFoundError, NotAMessage):
+            path, row = self.locate(folder, row)
+            data, date = read_dated(path, _raw(row))
+        return row.internal_date if row.internal_date >= 0 else date, data
 
     def locate(self, folder: Folder, row: Row) -> tuple[str, Row]:
         """Where the message's file is now.
@@ -475,39 +498,45 @@ class Tree:
 
     def facts(self, number: int, uids: Sequence[int], wire: bool) -> list[MessageFacts]:
         """Index rows in the order asked; what is not known yet is looked at."""
+        if wire:
+            return self._wire_facts(number, uids)
         folder = self.known(number)
-        out: list[MessageFacts] = []
         found = self.index.facts(folder, uids)
+        wanted = set(uids)
+        unknown = [
+            Row(*row) for row in found.values() if (row[SIZE] < 0 or row[SIZE + 1] < 0) and row[0] in wanted
+        ]
+        if unknown:
+            self.look_at_all(folder, unknown)
+            found.update(self.index.facts(folder, [row.uid for row in unknown]))
         words = folder.keywords.names_of
-        for uid in uids:
-            pair = found.get(uid)
-            if pair is None:
-                continue
-            row, envelope, structure = pair
-            if row.size < 0 or row.internal_date < 0 or (wire and envelope is None):
-                try:
-                    row = self.look_at(folder, row)
-                except Exception as error:
-                    if not _is_gone(error):
-                        raise
-                    continue
-                again = self.index.wire_of(folder, uid)
-                envelope, structure = again if again is not None else (b"", b"")
+        out: list[MessageFacts] = []
+        for row in map(found.get, uids):
+            if row is None or row[SIZE] < 0:
+                continue  # gone meanwhile
+            uid, base, _, _, modseq, flags, size, date, saved, message_id = row
+            unique = maildir.unique_id(base) if ",E=" in base else message_id
             out.append(
-                MessageFacts(
-                    uid,
-                    row.modseq,
-                    words(row.flags),
-                    row.size,
-                    row.internal_date,
-                    row.save_date,
-                    row.message_id,
-                    (envelope or b"") if wire else b"",
-                    (structure or b"") if wire else b"",
-                    maildir.unique_id(row.base) if ",E=" in row.base else row.message_id,
-                )
+                MessageFacts(uid, modseq, words(flags), size, date, saved, message_id, unique_id=unique)
             )
         return out
+
+    def _wire_facts(self, number: int, uids: Sequence[int]) -> list[MessageFacts]:
+        """The same with ENVELOPE and BODYSTRUCTURE."""
+        folder = self.known(number)
+        found = self.index.wire_facts(folder, uids)
+        unknown = [uid for uid, row in found.items() if row[7] is None or row[3] < 0 or row[4] < 0]
+        if unknown:
+            wanted = set(uids)
+            rows = self.index.facts(folder, unknown)
+            self.look_at_all(folder, [Row(*rows[uid]) for uid in unknown if uid in wanted])
+            found.update(self.index.wire_facts(folder, unknown))
+        words = folder.keywords.names_of
+        return [
+            MessageFacts(row[0], row[1], words(row[2]), *row[3:])
+            for row in map(found.get, uids)
+            if row is not None and row[7] is not None
+        ]
 
     def sorting(self, number: int, uids: Sequence[int]) -> list[SortingFacts]:
         """What messages are sorted by; what is not known yet is looked at."""

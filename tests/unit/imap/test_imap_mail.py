@@ -613,12 +613,12 @@ def test_what_is_stored_parses_as_it_was(door: Any) -> None:
 
 
 def test_long_commands_yield_to_other_sessions(door: Any) -> None:
-    door.put(*(["Subject: x\n\ny\n"] * 500))
+    door.put(*(["Subject: x\n\ny\n"] * 1200))
     client = door.selected()
     client.session.dataReceived(b"a FETCH 1:* (FLAGS ENVELOPE)\r\n")
     assert b"a OK" not in client.transport.value()  # one slice only in this turn
     said = client.read()
-    assert len(fetched(said)) == 500 and said[-1] == "a OK FETCH completed"
+    assert len(fetched(said)) == 1200 and said[-1] == "a OK FETCH completed"
 
 
 def test_a_long_search_tells_how_far_it_is(door: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,6 +121,7 @@ def test_an_index_of_the_version_before_keeps_its_uids(tmp_path: Path) -> None:
         before = before.replace("refs BLOB NOT NULL, ", "refs BLOB NOT NULL ")
         db.execute("DROP TABLE wire")
         db.execute(f"{before}\n)")
+        db.execute("DROP TABLE views")
         db.execute("PRAGMA user_version = 1")
     db.close()
     again = Index(path, "run")
