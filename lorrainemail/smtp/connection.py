@@ -20,7 +20,12 @@ from typing import Any, Final
 from prometheus_client import Counter
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IDelayedCall, IPushProducer, ISSLTransport
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    IPushProducer,
+    ISSLTransport,
+)
 from twisted.internet.tcp import Connection
 from twisted.logger import Logger
 from twisted.mail.smtp import ESMTP
@@ -54,7 +59,7 @@ MAX_LOGGED: Final = 200
 _CR: Final = 13
 
 
-@implementer(IPushProducer)
+@implementer(IPushProducer, IHalfCloseableProtocol)
 class SmtpConnection(ESMTP):
     """See the module. Nothing of the base class's own state or input path is used."""
 
@@ -87,6 +92,8 @@ class SmtpConnection(ESMTP):
         self._turn: IDelayedCall | None = None
         self._errors = 0
         self._leaving = False
+        # The client has said all that it will say (``printf ... | nc``), and reads on.
+        self._ended = False
         self._closing = False
         self._lost = False
         self._began = self._active = door.clock.seconds()
@@ -153,6 +160,14 @@ class SmtpConnection(ESMTP):
         self._forget_message()
         self._door.leave(self, self._session.peer)
 
+    def readConnectionLost(self) -> None:
+        """The client closed its half: it gets the replies to what it said, then the connection is closed."""
+        self._ended = True
+        self._work()
+
+    def writeConnectionLost(self) -> None:
+        """We never close a half of our own."""
+
     def out_of_time(self, now: float) -> bool:
         """Whether it has waited for its client for too long. Time that we need ourselves does not count."""
         if self._waiting:
@@ -196,7 +211,7 @@ class SmtpConnection(ESMTP):
         busy = self._waiting or self._turn is not None
         full = busy and len(self._input) - self._position > MAX_PIPELINED
         # A greeting that waits for the handshake must not keep us from reading the handshake.
-        reading = not (full or (self._write_blocked and self._settled))
+        reading = not (full or self._ended or (self._write_blocked and self._settled))
         if reading != self._reading and not self._closing:
             self._reading = reading
             if reading:
@@ -209,11 +224,13 @@ class SmtpConnection(ESMTP):
     def dataReceived(self, data: bytes) -> None:
         if self._closing:
             return
-        self._active = self._door.clock.seconds()
         self._settled = True
         if self._position < len(self._input):
+            # A line that came in part must be there whole in time: octets of it buy no more.
             self._input = self._input[self._position :] + data
         else:
+            if not self._skipping:
+                self._active = self._door.clock.seconds()
             self._input = data
         self._position = 0
         if self._waiting or self._turn is not None:
@@ -244,6 +261,9 @@ class SmtpConnection(ESMTP):
                 break
             commands -= 1
             self._run(self._command(line))
+        if self._ended and not (self._waiting or self._turn is not None or self._write_blocked):
+            self._close()
+            return
         self._flush()
         self._pace()
 
@@ -387,6 +407,8 @@ class SmtpConnection(ESMTP):
             self._close()
 
     def _close(self) -> None:
+        if self._closing:
+            return
         self._flush()
         self._closing = True
         self._active = self._door.clock.seconds()
