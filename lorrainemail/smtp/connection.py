@@ -305,6 +305,9 @@ class SmtpConnection(ESMTP):
             data = self._input
             start = self._position
             end = data.find(b"\n", start)
+            if (end if end >= 0 else len(data)) - start >= limit and _begins_login(data, start):
+                # RFC 4954 §4: an initial response may be longer than a command.
+                limit = LONGEST_AUTH + 2
             if end < 0:
                 if len(data) - start >= limit:
                     self._skipping = True
@@ -325,9 +328,6 @@ class SmtpConnection(ESMTP):
     def _bad_line(self, reply: Reply) -> None:
         self._exchange = None
         self._verb = "line"
-            if (end if end >= 0 else len(data)) - start >= limit and _begins_login(data, start):
-                # RFC 4954 §4: an initial response may be longer than a command.
-                limit = LONGEST_AUTH + 2
         self._refuse(reply)
 
     def _drop_input(self) -> None:
