@@ -54,7 +54,7 @@ from lorrainemail.interfaces import (
 from lorrainemail.interfaces import Final as FinalRecipient
 from lorrainemail.ops.ids import new_id
 from lorrainemail.tables.archive import Archive
-from lorrainemail.transaction import Means, Taking
+from lorrainemail.transaction import Means, Seal, Taking
 
 _log = Logger("lorrainemail.intake")
 _TAKEN = Counter("lorrainemail_messages_taken", "Messages answered at the final dot", ["answer"])
@@ -168,6 +168,10 @@ class Intake(Service):
     def reconfigure(self, hide_submitter: bool) -> None:
         """Other settings, for the transactions that end from now on."""
         self._means = attrs.evolve(self._means, hide_submitter=hide_submitter)
+
+    def seal_with(self, seal: Seal | None) -> None:
+        """How messages of strangers are sealed that aliases and filters send on; None: they are not."""
+        self._means = attrs.evolve(self._means, seal=seal)
 
     def stopService(self) -> Deferred[None]:
         """Wait for what is being taken; each answer comes within its bound."""

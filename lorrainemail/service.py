@@ -29,6 +29,7 @@ from lorrainemail.addresses import Address
 from lorrainemail.certs.challenges import Challenges
 from lorrainemail.certs.sources import Sources
 from lorrainemail.certs.store import CertificateStore
+from lorrainemail.config.default import asks_dns_about_senders
 from lorrainemail.config.load import Located, load
 from lorrainemail.config.model import Settings
 from lorrainemail.control.server import ControlFactory
@@ -48,6 +49,7 @@ from lorrainemail.http.mta_sts import Policies
 from lorrainemail.imap.factory import ImapFactory
 from lorrainemail.intake import Intake
 from lorrainemail.mailauth.keys import KeyRing
+from lorrainemail.mailauth.sealing import Sealer
 from lorrainemail.mailauth.signing import Signer
 from lorrainemail.message.note import note
 from lorrainemail.net.limits import ConnectionCounter
@@ -163,6 +165,10 @@ class Server(Ordered):
             self.filter,
             self.signer.sign,
         )
+
+        asked = self.resolver if asks_dns_about_senders(settings) else None
+        self.sealer = Sealer(KeyRing(settings.state), asked, reactor, in_thread, settings.hostname)
+        self.intake.seal_with(self.sealer.seal if settings.policy.arc else None)
 
         # The way on: what is queued goes to its courier when it is due.
         sessions = Sessions(reactor, settings.hostname, self.client_tls, self.committer.run, places.spill)
@@ -444,6 +450,7 @@ class Server(Ordered):
         self._copy_and_rewrite(new)
         self.intake.reconfigure(new.policy.hide_submitter)
         self.filter.separators = new.subaddress
+        self.intake.seal_with(self.sealer.seal if new.policy.arc else None)
         for (name, loopback), door in self._smtp.items():
             door.settings = _door_settings(new, cast(DoorName, name), loopback, self._spill)
             door.policy = policy

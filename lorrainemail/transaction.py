@@ -84,6 +84,10 @@ Redirect = Callable[
 ]
 
 
+#: What :meth:`lorrainemail.mailauth.sealing.Sealer.seal` is.
+Seal = Callable[[IContent, Sequence[str]], Coroutine[Any, Any, bytes]]
+
+
 @attrs.define(slots=True)
 class Means:
     """What a transaction is carried out with: intake's neighbours, and its injector for notices.
@@ -105,7 +109,7 @@ class Means:
     inject: Inject
     redirect: Redirect
     filter: IFilter | None = None
-    seal: Callable[[IContent, Sequence[str]], Coroutine[Any, Any, bytes]] | None = None
+    seal: Seal | None = None
 
 
 @attrs.define(slots=True, eq=False)
@@ -493,10 +497,13 @@ class Taking:
         parameters = tuple(
             one for one in self._transaction.envelope.parameters if one.keyword == "REQUIRETLS"
         )
+        contents = [one.content for one in redirections]
+        if self._means.seal is not None:
+            contents = [Reheaded(one, 0, await self._sealed(one)) for one in contents]
         results = await self._all(
             [
-                self._means.redirect(one.sender, (one.recipient,), one.content, hops, self.id, parameters)
-                for one in redirections
+                self._means.redirect(one.sender, (one.recipient,), content, hops, self.id, parameters)
+                for one, content in zip(redirections, contents, strict=True)
             ]
         )
         for one, result in zip(redirections, results, strict=True):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final, Literal
 
 import attrs
@@ -50,6 +50,9 @@ MAX_SETS: Final = 50
 _RESULTS, _MESSAGE, _SEAL = b"arc-authentication-results", b"arc-message-signature", b"arc-seal"
 _NAMES: Final = frozenset({_RESULTS, _MESSAGE, _SEAL})
 _INSTANCE = re.compile(rb"[ \t\r\n]*i[ \t\r\n]*=[ \t\r\n]*([0-9]{1,2})[ \t\r\n]*;", re.IGNORECASE)
+_COMMENT = re.compile(rb"\([^()]*\)|\"[^\"]*\"")
+_PASSED = re.compile(rb"(?:\A|\s)dmarc\s*=\s*pass(?:\s|\Z)")
+_FROM = re.compile(rb"\sheader\.from\s*=\s*([^\s;]+)")
 _DIGITS = re.compile(rb"[0-9]{1,2}\Z")
 
 
@@ -59,12 +62,25 @@ class ArcResult:
 
     :ivar sets: how many there are. ``sealer``: the domain that sealed last, "" where that is unknown.
     :ivar reason: what is wrong, in a few words.
+    :ivar links: of a chain that passes, in order: who sealed each set, and the results that it tells.
     """
 
     result: Literal["none", "pass", "fail"]
     sets: int = 0
     sealer: str = ""
     reason: str = ""
+    links: tuple[tuple[str, bytes], ...] = attrs.field(default=(), eq=False, repr=False)
+
+    def vouches(self, trusted: Collection[str], author: str) -> str:
+        """The sealer, all after him being trusted like himself, who saw DMARC pass for the author's domain;
+        "" where none did."""
+        for sealer, results in reversed(self.links):
+            if sealer not in trusted:
+                return ""
+            for method in _COMMENT.sub(b" ", results).lower().split(b";"):
+                if _PASSED.search(method) and _FROM.findall(method) == [author.encode("ascii", "replace")]:
+                    return sealer
+        return ""
 
 
 class _Broken(Exception):
@@ -123,7 +139,11 @@ class ArcVerifier:
             _check_seals(header, chain, seals, keys)
         except _Broken as broken:
             return ArcResult("fail", sets, sealer, str(broken))
-        return ArcResult("pass", sets, sealer)
+        links = tuple(
+            (seal.domain, header.data[fields[_RESULTS].value : fields[_RESULTS].end])
+            for seal, fields in zip(seals, chain, strict=True)
+        )
+        return ArcResult("pass", sets, sealer, links=links)
 
     async def _check_message(
         self,
@@ -157,6 +177,16 @@ def _collected(header: Header, present: list[Field]) -> list[dict[bytes, Field]]
     if len(sets) > MAX_SETS or any(len(fields) != len(_NAMES) for fields in chain):
         raise _Broken("a set is incomplete")
     return chain
+
+
+def chain_of(header: Header) -> bytes:
+    """What the next seal signs of a chain that was verified: its fields in canonical form, set by set."""
+    present = [field for field in header.fields if field.name in _NAMES]
+    return b"".join(
+        header.canonical(fields[name], "relaxed") + b"\r\n"
+        for fields in _collected(header, present)
+        for name in (_RESULTS, _MESSAGE, _SEAL)
+    )
 
 
 def _instance(header: Header, field: Field) -> int:

@@ -105,6 +105,11 @@ def claimed_by(header: bytes, hostname: str) -> bytes | None:
     return None if len(cleaned) == len(lined) else cleaned[2:]
 
 
+def is_by(value: bytes, hostname: str) -> bool:
+    """Whether the field with that value is in our name."""
+    return _serves(value, hostname.lower().encode("ascii", "replace"))
+
+
 def _serves(value: bytes, ours: bytes) -> bool:
     """Whether the authserv-id of a field's value, comments and quotes apart, is ours."""
     position = 0

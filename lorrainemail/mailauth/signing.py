@@ -123,7 +123,7 @@ def signature_field(
     value = (
         f" v=1; a={key.kind}-sha256; c=relaxed/relaxed;\r\n"
         f"\td={key.domain}; s={key.selector}; t={when};\r\n"
-        f"\th={_folded(names)};\r\n"
+        f"\th={folded(names)};\r\n"
         f"\tbh={base64.b64encode(body_hash).decode('ascii')};\r\n"
         "\tb="
     ).encode("ascii")
@@ -134,7 +134,8 @@ def signature_field(
     return b"DKIM-Signature:" + value + "\r\n\t".join(lines).encode("ascii") + b"\r\n"
 
 
-def _folded(names: Sequence[bytes]) -> str:
+def folded(names: Sequence[bytes]) -> str:
+    """What h= names, in lines."""
     lines, line = [], ""
     for name in names:
         text = name.decode("ascii")

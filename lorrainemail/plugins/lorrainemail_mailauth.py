@@ -26,7 +26,13 @@ class MailAuthPlugin:
         if resources.resolver is None:
             return None
         return MailAuth(
-            resources.resolver, resources.clock, resources.in_thread or _at_once, resources.hostname
+            resources.resolver,
+            resources.clock,
+            resources.in_thread or _at_once,
+            resources.hostname,
+            resources.trusted_sealers,
+            resources.forwarders,
+            resources.reports,
         )
 
 

@@ -42,6 +42,9 @@ class World:
         made = self.elorac.command("dkim", "generate", "elorac.fr")
         assert made.returncode == 0, made.stderr
         keys = self.elorac.command("dkim", "record", "elorac.fr").stdout
+        made = self.bricoleur.command("dkim", "generate", "bricoleur.com")
+        assert made.returncode == 0, made.stderr
+        seals = self.bricoleur.command("dkim", "record", "bricoleur.com").stdout
         zones = []
         for domain, more in (
             (
@@ -49,7 +52,7 @@ class World:
                 f'@ MX 10 mail\nmail A {self.elorac.address}\n@ TXT "v=spf1 ip4:127.0.0.1 -all"\n'
                 f'_dmarc TXT "v=DMARC1; p=reject; adkim=s"\n{keys}',
             ),
-            ("bricoleur.com", f"@ MX 10 mail\nmail A {self.bricoleur.address}\n"),
+            ("bricoleur.com", f"@ MX 10 mail\nmail A {self.bricoleur.address}\n{seals}"),
             ("127.in-addr.arpa", ""),
         ):
             zone = directory / f"{domain}.zone"
@@ -99,7 +102,11 @@ def test_what_carole_sends_is_believed_directly_through_a_forwarder_and_when_it_
     (forwarded,) = world.elorac.wait_for_messages("carole@elorac.fr", 1)
     told = results(forwarded)
     assert told.startswith("mail.elorac.fr; spf=") and told.count("dkim=pass") == 2
-    assert told.endswith("dmarc=pass (p=reject) header.from=elorac.fr")
+    assert "dmarc=pass (p=reject) header.from=elorac.fr" in told
+    # The forwarder sealed what it saw, and the receiver believes the seal.
+    assert told.endswith("arc=pass (i=1 d=bricoleur.com)")
+    seal = " ".join(forwarded.partition(b"ARC-Authentication-Results: ")[2][:400].decode().split())
+    assert seal.startswith("i=1; mail.bricoleur.com; spf=pass smtp.mailfrom=carole@elorac.fr; dkim=pass ")
 
     line = b"A line of the long story of a shelf,  which holds. \r\n"
     world.submit("bob@bricoleur.com", MESSAGE + line * 40_000)
