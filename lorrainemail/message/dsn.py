@@ -1,9 +1,9 @@
 """Delivery status notifications: one multipart/report from facts, as bytes ready to be sent.
 
-Owns the form (RFC 3462, RFC 3464) and the words, English and French in one text. Whether a notice may be
-sent at all, and to whom, is decided by its callers: the queue's runner for what could not be delivered, and
-intake for what was refused after others were accepted. They ask :func:`octets_wanted` how much of the message
-to read, and hand that to :func:`build`.
+Owns the form (RFC 3462, RFC 3464) and the words: in the language that the message says is its sender's,
+English or French, else in both. Whether a notice may be sent at all, and to whom, is decided by its callers:
+the queue's runner for what could not be delivered, and intake for what was refused after others were
+accepted. They ask :func:`octets_wanted` how much of the message to read, and hand that to :func:`build`.
 
 Pure, never fails for hostile facts: words of remote hosts lose their control characters and their excess,
 non-ASCII ones are replaced. Everything but a returned 8-bit message is 7-bit.
@@ -23,6 +23,7 @@ import attrs
 from lorrainemail.addresses import Address
 from lorrainemail.envelope import Envelope, Recipient
 from lorrainemail.errors import Reply
+from lorrainemail.message.header import fields, unfold
 
 Action = Literal["failed", "delayed", "delivered", "relayed", "expanded"]
 
@@ -35,6 +36,8 @@ MAX_DIAGNOSTIC: Final = 2000
 #: Fates in one notice are described to the person up to this number; all are in the machine's part.
 MAX_DESCRIBED: Final = 100
 
+#: In the order of the texts below.
+_LANGUAGES: Final = (b"en", b"fr")
 _STATUS = re.compile(r"[245]\.\d{1,3}\.\d{1,3}\Z")
 _MESSAGE_ID = re.compile(rb"(?im)^message-id:[ \t\r\n]*(<[\x21-\x3b\x3d\x3f-\x7e]{3,900}>)")
 
@@ -62,6 +65,39 @@ _MEANINGS: Final = {
         "L'autre serveur n'accepte pas les adresses internationales.",
     ),
     "7.1": ("The other server refuses it.", "L'autre serveur le refuse."),
+}
+
+# What the sender can do, by the same numbers.
+_WRITE_RIGHT: Final = (
+    "Check the spelling of the address and send it again.",
+    "Vérifiez l'orthographe de l'adresse et renvoyez-le.",
+)
+_SMALLER: Final = (
+    "Send it in smaller parts, or a link in place of the attachments.",
+    "Envoyez-le en plusieurs parties, ou un lien à la place des pièces jointes.",
+)
+_ANOTHER_WAY: Final = (
+    "Try again in some days, or reach the recipient another way.",
+    "Réessayez dans quelques jours, ou joignez le destinataire par un autre moyen.",
+)
+_ASK: Final = (
+    "Ask the recipient, by another way, or the postmaster of his domain.",
+    "Adressez-vous au destinataire par un autre moyen, ou au postmaster de son domaine.",
+)
+_ADVICE: Final = {
+    "1.1": _WRITE_RIGHT,
+    "1.2": _WRITE_RIGHT,
+    "1.3": _WRITE_RIGHT,
+    "1.10": _ASK,
+    "2.1": _ASK,
+    "2.2": _ANOTHER_WAY,
+    "2.3": _SMALLER,
+    "3.4": _SMALLER,
+    "4.1": _ANOTHER_WAY,
+    "4.2": _ANOTHER_WAY,
+    "4.3": _ANOTHER_WAY,
+    "4.7": _ANOTHER_WAY,
+    "7.1": _ASK,
 }
 
 # Subject (ASCII), English, French.
@@ -172,13 +208,15 @@ def build(
     else:  # cut: no half line
         header = header[: header.rfind(b"\r\n") + 2] if b"\r\n" in header else b""
     boundary = _boundary(original)
-    subject, english, french = _WORDS[fates[0].action]
+    language = _language(header)
+    subject, text = _human(hostname, envelope, fates, language)
     lines = [
         f"From: Mail Delivery System <MAILER-DAEMON@{hostname}>",
         f"To: <{envelope.sender}>",
         f"Subject: {subject}",
         f"Date: {_date(now)}",
         f"Message-ID: <{message_id}@{hostname}>",
+        *([] if language is None else [f"Content-Language: {_LANGUAGES[language].decode()}"]),
         *_references(header),
         "MIME-Version: 1.0",
         "Auto-Submitted: auto-replied",  # RFC 3834 §5.1
@@ -188,7 +226,6 @@ def build(
     if whole and not original.isascii():
         lines.append("Content-Transfer-Encoding: 8bit")
     dashes = b"--" + boundary.encode()
-    text = _human(hostname, envelope, fates, english, french)
     out = [
         "\r\n".join(lines).encode("utf-8"),
         b"\r\n\r\n" + dashes + b"\r\nContent-Type: text/plain; charset=utf-8\r\n",
@@ -291,17 +328,45 @@ def _fold(line: str) -> str:
 # -- the person's part --------------------------------------------------------------------------------
 
 
-def _human(hostname: str, envelope: Envelope, fates: Sequence[Fate], english: str, french: str) -> str:
-    return (
+def _human(
+    hostname: str, envelope: Envelope, fates: Sequence[Fate], language: Literal[0, 1] | None
+) -> tuple[str, str]:
+    """Subject and text: in the sender's language, or in both where it is not known."""
+    subject, english, french = _WORDS[fates[0].action]
+    texts = (
         f"This is the mail server {hostname}.\n\n{english}\n\n"
         + _described(fates, 0)
-        + f"The message's id here was {envelope.id}; quote it to {_postmaster(hostname)} if you need help.\n"
-        + "\n* * *\n\n"
-        + f"Ici le serveur de courrier {hostname}.\n\n{french}\n\n"
+        + f"The message's id here was {envelope.id}; quote it to {_postmaster(hostname)} if you need help.\n",
+        f"Ici le serveur de courrier {hostname}.\n\n{french}\n\n"
         + _described(fates, 1)
         + f"L'identifiant du message était {envelope.id} ; indiquez-le à {_postmaster(hostname)} "
-        "si vous avez besoin d'aide.\n"
+        "si vous avez besoin d'aide.\n",
     )
+    if language is None:
+        return subject, "\n* * *\n\n".join(texts)
+    words = subject.rstrip(")").partition(" (")
+    return (words[2] if language else words[0]).capitalize(), texts[language]
+
+
+def _language(header: bytes) -> Literal[0, 1] | None:
+    """The sender's language, where his message says it: that which it is written in (RFC 3282 §2), else that
+    which he wants to be written to in (§3)."""
+    for wanted in (b"content-language", b"accept-language"):
+        for field in fields(header):
+            if field.name != wanted:
+                continue
+            tags = [tag.strip().lower() for tag in unfold(header[field.value : field.end]).split(b",")]
+            tags.sort(key=_weight)
+            for language, name in enumerate(_LANGUAGES):
+                if tags and re.match(rb"%s(?:[-;]|\Z)" % name, tags[0]):
+                    return 1 if language else 0
+    return None
+
+
+def _weight(tag: bytes) -> float:
+    """The most wanted first; without a weight it is 1."""
+    found = re.search(rb";[ \t]*q=(0(?:\.\d{0,3})?|1)", tag)
+    return -float(found.group(1)) if found else -1.0
 
 
 def _postmaster(hostname: str) -> Address:
@@ -321,6 +386,9 @@ def _described(fates: Sequence[Fate], language: Literal[0, 1]) -> str:
         meaning = _MEANINGS.get(fate.reply.enhanced.partition(".")[2])
         if meaning is not None and fate.action in ("failed", "delayed"):
             lines.append(f"    {meaning[language]}")
+            advice = _ADVICE.get(fate.reply.enhanced.partition(".")[2])
+            if advice is not None and fate.action == "failed":
+                lines.append(f"    {advice[language]}")
         if fate.action in ("failed", "delayed") and not fate.concealed:
             words = said if fate.host else reason
             lines.append("    " + words.format(host=_clean(fate.host), reply=_clean(str(fate.reply))))

@@ -205,3 +205,38 @@ def test_the_null_reverse_path_never_gets_a_notice() -> None:
 
 def test_the_postmaster_is_named() -> None:
     assert str(Address("postmaster", "mail.elorac.fr")) in parts(build(fate()))[0].get_content()
+
+
+@pytest.mark.parametrize(
+    ("field", "language"),
+    [
+        (b"Content-Language: fr\r\n", "fr"),
+        (b"Content-Language: fr-CA, en\r\n", "fr"),
+        (b"content-language:\r\n EN-us\r\n", "en"),
+        (b"Accept-Language: de;q=0.3, fr;q=0.8, en;q=0.5\r\n", "fr"),
+        (b"Accept-Language: fr\r\nContent-Language: en\r\n", "en"),
+        (b"Accept-Language: frisian\r\n", ""),
+        (b"Content-Language: de\r\n", ""),
+        (b"Content-Language: ;q=9, \xff\r\n", ""),
+        (b"", ""),
+    ],
+)
+def test_a_sender_whose_language_is_known_is_written_to_in_it(field: bytes, language: str) -> None:
+    message = build(fate(), original=field + ORIGINAL)
+    text = parts(message)[0].get_content()
+    assert ("Ici le serveur" in text) == (language != "en")
+    assert ("This is the mail server" in text) == (language != "fr")
+    assert str(message["Content-Language"] or "") == language
+    subjects = {
+        "fr": "Message non remis",
+        "en": "Mail not delivered",
+        "": "Mail not delivered (message non remis)",
+    }
+    assert message["Subject"] == subjects[language]
+
+
+def test_the_sender_hears_what_he_can_do() -> None:
+    text = parts(build(fate()))[0].get_content()
+    assert "Check the spelling of the address" in text and "Vérifiez l'orthographe" in text
+    late = parts(build(fate(action="delayed", reply=Reply(421, "4.4.1", "no connection"))))[0].get_content()
+    assert "does not answer" in late and "another way" not in late
