@@ -296,7 +296,7 @@ class _Expander:
             return True
         deliver = delivery_row(self._rules, address)
         if deliver is not None and not deliver.accounts:
-            self._handed(visit, deliver, f"deliver.{deliver.pattern!r} takes everybody there")
+            self._handed(visit, deliver, "")
             return True
         if is_postmaster(address):
             await self._postmaster(visit)
@@ -325,18 +325,20 @@ class _Expander:
     def _mailbox(self, visit: _Visit, account: Account, folder: str, why: str = "") -> None:
         deliver = delivery_row(self._rules, account.address)
         if deliver is not None:
-            self._handed(visit, deliver, why or f"account {account.address}", account.origin)
+            self._handed(visit, deliver, why or f"account {account.address}", account)
             return
         words = why or f"account {account.address}" + (f", folder {folder} if it exists" if folder else "")
         path = (*visit.path, Step(words, account.origin))
         key = account.address.key, folder
         self._final(key, LocalMailbox(account, folder, visit.address, path, visit.owner))
 
-    def _handed(self, visit: _Visit, row: DeliveryRow, why: str, origin: Origin | None = None) -> None:
+    def _handed(self, visit: _Visit, row: DeliveryRow, why: str, account: Account | None = None) -> None:
         """A row of ``[deliver]`` gives the mail to a courier, which asks the row again when it tries."""
         step = Step(f'deliver."{row.pattern}" hands it to {row.courier} {row.argument}'.rstrip(), row.origin)
-        path = (*visit.path, *([Step(why, origin)] if origin is not None else []), step)
-        final = Handed(row.courier, "", visit.address, path, visit.owner, forwarded=visit.forwarded)
+        path = (*visit.path, *([Step(why, account.origin)] if account is not None else []), step)
+        final = Handed(
+            row.courier, "", visit.address, path, visit.owner, forwarded=visit.forwarded, account=account
+        )
         self._final((f"|{row.courier}", visit.address.key), final)
 
     # -- users' own files --------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from lorrainemail.interfaces import (
     Account,
     DeliveryRow,
     Expansion,
+    Handed,
     ITables,
     LocalMailbox,
     RelayRight,
@@ -204,4 +205,5 @@ def _only(accounts: Any) -> Account | None:
 def _leads_to(expansion: Expansion, account: Account) -> bool:
     """Whether an address (an alias, a subaddress, a catch-all) delivers to the account."""
     key = account.address.key
-    return any(isinstance(f, LocalMailbox) and f.account.address.key == key for f in expansion.finals)
+    reached = (f.account for f in expansion.finals if isinstance(f, LocalMailbox | Handed))
+    return any(account is not None and account.address.key == key for account in reached)

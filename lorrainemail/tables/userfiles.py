@@ -104,11 +104,15 @@ def _read(home: int, system: SystemUser, name: str) -> str | None:
         return None
     except OSError as error:
         raise UserFileError(f"{system.home}/{name} cannot be read: {error.strerror}") from None
-    with os.fdopen(descriptor, "rb") as stream:
+    try:
         facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode) or not _safe(facts, system):
             raise UserFileError(f"{system.home}/{name} is not its owner's alone")
-        octets = stream.read(MAX_OCTETS + 1)
+        octets = os.read(descriptor, MAX_OCTETS + 1)
+    except OSError as error:
+        raise UserFileError(f"{system.home}/{name} cannot be read: {error.strerror}") from None
+    finally:
+        os.close(descriptor)
     if len(octets) > MAX_OCTETS:
         raise UserFileError(f"{system.home}/{name} is larger than {MAX_OCTETS} octets")
     try:

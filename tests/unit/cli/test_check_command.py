@@ -219,7 +219,7 @@ def test_a_network_inside_another_is_useless(command: Command) -> None:
         ("a: bob, gone\n", "broken aliases:1 the alias a: gone@x.org is nobody here"),
         (
             'a: bob, "|cmd"\n',
-            'broken aliases:1 the alias "a" leads to a command (|cmd), which is not supported',
+            'broken aliases:1 the alias "a": the command does not begin with an absolute path',
         ),
         ("a: bob\na: bob\n", 'broken aliases:2 the alias "a" stands on line 1 already'),
         ("a@far.org: bob\n", "useless aliases:1 the alias a@far.org is never used"),
