@@ -23,12 +23,14 @@ FASTER: Final = 0.1
 SLOWER: Final = 0.5
 #: Seconds of lag that are taken at once.
 LEAP: Final = 3600.0
+#: Seconds after which the wall clock is looked at again. The reactor asks for the time several times a turn.
+LOOK: Final = 0.01
 
 
 class SteadyClock:
     """Seconds since the epoch, never fewer than before."""
 
-    __slots__ = ("_last", "_lock", "_monotonic", "_now", "_wall")
+    __slots__ = ("_known", "_lock", "_monotonic", "_wall")
 
     def __init__(
         self, wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic
@@ -36,21 +38,27 @@ class SteadyClock:
         self._wall = wall
         self._monotonic = monotonic
         self._lock = threading.Lock()
-        self._now = wall()
-        self._last = monotonic()
+        # When we looked, what the time was then, and how fast it passes since; one value, for threads.
+        self._known = (monotonic(), wall(), 1.0)
 
     def seconds(self) -> float:
         """What ``reactor.seconds`` is to answer."""
+        looked, now, pace = self._known
+        passed = self._monotonic() - looked
+        return now + passed * pace if passed < LOOK else self._look()
+
+    def _look(self) -> float:
         with self._lock:
-            last = self._last
-            self._last = monotonic = self._monotonic()
-            passed = monotonic - last
-            behind = self._wall() - (self._now + passed)
-            if behind > LEAP:
-                passed += behind
-            elif behind > 0:
-                passed += min(behind, passed * FASTER)
-            else:
-                passed += max(behind, -passed * SLOWER)
-            self._now += passed
-            return self._now
+            looked, now, pace = self._known
+            monotonic = self._monotonic()
+            rest = monotonic - looked - LOOK
+            if rest < 0:  # another thread has just looked
+                return now + (rest + LOOK) * pace
+            # Nobody was told more than this.
+            now += LOOK * pace
+            behind = self._wall() - (now + rest)
+            taken = behind if behind > LEAP else max(min(behind, rest * FASTER), -rest * SLOWER)
+            now += rest + taken
+            pace = 1 + max(min((behind - taken) / LOOK, FASTER), -SLOWER)
+            self._known = (monotonic, now, pace)
+            return now

@@ -74,6 +74,17 @@ def test_a_small_lag_is_caught_up_without_a_leap(system: System) -> None:
     assert said[-1] == pytest.approx(system.wall)
 
 
+def test_asked_often_it_never_goes_back_either(system: System) -> None:
+    system.wall -= 2
+    said = system.pass_time(8, 0.001)
+    assert said == sorted(said)
+    assert said[-1] == pytest.approx(system.wall, abs=0.002)
+    system.wall += 0.3
+    said = system.pass_time(6, 0.003)
+    assert max(b - a for a, b in pairwise(said)) < 0.004
+    assert said[-1] == pytest.approx(system.wall, abs=0.002)
+
+
 def test_a_machine_that_slept_knows_the_time_at_once(system: System) -> None:
     system.wall += LEAP + 60
     assert system.pass_time(0.5)[-1] == pytest.approx(system.wall)
