@@ -14,6 +14,7 @@ import os
 import pwd
 import signal
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from twisted.python import usage
@@ -112,6 +113,7 @@ def _make(options: Options, owner: Owner, undo: Undo) -> Service:
 
     from lorrainemail.config.load import load, locate
     from lorrainemail.control.words import SOCKET_NAME
+    from lorrainemail.ops.log import observer
     from lorrainemail.ops.steady import SteadyClock
     from lorrainemail.service import make_server
     from lorrainemail.setup.first_start import prepare
@@ -138,4 +140,4 @@ def _make(options: Options, owner: Owner, undo: Undo) -> Service:
     with contextlib.suppress(OSError, ValueError):  # nobody reads, or there is no output at all
         print(greeting(settings, prepared, ports, root), flush=True)
     raise_file_limit()
-    return Running(reactor, server, lock)
+    return Running(reactor, server, lock, partial(observer, options.parent or {}, reactor))

@@ -12,11 +12,13 @@ import os
 import resource
 import signal
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.logger import Logger
+from twisted.logger import ILogObserver, Logger
+from twisted.python.components import Componentized
 
 from lorrainemail.ops.sd_notify import notify
 from lorrainemail.setup.failure import StartError
@@ -68,15 +70,31 @@ class Running(Service):
     """The one server of this process.
 
     :param server: the composed :class:`lorrainemail.service.Server`.
+    :param observer: makes the log's observer, None where twistd is to make its own.
     """
 
     name = "lorrainemail"
 
-    def __init__(self, reactor: Any, server: Any, lock: StateLock) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        server: Any,
+        lock: StateLock,
+        observer: Callable[[], ILogObserver | None] = lambda: None,
+    ) -> None:
         self._reactor = reactor
+        self._observer = observer
         self._server = server
         self._lock = lock
         server.commands["stop"] = self._stop
+
+    def setServiceParent(self, parent: Any) -> None:
+        """Become part of twistd's application, which asks its components how to log."""
+        super().setServiceParent(parent)  # type: ignore[no-untyped-call]
+        if isinstance(parent, Componentized):
+            observer = self._observer()
+            if observer is not None:
+                parent.setComponent(ILogObserver, observer)  # type: ignore[no-untyped-call]
 
     def privilegedStartService(self) -> None:
         """Nothing: every port is open already."""
