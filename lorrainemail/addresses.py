@@ -111,7 +111,7 @@ class Address:
     def __str__(self) -> str:
         """As it stands in MAIL and RCPT, without brackets; quoted where the local part needs it."""
         local = self.local
-        if not _DOT_STRING.match(local):
+        if not local.isalnum() and not _DOT_STRING.match(local):
             local = '"' + local.replace("\\", "\\\\").replace('"', '\\"') + '"'
         return f"{local}@{self.domain}" if self.domain else local
 

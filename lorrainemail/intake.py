@@ -23,7 +23,8 @@ seconds (what is unfinished after 50 is queued); nothing here fails towards a do
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final
+from functools import lru_cache
+from typing import Final
 
 import attrs
 from prometheus_client import Counter, Histogram
@@ -52,6 +53,7 @@ from lorrainemail.interfaces import (
     later,
 )
 from lorrainemail.interfaces import Final as FinalRecipient
+from lorrainemail.ops import steps
 from lorrainemail.ops.ids import new_id
 from lorrainemail.tables.archive import Archive
 from lorrainemail.transaction import Means, Seal, Taking
@@ -68,6 +70,12 @@ _SWEEP: Final = 1.0
 #: How often our own mail may cause mail of our own.
 MAX_HOPS: Final = 10
 TOO_MANY_HOPS: Final = Reply(554, "5.4.6", "The message was sent on too often")
+
+
+@lru_cache(maxsize=64)
+def _answered(code: int) -> Counter:
+    """The counter of one answer."""
+    return _TAKEN.labels(str(code))
 
 
 @implementer(IIntake, IInjector)
@@ -114,7 +122,7 @@ class Intake(Service):
             taken = Deferred.fromCoroutine(self._with_copies(self.archive, transaction, False))
         else:
             taken = self._take(transaction, False)
-        return taken.addCallback(lambda replies: replies[0])
+        return taken.addCallback(_first)
 
     def take_each(self, transaction: Transaction) -> Deferred[list[Reply]]:
         """One reply for each accepted recipient (RFC 2033 §4.2)."""
@@ -197,23 +205,24 @@ class Intake(Service):
         self._taking[taking] = None
         if self._sweeping is None:
             self._sweeping = self._clock.callLater(_SWEEP, self._sweep)
-        done = Deferred.fromCoroutine(taking.run())
-        done.addBoth(self._taken, taking)
-        return done
+        done: Deferred[list[Reply]] = Deferred()
 
-    def _taken(self, result: Any, taking: Taking) -> list[Reply]:
-        self._taking.pop(taking, None)
-        if isinstance(result, Failure):
-            _log.failure("{id}: intake failed", result, id=taking.id)
-            result = [INTERNAL_ERROR] * taking.groups
-        for reply in result:
-            _TAKEN.labels(str(reply.code)).inc()
-        _SECONDS.observe(self._clock.seconds() - taking.began)
-        if self._idle is not None and not self._taking:
-            self._rest()
-            idle, self._idle = self._idle, None
-            self._clock.callLater(0, idle.callback, None)  # the reply goes out first
-        return list(result)
+        def ended(result: list[Reply] | Failure) -> None:
+            self._taking.pop(taking, None)
+            if isinstance(result, Failure):
+                _log.failure("{id}: intake failed", result, id=taking.id)
+                result = [INTERNAL_ERROR] * taking.groups
+            for reply in result:
+                _answered(reply.code).inc()
+            _SECONDS.observe(self._clock.seconds() - taking.began)
+            if self._idle is not None and not self._taking:
+                self._rest()
+                idle, self._idle = self._idle, None
+                self._clock.callLater(0, idle.callback, None)  # the reply goes out first
+            done.callback(result)
+
+        steps.run(taking.run(), ended)
+        return done
 
     def _sweep(self) -> None:
         """Once a second, while anything is being taken: hurry what is late. Oldest first."""
@@ -301,3 +310,8 @@ def _as_named(recipient: Recipient) -> Address | None:
 
 def _sent_on(final: FinalRecipient) -> FinalRecipient:
     return attrs.evolve(final, forwarded=True) if isinstance(final, RemoteMailbox) else final
+
+
+def _first(replies: list[Reply]) -> Reply:
+    """The answer to all."""
+    return replies[0]

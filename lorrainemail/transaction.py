@@ -48,6 +48,7 @@ from lorrainemail.message import dsn
 from lorrainemail.message.received import delivered_to_field, received_field, return_path_field
 from lorrainemail.ops.content import Content
 from lorrainemail.ops.ids import new_id
+from lorrainemail.ops.log import note
 from lorrainemail.ops.reheaded import Reheaded
 from lorrainemail.sieve.filing import FolderPlacement
 
@@ -220,7 +221,7 @@ class Taking:
         self._targets: list[_Target] = []
         self._successes: list[_Success] = []
         self._dead: dict[int, Reply] = {}
-        self._waiter: Deferred[None] | None = None
+        self._waiter: Deferred[Any] | None = None
         self._prefix = b""
         self._seal = b""
 
@@ -759,6 +760,8 @@ class Taking:
 
     async def _all(self, started: Sequence[Deferred[Any]]) -> list[Any]:
         """The results (or Failures) of all, or ``_UNFINISHED`` for those that are too late."""
+        if len(started) == 1:
+            return [await self._one(started[0])]
         results: list[Any] = [_UNFINISHED] * len(started)
         missing = len(started)
 
@@ -780,6 +783,21 @@ class Taking:
         elif self._waiter is waiter:
             self._waiter = None
         return list(results)  # a late one must not change them any more
+
+    async def _one(self, started: Deferred[Any]) -> Any:
+        """The same for one."""
+        waiter: Deferred[Any] = Deferred()
+        self._waiter = waiter
+
+        def record(result: Any) -> Any:
+            if self._waiter is waiter:
+                self._waiter = None
+                waiter.callback((result,))
+            return None if isinstance(result, Failure) else result
+
+        started.addBoth(record)
+        answer = await waiter
+        return _UNFINISHED if answer is None else answer[0]
 
     # -- notices and trace -----------------------------------------------------------------------
 
@@ -898,10 +916,9 @@ class Taking:
         answer = _few(list(dict.fromkeys(map(str, replies))))
         peer = f" from {session.peer}" if session.peer else ""
         account = f" logged in as {session.account}" if session.account else ""
-        # Put together here: the logger takes several times as long, and this is every message's line.
-        _log.info(
-            "{line}",
-            line=f"{self.id}: from <{sender}> for {recipients}, {size} octets, "
+        note(
+            _log,
+            f"{self.id}: from <{sender}> for {recipients}, {size} octets, "
             f"at {session.door}{peer}{account}: {answer}",
             id=self.id,
             sender=sender,

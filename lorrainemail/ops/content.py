@@ -29,12 +29,16 @@ CHUNK: Final = 65536
 
 @implementer(IContent)
 class Content:
-    """A message in memory."""
+    """A message in memory.
 
-    __slots__ = ("_data", "eight_bit", "size")
+    :param line_ends: how many CRLF there are, where whoever made it knows that there is no other CR or LF.
+    """
 
-    def __init__(self, data: bytes) -> None:
+    __slots__ = ("_data", "eight_bit", "line_ends", "size")
+
+    def __init__(self, data: bytes, line_ends: int | None = None) -> None:
         self._data = data
+        self.line_ends = line_ends
         self.size = len(data)
         self.eight_bit = not data.isascii()
 
@@ -189,13 +193,16 @@ class ContentWriter:
             self.abort()
             raise TemporaryError(STORAGE_FULL, f"writing a spill file: {error}") from error
 
-    def finish(self) -> Content | SpilledContent:
-        """The finished message; it belongs to the caller, who closes it."""
+    def finish(self, line_ends: int | None = None) -> Content | SpilledContent:
+        """The finished message; it belongs to the caller, who closes it.
+
+        :param line_ends: as of :class:`Content`.
+        """
         file, self._file = self._file, None
         if file is not None:
             return SpilledContent(b"", file, 0, self.size, self._eight_bit)
         chunks, self._chunks = self._chunks, []
-        return Content(chunks[0] if len(chunks) == 1 else b"".join(chunks))
+        return Content(chunks[0] if len(chunks) == 1 else b"".join(chunks), line_ends)
 
     def abort(self) -> None:
         """Forget everything. Harmless when nothing is left."""

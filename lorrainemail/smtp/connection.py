@@ -18,7 +18,6 @@ from collections.abc import Coroutine
 from typing import Any, Final
 
 from prometheus_client import Counter
-from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import (
     IDelayedCall,
@@ -37,6 +36,7 @@ from lorrainemail.errors import INTERNAL_ERROR, MailError, Reply
 from lorrainemail.grammar.smtp import LONGEST_AUTH, LONGEST_COMMAND
 from lorrainemail.interfaces import IExchange
 from lorrainemail.net.peers import local_of, peer_of, peer_uid
+from lorrainemail.ops import steps
 from lorrainemail.ops.ids import new_id
 from lorrainemail.smtp import replies
 from lorrainemail.smtp.chunks import ChunkReader
@@ -351,11 +351,13 @@ class SmtpConnection(ESMTP):
         except Exception:
             self._broke(Failure())  # type: ignore[no-untyped-call]
             return
-        # It waits for a Deferred, which says so again when it is asked again.
         self._waiting = True
-        Deferred.fromCoroutine(verb).addErrback(self._broke).addCallback(self._went_on)
+        # It waits for a Deferred, which says so again when it is asked again.
+        steps.run(verb, self._went_on)
 
-    def _went_on(self, _: object) -> None:
+    def _went_on(self, result: object) -> None:
+        if isinstance(result, Failure):
+            self._broke(result)
         self._waiting = False
         self._active = self._door.clock.seconds()
         if not self._lost:

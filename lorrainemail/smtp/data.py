@@ -35,13 +35,13 @@ class IncomingMessage:
     :param mend: make CRLF of bare CR and LF instead of refusing them.
     """
 
-    __slots__ = ("_failure", "_limit", "_mend", "_size", "_writer")
+    __slots__ = ("_failure", "_limit", "_line_ends", "_mend", "_size", "_writer")
 
     def __init__(self, directory: str, limit: int, mend: bool = False) -> None:
         self._writer = ContentWriter(directory)
         self._limit = limit
         self._mend = mend
-        self._size = 0
+        self._size = self._line_ends = 0
         self._failure: MailError | None = None
 
     def _keep(self, piece: bytes) -> None:
@@ -52,6 +52,8 @@ class IncomingMessage:
                 self._fail(PermanentError(BARE_LINE_END))
                 return
             piece = _LINE_END.sub(b"\r\n", piece)
+            line_ends = piece.count(b"\r\n")
+        self._line_ends += line_ends
         self._size += len(piece)
         if self._size > self._limit:
             self._fail(PermanentError(TOO_LARGE, f"over {self._limit} octets"))
@@ -72,7 +74,7 @@ class IncomingMessage:
         """
         if self._failure is not None:
             raise self._failure
-        return self._writer.finish()
+        return self._writer.finish(self._line_ends)
 
     def abort(self) -> None:
         """The client went away, or thought better of it."""

@@ -17,6 +17,7 @@ from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 
 from lorrainemail.interfaces import FileWrite, ICommitter, IContent, IPlacement, Placed
+from lorrainemail.ops.content import Content
 from lorrainemail.store.failures import from_os
 
 if TYPE_CHECKING:
@@ -40,6 +41,11 @@ def count(parts: Sequence[bytes | IContent]) -> Measured:
     wire = pairs = feeds = returns = 0
     ended_with_return = False
     for part in parts:
+        if isinstance(part, Content) and part.line_ends is not None:
+            wire += part.size
+            pairs, feeds, returns = pairs + part.line_ends, feeds + part.line_ends, returns + part.line_ends
+            ended_with_return = False
+            continue
         whole = part if isinstance(part, bytes) else part.in_memory()
         for chunk in (whole,) if whole is not None else part.chunks():  # type: ignore[union-attr]
             wire += len(chunk)
