@@ -36,6 +36,8 @@ HOST = "127.0.0.1"
 DOMAIN = "bricoleur.com"
 PASSWORD = "correct horse battery"
 PATIENCE = 60.0
+#: Seconds in which a server brings its index up to date.
+SETTLE = 4.0
 TICKS = os.sysconf("SC_CLK_TCK")
 
 GOAL_RATE = 1200.0
@@ -364,14 +366,14 @@ def measure(server: Lorrainemail | Postfix, options: argparse.Namespace) -> dict
     run(warm)
     if isinstance(server, Lorrainemail) and not options.cold and not options.command:
         server.read_once(options.accounts)
-    time.sleep(1.5)
+    time.sleep(SETTLE)
     before = cpu_seconds(server.pids())
     result = run(options.messages)
     # What a server does after its 250 (an index, a queue) is part of its price.
     deadline = time.monotonic() + PATIENCE
     while server.delivered() < warm + result["sent"] and time.monotonic() < deadline:
         time.sleep(0.05)
-    time.sleep(1.5)
+    time.sleep(SETTLE)
     result["cpu"] = (cpu_seconds(server.pids()) - before) / max(1, result["sent"]) * 1000
     result["resident"] = server.resident()
     result["missing"] = warm + result["sent"] - server.delivered()

@@ -35,8 +35,9 @@ from lorrainemail.store.strands import Strands
 from lorrainemail.store.tree import Tree
 from lorrainemail.store.watching import Inotify
 
-#: Seconds that a delivery may wait for the index while nobody looks.
-FLUSH_DELAY: Final = 1.0
+#: Seconds that a delivery may wait for the index while nobody looks: the more come together, the less each
+#: of them costs.
+FLUSH_DELAY: Final = 2.0
 #: Octets of messages that wait in memory for their summaries; what is more is read from its file.
 MAX_KEPT: Final = 16 << 20
 #: Homes in memory that nobody uses.

@@ -29,6 +29,7 @@ _OVERFLOW: Final = 0x4000
 _IGNORED: Final = 0x8000
 _ONLYDIR: Final = 0x01000000
 _DONT_FOLLOW: Final = 0x02000000
+_REMOVED: Final = _MOVED_FROM | _DELETE
 _MASK: Final = _CLOSE_WRITE | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE | _ONLYDIR | _DONT_FOLLOW
 #: Octets of events that one turn of the reactor takes.
 _READ: Final = 16384
@@ -99,20 +100,18 @@ class Inotify:
             data = os.read(self._fd, _READ) if self._fd >= 0 else b""
         except OSError:
             return
-        position = 0
-        while position + _EVENT.size <= len(data):
+        position, end = 0, len(data)
+        while position + _EVENT.size <= end:
             number, mask, _cookie, length = _EVENT.unpack_from(data, position)
-            position += _EVENT.size
-            name = data[position : position + length].rstrip(b"\0")
-            position += length
+            position += _EVENT.size + length
             if mask & _OVERFLOW:
                 for listeners in tuple(self._listeners.values()):
                     self._tell(listeners, None)
             elif mask & _IGNORED:
                 self._tell(self._listeners.pop(number, []), None)
-            else:
-                removed = bool(mask & (_MOVED_FROM | _DELETE))
-                self._tell(self._listeners.get(number, []), os.fsdecode(name), removed)
+            elif number in self._listeners:
+                name = os.fsdecode(data[position - length : position].rstrip(b"\0"))
+                self._tell(self._listeners[number], name, mask & _REMOVED != 0)
 
     def connectionLost(self, reason: Failure) -> None:
         _log.warn("inotify ended: {reason}", reason=reason)
@@ -120,7 +119,7 @@ class Inotify:
 
     @staticmethod
     def _tell(listeners: list[Listener], name: str | None, removed: bool = False) -> None:
-        for listener in tuple(listeners):
+        for listener in listeners if len(listeners) == 1 else tuple(listeners):
             try:
                 listener(name, removed)
             except Exception:
@@ -160,15 +159,16 @@ class Notices:
             self._expected.add(name)
 
     def _heard(self, label: str, name: str | None, removed: bool) -> None:
-        if name is not None and not removed and f"{label}/{name}" in self._expected:
-            self._expected.discard(f"{label}/{name}")
+        place = f"{label}/{name}"
+        if not removed and place in self._expected and name is not None:
+            self._expected.remove(place)
             return
         if name is None or (self._names is not None and len(self._names) >= MAX_NAMES):
             self._names = None
         elif self._names is not None:
-            self._names.add(f"{label}/{name}")
+            self._names.add(place)
             if removed:
-                self._removed.add(f"{label}/{name}")
+                self._removed.add(place)
         if self.listener is not None:
             self.listener()
 
