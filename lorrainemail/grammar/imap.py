@@ -19,7 +19,7 @@ from lorrainemail.grammar.imap_fetch import fetch_items
 from lorrainemail.grammar.imap_names import Pattern, decode_name
 from lorrainemail.grammar.imap_results import fetch_modifiers, result_options
 from lorrainemail.grammar.imap_scan import Scanner, SyntaxFault
-from lorrainemail.grammar.imap_search import UnknownCharset, search_program
+from lorrainemail.grammar.imap_search import UnknownCharset, is_fuzzy, search_program
 from lorrainemail.grammar.imap_sets import SequenceSet
 from lorrainemail.message.dates import parse_date_time
 
@@ -382,7 +382,10 @@ def _search(scanner: Scanner) -> tuple[Any, ...]:
     scanner.space()
     options = result_options(scanner)
     try:
-        return search_program(scanner), options
+        program = search_program(scanner)
+        if "RELEVANCY" in options.words and not is_fuzzy(program):
+            raise SyntaxFault("RELEVANCY without FUZZY")  # RFC 6203 §4
+        return program, options
     except UnknownCharset:
         raise UnknownCharset(options.saves) from None
 

@@ -8,14 +8,14 @@ import attrs
 
 from lorrainemail.grammar.imap_results import result_options
 from lorrainemail.grammar.imap_scan import Scanner, SyntaxFault
-from lorrainemail.grammar.imap_search import UnknownCharset, charset_name, search_keys
+from lorrainemail.grammar.imap_search import UnknownCharset, charset_name, is_fuzzy, search_keys
 
 #: Criteria of one SORT.
 MAX_CRITERIA: Final = 20
 _KEYS: Final = frozenset(
-    {"ARRIVAL", "CC", "DATE", "FROM", "SIZE", "SUBJECT", "TO", "DISPLAYFROM", "DISPLAYTO"}
+    {"ARRIVAL", "CC", "DATE", "FROM", "SIZE", "SUBJECT", "TO", "DISPLAYFROM", "DISPLAYTO", "RELEVANCY"}
 )
-_ALGORITHMS: Final = frozenset({"ORDEREDSUBJECT", "REFERENCES"})
+_ALGORITHMS: Final = frozenset({"ORDEREDSUBJECT", "REFERENCES", "REFS"})
 
 
 @attrs.frozen(slots=True)
@@ -37,7 +37,10 @@ def sort(scanner: Scanner) -> tuple[Any, ...]:
     except UnknownCharset:
         raise UnknownCharset(options.saves) from None
     scanner.space()
-    return criteria, search_keys(scanner, charset), options
+    program = search_keys(scanner, charset)
+    if any(criterion.key == "RELEVANCY" for criterion in criteria) and not is_fuzzy(program):
+        raise SyntaxFault("RELEVANCY without FUZZY")  # RFC 6203 §5
+    return criteria, program, options
 
 
 def _criteria(scanner: Scanner) -> tuple[Criterion, ...]:
@@ -49,7 +52,7 @@ def _criteria(scanner: Scanner) -> tuple[Criterion, ...]:
         if reverse:
             scanner.space()
             word = scanner.keyword().decode("ascii")
-        if word not in _KEYS:
+        if word not in _KEYS or (reverse and word == "RELEVANCY"):
             raise SyntaxFault("unknown sort criterion")
         found.append(Criterion(word, reverse))
         if len(found) > MAX_CRITERIA:

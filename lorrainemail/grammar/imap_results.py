@@ -16,8 +16,8 @@ from lorrainemail.grammar.imap_scan import Scanner, SyntaxFault
 T = TypeVar("T")
 
 _WINDOW = re.compile(rb"(-?)([1-9][0-9]{0,9}):(-?)([1-9][0-9]{0,9})")
-#: RFC 4731 §3.1, RFC 5182 §2.1.
-_OPTIONS: Final = frozenset({"MIN", "MAX", "ALL", "COUNT", "SAVE"})
+#: RFC 4731 §3.1, RFC 5182 §2.1, RFC 6203 §4.
+_OPTIONS: Final = frozenset({"MIN", "MAX", "ALL", "COUNT", "SAVE", "RELEVANCY"})
 
 
 @attrs.frozen(slots=True)
@@ -102,7 +102,7 @@ def result_options(scanner: Scanner) -> ResultOptions:
             raise SyntaxFault("unknown result option")
     if part is not None and "ALL" in words:
         raise SyntaxFault("PARTIAL and ALL exclude each other")  # RFC 9394 §3.1
-    if not words and part is None:
+    if words <= {"RELEVANCY"} and part is None:
         words.add("ALL")  # RFC 4731 §3.1
     scanner.space()
     return ResultOptions(frozenset(words), part, True)

@@ -109,6 +109,11 @@ def search_keys(scanner: Scanner, charset: str) -> SearchKey:
     return keys[0] if len(keys) == 1 else SearchKey("AND", tuple(keys))
 
 
+def is_fuzzy(key: SearchKey) -> bool:
+    """Whether any part of the program stands under FUZZY."""
+    return key.fuzzy or any(is_fuzzy(inner) for inner in key.keys)
+
+
 class _Reader:
     __slots__ = ("charset", "count", "fuzzy", "scanner")
 

@@ -29,6 +29,8 @@ _SENT: Final = {"SENTBEFORE": "BEFORE", "SENTON": "ON", "SENTSINCE": "SINCE"}
 CONTENT: Final = frozenset({"BODY", "TEXT", "HEADER"})
 _DATES: Final = frozenset({"BEFORE", "ON", "SINCE"})
 _SAVED: Final = {"SAVEDBEFORE": "BEFORE", "SAVEDON": "ON", "SAVEDSINCE": "SINCE"}  # RFC 8514 §4.3
+#: RFC 6203 §4.
+MAX_SCORE: Final = 100
 #: Keys that need the wire bytes of a row, and all that need a row.
 WIRE_KEYS: Final = frozenset({"SUBJECT", *ADDRESSES, *_SENT})
 #: Keys that are decided without row and octets, from memory.
@@ -70,7 +72,7 @@ class Candidate:
     modseq: int = 0
     row: MessageFacts | None = None
     envelope: Envelope | None = None
-    content: dict[int, bool] | None = None
+    content: dict[int, int] | None = None
 
 
 def walk(key: SearchKey) -> Iterator[SearchKey]:
@@ -130,7 +132,7 @@ def _judge_leaf(key: SearchKey, message: Candidate, look: Look) -> bool | None:
     if name == "THREADID":
         return False  # RFC 8474 §6: none has one
     if name in CONTENT:
-        return None if message.content is None else message.content[id(key)]
+        return None if message.content is None else bool(message.content[id(key)])
     row = message.row
     if row is None:
         return None
@@ -174,12 +176,30 @@ def _compare(name: str, day: int, wanted: int) -> bool:
     return day == wanted if name == "ON" else day >= wanted
 
 
-def content_answers(leaves: Sequence[SearchKey], data: bytes) -> dict[int, bool]:
-    """What HEADER, BODY and TEXT keys say to a message, by the keys' id().
+def score(message: Candidate, look: Look) -> int:
+    """How well a message that matches does so (RFC 6203 §4): what it holds letter by letter, accents and all,
+    counts whole, what was forgiven half."""
+    values: list[int] = []
+    for key in walk(look.program):
+        if not key.fuzzy:
+            continue
+        if key.name in CONTENT:
+            values.append(0 if message.content is None else message.content[id(key)])
+        elif message.envelope is not None:
+            text = decode_words(
+                message.envelope.subject if key.name == "SUBJECT" else message.envelope.addresses(key.name)
+            )
+            values.append((fold(key.text) in fold(text)) + (plain(key.text) in plain(text)))
+    return max(MAX_SCORE * sum(values) // (2 * len(values)), 1) if values else MAX_SCORE
+
+
+def content_answers(leaves: Sequence[SearchKey], data: bytes) -> dict[int, int]:
+    """What HEADER, BODY and TEXT keys say to a message, by the keys' id(): 0 for no, 1 for a match that FUZZY
+    forgives something, 2 for one without.
 
     Pure; runs in a thread.
     """
-    answers = dict.fromkeys(_surely_not(leaves, data), False)
+    answers = dict.fromkeys(_surely_not(leaves, data), 0)
     leaves = [key for key in leaves if id(key) not in answers]
     if not leaves:
         return answers
@@ -188,10 +208,10 @@ def content_answers(leaves: Sequence[SearchKey], data: bytes) -> dict[int, bool]
     header = header_text(data, root) if "TEXT" in names else ""
     bodies = list(body_texts(data, root)) if names & {"BODY", "TEXT"} else []
     values = header_values(data, root, {key.field for key in leaves if key.field})
-    for form in (fold, plain):
-        keys = [key for key in leaves if key.fuzzy is (form is plain)]
-        if keys:
-            answers.update(_compared(keys, form, header, bodies, values))
+    answers.update({key: 2 * said for key, said in _compared(leaves, fold, header, bodies, values).items()})
+    fuzzy = [key for key in leaves if key.fuzzy and not answers[id(key)]]
+    if fuzzy:
+        answers.update(_compared(fuzzy, plain, header, bodies, values))
     return answers
 
 
@@ -201,23 +221,23 @@ def _compared(
     header: str,
     bodies: Sequence[str],
     values: dict[bytes, list[str]],
-) -> dict[int, bool]:
-    """The answers under one way of comparing."""
-    answers: dict[int, bool] = {}
+) -> dict[int, int]:
+    """The answers, 0 or 1, under one way of comparing."""
+    answers: dict[int, int] = {}
     header = form(header)
     bodies = [form(text) for text in bodies]
     for key in keys:
         needle = form(key.text)
         if key.name == "HEADER":
             # RFC 3501 §6.4.4: an empty string asks whether the field is there
-            answers[id(key)] = any(needle in form(value) for value in values.get(key.field, ()))
+            answers[id(key)] = int(any(needle in form(value) for value in values.get(key.field, ())))
             continue
         there = any(needle in text for text in bodies) or not needle
-        answers[id(key)] = there or (key.name == "TEXT" and needle in header)
+        answers[id(key)] = int(there or (key.name == "TEXT" and needle in header))
     return answers
 
 
-def header_answers(leaves: Sequence[SearchKey], data: bytes) -> dict[int, bool]:
+def header_answers(leaves: Sequence[SearchKey], data: bytes) -> dict[int, int]:
     """The same where only HEADER is asked for: the body is not looked at."""
     return content_answers(leaves, data[: body_offset(data)])
 

@@ -11,23 +11,26 @@ from typing import Any, Final
 
 from lorrainemail.grammar.imap import Command
 from lorrainemail.grammar.imap_order import Criterion
-from lorrainemail.imap.search import find, note_modseq, results, saving
+from lorrainemail.imap.matching import MAX_SCORE
+from lorrainemail.imap.search import Scores, asks_relevancy, find, note_modseq, results, saving
 from lorrainemail.imap.server import ImapServer
 from lorrainemail.imap.view import View
 from lorrainemail.interfaces import MessageFacts, SortingFacts
 from lorrainemail.message.charsets import decode, decode_words
+from lorrainemail.message.collation import ordering
 from lorrainemail.message.summary import Address, Envelope
 
 #: Messages whose facts are gathered in one turn; entries that are sorted in one turn.
 SLICE: Final = 2000
 PART: Final = 4000
 
+RELEVANCY: Final = Criterion("RELEVANCY")
 _ADDRESSES: Final = {"FROM": "FROM", "TO": "TO", "CC": "CC", "DISPLAYFROM": "FROM", "DISPLAYTO": "TO"}
 _BY_SORTING: Final[dict[str, Callable[[SortingFacts], Any]]] = {
     "ARRIVAL": lambda facts: facts.internal_date,
     "DATE": lambda facts: facts.internal_date if facts.sent is None else facts.sent,
     "SIZE": lambda facts: facts.size,
-    "SUBJECT": lambda facts: facts.base_subject,
+    "SUBJECT": lambda facts: ordering(facts.base_subject),
 }
 
 
@@ -36,13 +39,18 @@ async def sort(session: ImapServer, command: Command) -> bytes:
     criteria, program, options = command.arguments
     view = session.selected()
     note_modseq(session, program)
-    found = await saving(view, options, find(session, view, program))
-    ordered = await in_order(session, view, found, criteria)
-    return results(session, view, command, program, options, ordered)
+    scores: Scores | None = {} if asks_relevancy(options) or RELEVANCY in criteria else None
+    found = await saving(view, options, find(session, view, program, scores))
+    ordered = await in_order(session, view, found, criteria, scores)
+    return results(session, view, command, program, options, ordered, scores)
 
 
 async def in_order(
-    session: ImapServer, view: View, found: list[int], criteria: tuple[Criterion, ...]
+    session: ImapServer,
+    view: View,
+    found: list[int],
+    criteria: tuple[Criterion, ...],
+    scores: Scores | None = None,
 ) -> list[int]:
     """Positions by the criteria, then by their numbers (RFC 5256 §3); those that are gone are left out."""
     columns: list[list[Any]] = [[] for _ in criteria]
@@ -59,7 +67,10 @@ async def in_order(
                 continue
             indexes.append(part[facts.uid])
             for criterion, column in zip(criteria, columns, strict=True):
-                column.append(_value(criterion.key, facts, row))
+                if criterion == RELEVANCY:  # RFC 6203 §5: the most relevant first
+                    column.append(-(scores or {}).get(indexes[-1], MAX_SCORE))
+                else:
+                    column.append(_value(criterion.key, facts, row))
         await session.breathe()
     for at, criterion in enumerate(criteria):
         if criterion.reverse or len(criteria) > 1:
@@ -101,7 +112,7 @@ def _value(key: str, facts: SortingFacts, row: MessageFacts | None) -> Any:
     first = Envelope(row.envelope).first(_ADDRESSES[key])
     if first is None:
         return ""
-    return display(first).upper() if key.startswith("DISPLAY") else decode(first.mailbox).upper()
+    return ordering(display(first) if key.startswith("DISPLAY") else decode(first.mailbox))
 
 
 def display(address: Address) -> str:

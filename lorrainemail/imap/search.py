@@ -22,6 +22,7 @@ from lorrainemail.grammar.imap_sets import print_set
 from lorrainemail.imap.matching import (
     ADDRESSES,
     CONTENT,
+    MAX_SCORE,
     WIRE_KEYS,
     WITHOUT_ROW,
     Candidate,
@@ -31,6 +32,7 @@ from lorrainemail.imap.matching import (
     header_answers,
     judge,
     needle_of,
+    score,
     walk,
 )
 from lorrainemail.imap.octets import Source
@@ -51,17 +53,32 @@ MAX_NARROW_WORDS: Final = 3
 MIN_INDEXED: Final = 200
 
 
+#: How well messages match, by position; those that are not there match wholly.
+Scores = dict[int, int]
+
+
 async def search(session: ImapServer, command: Command) -> bytes:
     """SEARCH and UID SEARCH."""
     program, options = command.arguments
     view = session.selected()
     note_modseq(session, program)
-    found = await saving(view, options, find(session, view, program))
-    return results(session, view, command, program, options, found)
+    scores: Scores | None = {} if asks_relevancy(options) else None
+    found = await saving(view, options, find(session, view, program, scores))
+    return results(session, view, command, program, options, found, scores)
 
 
-async def find(session: ImapServer, view: View, program: SearchKey) -> list[int]:
-    """Positions, ascending, of the messages that match."""
+def asks_relevancy(options: ResultOptions) -> bool:
+    """Whether the client wants to hear how well messages match (RFC 6203 §4)."""
+    return "RELEVANCY" in options.words
+
+
+async def find(
+    session: ImapServer, view: View, program: SearchKey, scores: Scores | None = None
+) -> list[int]:
+    """Positions, ascending, of the messages that match.
+
+    :param scores: gets the relevancy of each that is not wholly so, where it is wanted.
+    """
     if program.name == "ALL":
         return await _all(session, view)
     keys = tuple(walk(program))
@@ -90,7 +107,10 @@ async def find(session: ImapServer, view: View, program: SearchKey) -> list[int]
                 open_ones.append(candidate)
         if open_ones:
             progress = partial(session.progress, start, len(indexes))
-            sure.extend(await _look_closer(session, view, look, open_ones, wire, leaves, progress))
+            matching = await _look_closer(session, view, look, open_ones, wire, leaves, progress)
+            sure.extend(one.index for one in matching)
+            if scores is not None:
+                scores.update({one.index: score(one, look) for one in matching})
             sure.sort()
         found.extend(sure)
         if start + size < len(indexes):
@@ -150,6 +170,7 @@ def results(
     program: SearchKey,
     options: ResultOptions,
     found: list[int],
+    scores: Scores | None = None,
 ) -> bytes:
     """Answer with what was found (in its order), as SEARCH or ESEARCH, and save it where that was asked."""
     kind = command.name.encode("ascii")
@@ -175,6 +196,9 @@ def results(
             shown.add(found[-1])
         if "ALL" in words:
             parts.append(b"ALL " + print_set(numbers))
+        if scores is not None and asks_relevancy(options):
+            listed = b" ".join([b"%d" % scores.get(index, MAX_SCORE) for index in found])
+            parts.append(b"RELEVANCY (%b)" % listed)
     if "COUNT" in words:
         parts.append(b"COUNT %d" % len(numbers))
     if options.window is not None:
@@ -264,9 +288,9 @@ async def _look_closer(
     wire: bool,
     leaves: tuple[SearchKey, ...],
     progress: Callable[[int], None],
-) -> list[int]:
-    """Positions of those that match, by their rows and, where that is not enough, by their octets."""
-    found: list[int] = []
+) -> list[Candidate]:
+    """Those that match, by their rows and, where that is not enough, by their octets."""
+    found: list[Candidate] = []
     for start in range(0, len(candidates), ROW_SLICE):
         part = candidates[start : start + ROW_SLICE]
         if _needs_rows(look, wire):
@@ -282,7 +306,7 @@ async def _look_closer(
                 candidate.envelope = Envelope(row.envelope)
             verdict = judge(look.program, candidate, look)
             if verdict:
-                found.append(candidate.index)
+                found.append(candidate)
             elif verdict is None:
                 undecided.append(candidate)
         for at in range(0, len(undecided), CONTENT_SLICE):
@@ -307,25 +331,25 @@ async def _by_content(
     look: Look,
     candidates: list[Candidate],
     leaves: tuple[SearchKey, ...],
-) -> list[int]:
-    """Positions of those whose octets match."""
+) -> list[Candidate]:
+    """Those whose octets match."""
     headers_only = all(key.name == "HEADER" for key in leaves)
     work = partial(header_answers if headers_only else content_answers, leaves)
     said = await view.mailbox.examine([candidate.uid for candidate in candidates], work)
-    found: list[int] = []
+    found: list[Candidate] = []
     for candidate in candidates:
         if candidate.uid in said:
             candidate.content = said[candidate.uid]
         else:
             candidate.content = await _of_a_large_one(session, view, candidate.uid, leaves, headers_only)
         if candidate.content is not None and judge(look.program, candidate, look):
-            found.append(candidate.index)
+            found.append(candidate)
     return found
 
 
 async def _of_a_large_one(
     session: ImapServer, view: View, uid: int, leaves: tuple[SearchKey, ...], headers_only: bool
-) -> dict[int, bool] | None:
+) -> dict[int, int] | None:
     """What a message says that is not read whole with others; None where it is gone."""
     source = Source(session, view.mailbox, uid)
     try:

@@ -23,11 +23,12 @@ TURN: Final = 2000
 class Node:
     """A message in its thread; without one (``number`` 0) where others only refer to it."""
 
-    __slots__ = ("children", "date", "number", "parent", "reply", "subject")
+    __slots__ = ("arrived", "children", "date", "number", "parent", "reply", "subject")
 
     def __init__(self) -> None:
         self.number = 0
         self.date = 0
+        self.arrived = 0
         self.subject = ""
         self.reply = False
         self.parent: Node | None = None
@@ -82,6 +83,8 @@ async def thread(session: ImapServer, command: Command) -> bytes:
     work = Work(session)
     if algorithm == "REFERENCES":
         roots = await by_references(session, work, facts)
+    elif algorithm == "REFS":
+        roots = await by_references_alone(session, work, facts)
     else:
         roots = await by_subject(session, work, facts)
     session.send(b"* THREAD")
@@ -98,6 +101,7 @@ async def thread(session: ImapServer, command: Command) -> bytes:
 def _message(node: Node, number: int, facts: SortingFacts) -> Node:
     node.number = number
     node.date = facts.internal_date if facts.sent is None else facts.sent
+    node.arrived = facts.internal_date
     node.subject = facts.base_subject
     node.reply = facts.is_reply
     return node
@@ -155,6 +159,35 @@ async def _in_order(session: ImapServer, work: Work, nodes: list[Node]) -> list[
         if work.steps >= TURN:
             await work.rest()
     return [nodes[entry[-1]] for entry in await sliced_sort(session, entries)]
+
+
+async def by_references_alone(
+    session: ImapServer, work: Work, facts: list[tuple[int, SortingFacts]]
+) -> list[Node]:
+    """REFS: by what messages refer to and nothing else; the thread that was last added to comes last.
+
+    As other servers announce it; its draft (IMAP INTHREAD) never became an RFC.
+    """
+    nodes = await _linked(work, facts)
+    roots = await _pruned(work, nodes)
+    for node in nodes:
+        node.sort()
+        work.steps += len(node.children) + 1
+        if work.steps >= TURN:
+            await work.rest()
+    entries: list[tuple[int, int, int]] = []
+    for at, root in enumerate(roots):
+        latest = 0
+        todo = [root]
+        while todo:
+            node = todo.pop()
+            latest = max(latest, node.arrived)
+            todo.extend(node.children)
+            work.steps += 1
+        entries.append((latest, root.order[1], at))
+        if work.steps >= TURN:
+            await work.rest()
+    return [roots[at] for _, _, at in await sliced_sort(session, entries)]
 
 
 async def _linked(work: Work, facts: list[tuple[int, SortingFacts]]) -> list[Node]:

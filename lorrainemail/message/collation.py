@@ -49,13 +49,27 @@ class _Plain(dict[int, str]):
         return found
 
 
+class _Titled(dict[int, str]):
+    """What RFC 5051 §2 makes of a character, as it is: in titlecase."""
+
+    def __missing__(self, code: int) -> str:
+        found = self[code] = "".join(_titled(one) for one in _FOLDING[code])
+        return found
+
+
 _FOLDING: Final = _Folding()
+_TITLED: Final = _Titled()
 _PLAIN: Final = _Plain()
 
 
 def fold(text: str) -> str:
     """Text as i;unicode-casemap compares it (RFC 5051, RFC 5255 §4.2)."""
     return text.lower() if text.isascii() else text.translate(_FOLDING)
+
+
+def ordering(text: str) -> str:
+    """Text as i;unicode-casemap puts it in order (RFC 5051 §2, RFC 5255 §4.2): by its titlecase form."""
+    return text.upper() if text.isascii() else text.translate(_TITLED)
 
 
 def plain(text: str) -> str:

@@ -645,3 +645,46 @@ def test_fuzzy_forgives_accents_and_nothing_else(door: Any) -> None:
     assert client.say("c SEARCH SUBJECT reunion")[0] == "* SEARCH"
     assert client.say("d SEARCH FUZZY (SUBJECT reunion BODY line) NOT FUZZY BODY cafe")[0] == "* SEARCH 1"
     assert client.say("e SEARCH FUZZY")[0].startswith("e BAD")
+
+
+def test_relevancy_tells_what_was_forgiven(door: Any) -> None:
+    door.put(PLAIN, MULTI.replace("parts", "reunion"), "Subject: other\n\nx\n")
+    client = door.selected()
+    # RFC 6203 §4: in the order of the messages; 1 to 100
+    assert client.say("a SEARCH RETURN (ALL RELEVANCY) FUZZY SUBJECT reunion")[0] == (
+        '* ESEARCH (TAG "a") ALL 1:2 RELEVANCY (50 100)'
+    )
+    assert client.say("b SEARCH RETURN (RELEVANCY) FUZZY BODY cafe")[0] == (
+        '* ESEARCH (TAG "b") ALL 2 RELEVANCY (100)'
+    )
+    # RFC 6203 §5: the most relevant first
+    assert client.say("c SORT (RELEVANCY) UTF-8 FUZZY SUBJECT reunion")[0] == "* SORT 2 1"
+    assert client.say("d SEARCH RETURN (RELEVANCY) SUBJECT reunion")[0].startswith("d BAD")
+    assert client.say("e SORT (RELEVANCY) UTF-8 ALL")[0].startswith("e BAD")
+    assert client.say("f SEARCH RETURN (ALL RELEVANCY) FUZZY SUBJECT nowhere")[0] == '* ESEARCH (TAG "f")'
+
+
+def test_searching_and_sorting_go_by_the_unicode_comparator(door: Any) -> None:
+    for subject in ("Zoé", "étude", "ETUDE", "\u00c9tape", "_x"):
+        door.put(f"Subject: {subject}\n\nx\n")
+    client = door.selected()
+    # RFC 5255 §4.2, RFC 5051: decomposed titlecase
+    assert client.say("a UID SORT (SUBJECT) UTF-8 ALL")[0] == "* SORT 3 4 2 1 5"
+    needle = "E\u0301TUDE".encode()
+    assert client.say(b"b SEARCH SUBJECT {%d+}\r\n%b\r\n" % (len(needle), needle))[0] == "* SEARCH 2"
+
+
+def test_refs_threads_by_references_alone_and_the_last_touched_thread_is_last(door: Any) -> None:
+    def put(ident: str, subject: str, reference: str = "") -> None:
+        door.clock.advance(60)
+        more = f"References: <{reference}@x>\n" if reference else ""
+        door.put(f"Subject: {subject}\nMessage-ID: <{ident}@x>\n{more}\nx\n")
+
+    put("1", "one")
+    put("2", "two")
+    put("3", "one")
+    put("4", "Re: one", "1")
+    client = door.selected()
+    assert client.say("a THREAD REFS UTF-8 ALL")[0] == "* THREAD (2)(3)(1 4)"
+    assert client.say("b UID THREAD REFS UTF-8 SUBJECT two")[0] == "* THREAD (2)"
+    assert client.say("c THREAD NEITHER UTF-8 ALL")[0].startswith("c BAD")
