@@ -199,7 +199,7 @@ def _new_password(
 
     shown = ""
     if arguments.generate:
-        shown = "".join(secrets.choice(_LETTERS) for _ in range(_LENGTH))
+        shown = made_up_password()
         password = shown.encode("ascii")
     elif arguments.password_stdin:
         password = _first_line()
@@ -211,6 +211,11 @@ def _new_password(
         return new_credentials(password, label, settings.auth.scram, kin), shown
     except PermanentError as refusal:
         _usage_error(arguments, refusal.reply.text)
+
+
+def made_up_password() -> str:
+    """A password that nobody guesses and anybody can type."""
+    return "".join(secrets.choice(_LETTERS) for _ in range(_LENGTH))
 
 
 def _usage_error(arguments: argparse.Namespace, words: str) -> NoReturn:

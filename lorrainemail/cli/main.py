@@ -31,6 +31,7 @@ class Command(NamedTuple):
 
 #: In the order of ``--help``.
 COMMANDS: Final = {
+    "init": Command("init", "the server of a real domain, on an empty machine or after a first trial"),
     "domain": Command("domain", "domains of this server, and their DNS records"),
     "doctor": Command("doctor", "look at everything as the world sees it; say what is wrong and what to do"),
     "check": Command("check", "check configuration and tables; show what the server goes by"),

@@ -19,10 +19,9 @@ from typing import Final, Literal
 import attrs
 
 from lorrainemail.addresses import Address
-from lorrainemail.config.default import ACCOUNT, HOSTNAME, PORTS
+from lorrainemail.config.default import ACCOUNT, HOSTNAME
 from lorrainemail.config.load import FILE_NAME, SYSTEM_FILE, SYSTEM_STATE, Located, load, load_text, locate
 from lorrainemail.config.model import Settings
-from lorrainemail.config.values import join_port
 from lorrainemail.errors import ConfigurationError
 from lorrainemail.interfaces import Credential
 from lorrainemail.mailauth import keys
@@ -36,8 +35,19 @@ from lorrainemail.tables.textfile import read_octets
 SERVICE_USER: Final = "lorrainemail"
 #: Where a configuration that init replaced is kept.
 REPLACED: Final = ".before-init"
-#: The doors that a new server opens, with the ports that the world expects (RFC 8314 §3: TLS at once).
-DOORS: Final = {"smtp": 25, "submission": 587, "submissions": 465, "pop3s": 995, "imaps": 993}
+#: The doors that a new server opens: the ports that the world expects (RFC 8314 §3: TLS at once), and those
+#: above 1024 for a trial without root.
+DOORS: Final = {
+    "smtp": (25, 2525),
+    "submission": (587, 2587),
+    "submissions": (465, 2465),
+    "pop3s": (995, 2995),
+    "imaps": (993, 2993),
+    "http": (80, 2080),
+    "https": (443, 2443),
+}
+#: Those of them that serve web pages; mail works without.
+WEB: Final = ("http", "https")
 #: The name of the smarthost's login in the file of credentials.
 SMARTHOST: Final = "smarthost"
 
@@ -60,7 +70,8 @@ class Wishes:
     :ivar domain: in A-labels, lower case.
     :ivar interfaces: addresses to listen at; "" is all of them.
     :ivar addresses: under which the world finds the server, where the machine does not know itself.
-    :ivar high_ports: doors above 1024, those of the embedded default.
+    :ivar high_ports: doors above 1024. ``web``: open the doors http and https too.
+    :ivar acme: the directory that certificates come from, "" for none.
     :ivar smarthost: host:port of the one that takes all outgoing mail, "" for none.
     :ivar login: its (user, secret).
     """
@@ -70,6 +81,8 @@ class Wishes:
     interfaces: tuple[str, ...] = ("",)
     addresses: tuple[str, ...] = ()
     high_ports: bool = False
+    web: bool = True
+    acme: str = ""
     resolvers: tuple[str, ...] = ()
     smarthost: str = ""
     login: tuple[str, str] | None = attrs.field(default=None, repr=False)
@@ -167,7 +180,7 @@ def _configure(wishes: Wishes, located: Located) -> Iterator[Step]:
     file = located.file or os.path.join(located.state, FILE_NAME)
     inside = os.path.dirname(file) == located.state
     text = configuration(wishes, "." if inside else located.state)
-    load_text(text, file, located.state)  # what we write must load: else say why, and write nothing
+    load_text(text, file, located.state)  # what we write must load, else nothing is written
     os.makedirs(os.path.dirname(file), mode=0o755, exist_ok=True)
     with edit.as_owner(located.state) if inside else contextlib.nullcontext():
         if os.path.exists(file):
@@ -222,15 +235,17 @@ def configuration(wishes: Wishes, state: str) -> str:
         relay=_relay(wishes),
         doors="\n".join(
             f"{door} = [{', '.join(_endpoint(port, face) for face in wishes.interfaces)}]"
-            for door, port in _ports(wishes).items()
+            for door, port in ports_of(wishes).items()
         ),
+        acme=_acme(wishes),
         dns=_dns(wishes),
         lang=wishes.lang,
     )
 
 
-def _ports(wishes: Wishes) -> dict[str, int]:
-    return {door: PORTS[door] if wishes.high_ports else port for door, port in DOORS.items()}
+def ports_of(wishes: Wishes) -> dict[str, int]:
+    """The doors that the configuration opens, and their ports."""
+    return {door: ports[wishes.high_ports] for door, ports in DOORS.items() if wishes.web or door not in WEB}
 
 
 def _endpoint(port: int, interface: str) -> str:
@@ -245,6 +260,13 @@ def _relay(wishes: Wishes) -> str:
     return f'"*" = {{ host = "{wishes.smarthost}", tls = "verified"{extras} }}\n'
 
 
+def _acme(wishes: Wishes) -> str:
+    """Certificates; without them the self-signed one serves."""
+    if not wishes.acme:
+        return '\n# [acme]\n# directory = "letsencrypt"             # names whose terms you agree to\n'
+    return f'\n[acme]\ndirectory = "{wishes.acme}"\ncontact = ["postmaster@{wishes.domain}"]\n'
+
+
 def _dns(wishes: Wishes) -> str:
     lines = []
     if wishes.addresses:
@@ -256,11 +278,6 @@ def _dns(wishes: Wishes) -> str:
 
 def _quoted(text: str) -> str:
     return f'"{text}"'
-
-
-def smarthost_of(host: str, port: int) -> str:
-    """In the one form of the configuration."""
-    return join_port(host, port)
 
 
 _TEMPLATE: Final = """\
@@ -285,7 +302,7 @@ state = "{state}"
 # Doors; one left out is closed. interface=\\:\\: is IPv6 and IPv4.
 [listen]
 {doors}
-{dns}
+{acme}{dns}
 # "lorrainemail doctor" looks at everything once a day and tells postmaster what turned bad.
 [doctor]
 lang = "{lang}"
