@@ -252,6 +252,7 @@ class Server(Ordered):
             service.setServiceParent(self)  # type: ignore[no-untyped-call]
 
     # -- doors ---------------------------------------------------------------------------------------
+            **self.logins.commands(),
 
     def open_door(self, port: BoundPort) -> Open:
         """What serves a port."""

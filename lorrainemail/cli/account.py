@@ -1,4 +1,4 @@
-"""``lorrainemail account``: who has mail here.
+"""``lorrainemail account``: who has mail here, by which passwords, and who logged in.
 
 Edits the table file ``accounts`` through :mod:`lorrainemail.tables.edit`, with or without a running server,
 which sees the change by itself. A password comes from standard input, is made up, or is asked for where
@@ -51,71 +51,83 @@ def configure(subparsers: Any) -> None:
     words = parser.add_subparsers(metavar="WORD", required=True)
 
     add = words.add_parser("add", help="a new account")
-    _address(add)
-    _password_options(add)
+    address_argument(add)
+    password_options(add)
     add.add_argument("--format", choices=("maildir", "mbox"), help="how its mail is kept")
     add.add_argument("--quota", type=_size, default=0, metavar="SIZE", help='room for its mail, as "2 GB"')
     add.set_defaults(run=run_add)
 
     passwd = words.add_parser("passwd", help="a new password, instead of all the account has")
-    _address(passwd)
-    _password_options(passwd)
+    address_argument(passwd)
+    password_options(passwd)
+    passwd.add_argument("--keep-devices", action="store_true", help="keep the passwords of devices")
     passwd.set_defaults(run=run_passwd)
+
+    # That module stands on this one.
+    from lorrainemail.cli.devices import add_words
+
+    add_words(words)
 
     listing = words.add_parser("list", help="all accounts")
     listing.add_argument("--json", action="store_true", help="one JSON object")
     listing.set_defaults(run=run_list)
 
     disable = words.add_parser("disable", help="no more logins; its mail is still accepted")
-    _address(disable)
+    address_argument(disable)
     disable.set_defaults(run=run_disable)
     enable = words.add_parser("enable", help="logins again")
-    _address(enable)
+    address_argument(enable)
     enable.set_defaults(run=run_enable)
 
     remove = words.add_parser("remove", help="remove an account; its mail stays unless --delete-mail")
-    _address(remove)
+    address_argument(remove)
     remove.add_argument("--delete-mail", action="store_true", help="delete all its mail too, for good")
     remove.set_defaults(run=run_remove)
 
 
 def run_add(arguments: argparse.Namespace) -> int:
-    located, settings = _open(arguments)
+    located, settings = open_tables(arguments)
     address: Address = arguments.address
     _require_local(located, settings, address)
-    credentials, shown = _new_password(arguments, settings)
+    credentials, shown = new_password(arguments, settings)
     kept: Literal["maildir", "mbox"] = arguments.format or Rules.of(settings).format_of(address.domain)
     edit.add_account(located.state, address, credentials, format=kept, quota=arguments.quota)
-    _done(arguments, "added", f"Account {address} added.", shown)
+    tell_done(arguments, "added", f"Account {address} added.", shown)
     return 0
 
 
 def run_passwd(arguments: argparse.Namespace) -> int:
-    located, settings = _open(arguments)
-    _require_account(located, arguments.address)
-    credentials, shown = _new_password(arguments, settings)
-    edit.set_credentials(located.state, arguments.address, credentials)
+    located, settings = open_tables(arguments)
+    require_account(located, arguments.address)
+    kept = credentials_of_account(located, arguments.address) if arguments.keep_devices else ()
+    devices = tuple(credential for credential in kept if credential.label)
+    credentials, shown = new_password(arguments, settings, "", devices)
+    edit.change_credentials(
+        located.state,
+        arguments.address,
+        lambda now: (*credentials, *(c for c in now if c.label and arguments.keep_devices)),
+    )
     _forget_first_password(located, arguments.address)
-    _done(arguments, "changed", f"The password of {arguments.address} was changed.", shown)
+    tell_done(arguments, "changed", f"The password of {arguments.address} was changed.", shown)
     return 0
 
 
 def run_disable(arguments: argparse.Namespace) -> int:
-    located, _ = _open(arguments)
+    located, _ = open_tables(arguments)
     edit.set_enabled(located.state, arguments.address, False)
-    _done(arguments, "disabled", f"{arguments.address} can no longer log in; its mail is still accepted.")
+    tell_done(arguments, "disabled", f"{arguments.address} can no longer log in; its mail is still accepted.")
     return 0
 
 
 def run_enable(arguments: argparse.Namespace) -> int:
-    located, _ = _open(arguments)
+    located, _ = open_tables(arguments)
     edit.set_enabled(located.state, arguments.address, True)
-    _done(arguments, "enabled", f"{arguments.address} can log in.")
+    tell_done(arguments, "enabled", f"{arguments.address} can log in.")
     return 0
 
 
 def run_remove(arguments: argparse.Namespace) -> int:
-    located, _ = _open(arguments)
+    located, _ = open_tables(arguments)
     address: Address = arguments.address
     edit.remove_account(located.state, address)
     _forget_first_password(located, address)
@@ -123,7 +135,7 @@ def run_remove(arguments: argparse.Namespace) -> int:
     home = os.path.join(mail, home_path(address))
     if not arguments.delete_mail:
         kept = f" Its mail stays in {home}" if os.path.isdir(home) else ""
-        _done(arguments, "removed", f"Account {address} removed.{kept}")
+        tell_done(arguments, "removed", f"Account {address} removed.{kept}")
         return 0
     # Out of the way in one step, so that an account made anew never finds half of the old mail.
     doomed = os.path.join(mail, f".removed-{new_id()}")
@@ -134,13 +146,13 @@ def run_remove(arguments: argparse.Namespace) -> int:
         pass
     except OSError as error:
         left = doomed if os.path.isdir(doomed) else home
-        _fail(left, 0, f"the account is removed, its mail not: {error.strerror}", "delete the directory")
-    _done(arguments, "removed", f"Account {address} and its mail removed.")
+        fail(left, 0, f"the account is removed, its mail not: {error.strerror}", "delete the directory")
+    tell_done(arguments, "removed", f"Account {address} and its mail removed.")
     return 0
 
 
 def run_list(arguments: argparse.Namespace) -> int:
-    located, settings = _open(arguments)
+    located, settings = open_tables(arguments)
     rows, problems = _accounts(located)
     if arguments.json:
         print(json.dumps({"version": 1, "accounts": [_as_json(row, settings) for row in rows]}))
@@ -158,12 +170,12 @@ def run_list(arguments: argparse.Namespace) -> int:
 # -- arguments -------------------------------------------------------------------------------------------
 
 
-def _address(parser: argparse.ArgumentParser) -> None:
+def address_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("address", metavar="ADDRESS", type=_parse_address)
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
-def _password_options(parser: argparse.ArgumentParser) -> None:
+def password_options(parser: argparse.ArgumentParser) -> None:
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--password-stdin", action="store_true", help="read it from standard input (one line)")
     how.add_argument("--generate", action="store_true", help="make one up and print it")
@@ -187,7 +199,7 @@ def _size(text: str) -> int:
 # -- passwords -------------------------------------------------------------------------------------------
 
 
-def _new_password(
+def new_password(
     arguments: argparse.Namespace, settings: Settings, label: str = "", kin: Sequence[Credential] = ()
 ) -> tuple[tuple[Credential, ...], str]:
     """The credentials of the new password, and the password itself where it was made up.
@@ -248,7 +260,7 @@ def _forget_first_password(located: Located, address: Address) -> None:
 # -- tables ----------------------------------------------------------------------------------------------
 
 
-def _open(arguments: argparse.Namespace) -> tuple[Located, Settings]:
+def open_tables(arguments: argparse.Namespace) -> tuple[Located, Settings]:
     """Where the server's state is, and its configuration.
 
     :raises ConfigurationError: where there is none, or accounts are not kept in files.
@@ -257,10 +269,10 @@ def _open(arguments: argparse.Namespace) -> tuple[Located, Settings]:
     settings = load(located)
     if settings.tables != "files":
         what = f'accounts are kept by the table backend "{settings.tables}"'
-        _fail(located.file or "", 0, what, "add and change them there")
+        fail(located.file or "", 0, what, "add and change them there")
     if not os.path.isdir(located.state):
         mend = 'start the server once ("twistd -n lorrainemail"), or say where it is with --state'
-        _fail(located.state, 0, "there is no such state directory", mend)
+        fail(located.state, 0, "there is no such state directory", mend)
     return located, settings
 
 
@@ -272,9 +284,9 @@ def _read(located: Located, name: str) -> tuple[str, str]:
     except FileNotFoundError:
         return path, ""
     except UnicodeDecodeError:
-        _fail(path, 0, "is not UTF-8 text", "save the file as UTF-8")
+        fail(path, 0, "is not UTF-8 text", "save the file as UTF-8")
     except (OSError, ValueError) as error:
-        _fail(path, 0, getattr(error, "strerror", None) or str(error), "run as the server's user")
+        fail(path, 0, getattr(error, "strerror", None) or str(error), "run as the server's user")
 
 
 def _accounts(located: Located) -> tuple[list[AccountRow], list[Problem]]:
@@ -282,12 +294,19 @@ def _accounts(located: Located) -> tuple[list[AccountRow], list[Problem]]:
     return parse_accounts(text, path)
 
 
-def _require_account(located: Located, address: Address) -> None:
+def require_account(located: Located, address: Address) -> None:
     """Say so before a password is asked for."""
     rows, _ = _accounts(located)
     if all(row.account.address.key != address.key for row in rows):
         mend = '"lorrainemail account list" shows them'
-        _fail(os.path.join(located.state, "accounts"), 0, f"there is no account {address}", mend)
+        fail(os.path.join(located.state, "accounts"), 0, f"there is no account {address}", mend)
+
+
+def credentials_of_account(located: Located, address: Address) -> tuple[Credential, ...]:
+    """The account's credentials; it must be there."""
+    require_account(located, address)
+    rows, _ = _accounts(located)
+    return next(row.account.credentials for row in rows if row.account.address.key == address.key)
 
 
 def _require_local(located: Located, settings: Settings, address: Address) -> None:
@@ -298,17 +317,17 @@ def _require_local(located: Located, settings: Settings, address: Address) -> No
         mend = f"add the line {address.domain} to {path}"
         if located.file:
             mend += f", or the domain to local_domains in {located.file}"
-        _fail("", 0, f"{address.domain} is not a domain of this server, so it gets no mail here", mend)
+        fail("", 0, f"{address.domain} is not a domain of this server, so it gets no mail here", mend)
 
 
-def _fail(where: str, line: int, what: str, mend: str) -> NoReturn:
+def fail(where: str, line: int, what: str, mend: str) -> NoReturn:
     raise ConfigurationError((Problem(where, line, what, mend),))
 
 
 # -- output ----------------------------------------------------------------------------------------------
 
 
-def _done(arguments: argparse.Namespace, done: str, words: str, password: str = "") -> None:
+def tell_done(arguments: argparse.Namespace, done: str, words: str, password: str = "") -> None:
     if arguments.json:
         facts = {"version": 1, "account": str(arguments.address), "done": done}
         print(json.dumps({**facts, "password": password} if password else facts))

@@ -17,7 +17,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from lorrainemail.errors import ConfigurationError, Problem
-from lorrainemail.net.tls import read_pem
+from lorrainemail.net.certificates import read_pem
 
 #: Octets of an answer's body.
 MAX_ANSWER: Final = 256 * 1024
@@ -53,20 +53,21 @@ class _Body(Protocol):
         self._body += data
         if len(self._body) > MAX_ANSWER:
             self.transport.loseConnection()
-            self._end(Failure(Unanswered(f"the answer is longer than {MAX_ANSWER} octets")))
+            self._fail(f"the answer is longer than {MAX_ANSWER} octets")
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         from twisted.web.client import ResponseDone
         from twisted.web.http import PotentialDataLoss
 
-        if reason.check(ResponseDone, PotentialDataLoss):
-            self._end(self._body)
+        if isinstance(reason.value, ResponseDone | PotentialDataLoss):
+            if not self._done.called:
+                self._done.callback(self._body)
         else:
-            self._end(Failure(Unanswered("the answer broke off")))
+            self._fail("the answer broke off")
 
-    def _end(self, result: bytes | Failure) -> None:
+    def _fail(self, reason: str) -> None:
         if not self._done.called:
-            self._done.callback(result)  # type: ignore[arg-type]
+            self._done.errback(Unanswered(reason))
 
 
 class Web:
@@ -117,7 +118,8 @@ class Web:
             from io import BytesIO
 
             headers.setdefault("Content-Type", "application/x-www-form-urlencoded")
-            producer = FileBodyProducer(BytesIO(body), cooperator=_cooperator(self._reactor))
+            cooperator = _cooperator(self._reactor)
+            producer = FileBodyProducer(BytesIO(body), cooperator=cooperator)  # type: ignore[no-untyped-call]
         headers.setdefault("Accept", "application/json")
         headers.setdefault("User-Agent", "lorrainemail")
         made = Headers({name: [value] for name, value in headers.items()})
@@ -148,7 +150,7 @@ def _authorities(path: str) -> Any:
         blocks = read_pem(path).split(b"-----END CERTIFICATE-----")[:-1]
         if not blocks:
             raise ValueError("no certificate")
-        return trustRootFromCertificates(
+        return trustRootFromCertificates(  # type: ignore[no-untyped-call]
             [Certificate.loadPEM(block + b"-----END CERTIFICATE-----\n") for block in blocks]
         )
     except Exception as error:

@@ -22,7 +22,7 @@ from lorrainemail.addresses import Address, AddressError, parse_address
 from lorrainemail.envelope import Session
 from lorrainemail.errors import ConfigurationError, PermanentError, Problem
 from lorrainemail.interfaces import Account, IChannel, IPrincipal, ITableService, later
-from lorrainemail.net.tls import read_pem
+from lorrainemail.net.certificates import read_pem
 from lorrainemail.sasl.gate import Gate
 from lorrainemail.sasl.mechanisms import CANNOT_DECODE, prepare_name
 from lorrainemail.sasl.portal import Admit, Proof

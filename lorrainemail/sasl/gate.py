@@ -15,6 +15,7 @@ from twisted.logger import Logger
 from lorrainemail.envelope import Session
 from lorrainemail.interfaces import Account
 from lorrainemail.net.peers import network_key
+from lorrainemail.sasl.record import LoginRecord
 from lorrainemail.sasl.throttle import Throttle
 
 log = Logger(namespace="lorrainemail.sasl")
@@ -24,11 +25,13 @@ class Gate:
     """See the module.
 
     :param clock: for the waits.
+    :param record: remembers attempts at accounts.
     """
 
-    def __init__(self, throttle: Throttle, clock: IReactorTime) -> None:
+    def __init__(self, throttle: Throttle, clock: IReactorTime, record: LoginRecord | None = None) -> None:
         self._throttle = throttle
         self._clock = clock
+        self._record = record
 
     async def wait(self, session: Session, name: str) -> None:
         """Hold an attempt up for as long as its network, or the account, deserves.
@@ -63,6 +66,8 @@ class Gate:
             reason = "the account is disabled"
         elif not reason:
             reason = "wrong password"
+        if self._record is not None and account is not None:
+            self._record.note(session, account.address.key, False, reason)
         log.warn(
             "Login refused at {door} from {peer}: {reason} ({name}, session {session})",
             door=session.door,
@@ -73,6 +78,11 @@ class Gate:
         )
         return reason
 
-    def passed(self, session: Session, name: str) -> None:
-        """An attempt succeeded."""
+    def passed(self, session: Session, name: str, account: Account, mechanism: str, label: str = "") -> None:
+        """An attempt succeeded.
+
+        :param label: of the password that was used.
+        """
+        if self._record is not None:
+            self._record.note(session, account.address.key, True, mechanism, label)
         self._throttle.succeeded(network_key(session.peer), name)

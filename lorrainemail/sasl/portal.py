@@ -82,6 +82,7 @@ class Login:
     username: bytes = attrs.field(repr=False)
     password: bytes = attrs.field(repr=False)
     session: Session = _NOWHERE
+    mechanism: str = "PLAIN"
 
     def checkPassword(self, password: bytes) -> bool:
         """Of Twisted's interface; passwords are compared by their hashes only, so it is never true."""
@@ -101,12 +102,14 @@ class Proof:
     """An account that proved itself without a password of its own passing by.
 
     :ivar name: the folded login name that it gave.
+    :ivar label: of the password that was proved, "" where that was none.
     """
 
     account: Account
     session: Session
     mechanism: str
     name: str
+    label: str = ""
 
 
 @implementer(ICredentialsChecker)
@@ -132,8 +135,9 @@ class Checker:
 
     async def _prove(self, credentials: Any) -> bytes:
         if isinstance(credentials, Proof):
-            self._gate.passed(credentials.session, credentials.name)
-            return _avatar_id(credentials.account)
+            proof = credentials
+            self._gate.passed(proof.session, proof.name, proof.account, proof.mechanism, proof.label)
+            return _avatar_id(proof.account)
         session: Session = getattr(credentials, "session", _NOWHERE)
         name = prepare_name(credentials.username)
         # All that cannot be a name shares one record; it is no account's.
@@ -145,7 +149,8 @@ class Checker:
         credential = await self._passwords.check(usable, password, session.peer)
         if credential is None or usable is None:
             raise UnauthorizedLogin(self._gate.refused(session, folded, password, account))
-        self._gate.passed(session, folded)
+        mechanism = getattr(credentials, "mechanism", "")
+        self._gate.passed(session, folded, usable, mechanism, credential.label)
         if self._proved is not None:
             self._proved(usable, credential, password)
         return _avatar_id(usable)
@@ -266,7 +271,7 @@ class Authenticator(PasswordLogins):
         self, username: bytes, password: bytes, session: Session, mechanism: str = "PLAIN"
     ) -> Deferred[IPrincipal]:
         """See :class:`~lorrainemail.interfaces.IAuthenticator`."""
-        login = Login(username, password, session)
+        login = Login(username, password, session, mechanism)
         return Deferred.fromCoroutine(guarded(self._log_in(login, session, mechanism), session))
 
     async def _admit(self, proof: Proof) -> IPrincipal:

@@ -179,25 +179,25 @@ def check_claims(claims: dict[str, Any], expected: Expected, now: float, asked: 
     named = audience if isinstance(audience, list) else [audience]
     if not any(isinstance(one, str) and one in expected.audience for one in named):
         raise Rejected("it is for another audience")
-    ends = claims.get("exp", now + 1 if asked else None)
+    ends: Any = claims.get("exp", now + 1 if asked else None)
     if not _is_time(ends):
         raise Rejected("it has no end")
     if ends <= now - LEEWAY:
         raise Rejected("it has ended", ended=True)
     for name in ("nbf", "iat"):
-        begins = claims.get(name, now)
+        begins: Any = claims.get(name, now)
         if not _is_time(begins) or begins > now + LEEWAY:
             raise Rejected("it is not valid yet", ended=True)
     allowed = claims.get("scope", claims.get("scp", ""))
     words = allowed.split() if isinstance(allowed, str) else allowed if isinstance(allowed, list) else []
     if not all(scope in words for scope in expected.scopes):
         raise Rejected("it does not allow mail", ended=True)
-    name = claims.get(expected.claim)
-    if not isinstance(name, str) or not name:
+    owner = claims.get(expected.claim)
+    if not isinstance(owner, str) or not owner:
         raise Rejected(f"it has no claim {expected.claim}", ended=True)
     if expected.claim == "email" and claims.get("email_verified", True) not in (True, "true"):
         raise Rejected("its e-mail address was never verified", ended=True)
-    return name
+    return owner
 
 
 def _is_time(value: object) -> bool:

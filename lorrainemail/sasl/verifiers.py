@@ -20,7 +20,7 @@ from twisted.cred.error import UnauthorizedLogin
 from lorrainemail.addresses import fold_local
 from lorrainemail.envelope import Session
 from lorrainemail.errors import PermanentError
-from lorrainemail.interfaces import Account, IChannel, IPrincipal, ITableService, later
+from lorrainemail.interfaces import Account, Credential, IChannel, IPrincipal, ITableService, later
 from lorrainemail.sasl.credentials import is_ready_for_scram, scram_verifiers
 from lorrainemail.sasl.gate import Gate
 from lorrainemail.sasl.mechanisms import CANNOT_DECODE, CREDENTIALS_INVALID, prepare_name, same_name
@@ -61,7 +61,9 @@ class Scram:
         account = None if name is None else await later(self._tables.current().login(name))
         return account, folded
 
-    def told(self, account: Account | None, name: str) -> tuple[bytes, int, list[Verifier]]:
+    def told(
+        self, account: Account | None, name: str
+    ) -> tuple[bytes, int, list[tuple[Credential, Verifier]]]:
         """Salt and iterations to tell, and the verifiers that may be proved."""
         known = scram_verifiers(account.credentials) if account is not None else []
         if not known:
@@ -69,7 +71,7 @@ class Scram:
             return salt, ITERATIONS, []
         first = known[0][1]
         usable = account is not None and account.enabled
-        return first.salt, first.iterations, [verifier for _, verifier in known] if usable else []
+        return first.salt, first.iterations, known if usable else []
 
     def refuse(self, session: Session, name: str, guess: bytes, account: Account | None) -> str:
         return self._gate.refused(session, name, guess, account)
@@ -89,6 +91,8 @@ class ScramConversation:
         self._state: Literal["first", "final", "done"] = "first"
         self._account: Account | None = None
         self._name = ""
+        self._labels: list[str] = []
+        self._label = ""
         self._proof: ScramProof | None = None
 
     async def respond(self, response: bytes | None) -> bytes | IPrincipal:
@@ -101,7 +105,8 @@ class ScramConversation:
         if response:
             raise PermanentError(CANNOT_DECODE, "octets after the end of a SCRAM exchange")
         assert self._account is not None
-        return await self._admit(Proof(self._account, self._session, self._mechanism, self._name))
+        proof = Proof(self._account, self._session, self._mechanism, self._name, self._label)
+        return await self._admit(proof)
 
     async def _first(self, message: bytes) -> bytes:
         try:
@@ -112,7 +117,9 @@ class ScramConversation:
         if first.authorization and not same_name(first.authorization, first.username):
             raise PermanentError(CREDENTIALS_INVALID, "acting as somebody else is not offered")
         self._account, self._name = await self._scram.find(self._session, first.username)
-        salt, iterations, verifiers = self._scram.told(self._account, self._name)
+        salt, iterations, known = self._scram.told(self._account, self._name)
+        self._labels = [credential.label for credential, _ in known]
+        verifiers = [verifier for _, verifier in known]
         self._proof = ScramProof(first, verifiers, salt, iterations, bound)
         self._state = "final"
         return self._proof.challenge
@@ -146,4 +153,5 @@ class ScramConversation:
             # Two proofs of one wrong password have nothing in common: each counts as a guess.
             raise UnauthorizedLogin(self._scram.refuse(self._session, self._name, message, self._account))
         self._state = "done"
+        self._label = self._labels[proved[0]]
         return proved[1]

@@ -21,10 +21,12 @@ from lorrainemail.config.model import Settings
 from lorrainemail.errors import ConfigurationError, Problem
 from lorrainemail.interfaces import Account, IMailHome, ITableService
 from lorrainemail.sasl.bearer import Bearer, Provider
+from lorrainemail.sasl.book import Book
 from lorrainemail.sasl.external import Authorities, External
 from lorrainemail.sasl.gate import Gate
 from lorrainemail.sasl.passwords import Passwords
 from lorrainemail.sasl.portal import Authenticator, make_portal
+from lorrainemail.sasl.record import LoginRecord
 from lorrainemail.sasl.renewal import Renewals
 from lorrainemail.sasl.throttle import Throttle
 from lorrainemail.sasl.verifiers import KEY_OCTETS, Scram
@@ -57,7 +59,9 @@ class Logins(MultiService):
         self.passwords = Passwords(reactor)
         self.passwords.setServiceParent(self)  # type: ignore[no-untyped-call]
         tables.on_change(self.passwords.forget)
-        gate = Gate(Throttle(reactor), reactor)
+        self._book = Book(settings.state, in_thread)
+        self._record = LoginRecord(self._book, reactor)
+        gate = Gate(Throttle(reactor), reactor, self._record)
         amend = partial(change_credentials, settings.state) if settings.tables == "files" else None
         self._renewals = Renewals(in_thread, amend, settings.auth.scram)
         self._scram = Scram(tables, gate, settings.auth.scram)
@@ -70,6 +74,18 @@ class Logins(MultiService):
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
         self._need_salts()
+
+    def stopService(self) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        await MultiService.stopService(self)  # type: ignore[no-untyped-call]
+        await self._record.flush()
+        await self._book.close()
+
+    def commands(self) -> dict[str, Callable[..., Any]]:
+        """What the operator's commands ask of a running server."""
+        return {"logins.flush": self._record.flush}
 
     @property
     def ask_clients(self) -> bool:
