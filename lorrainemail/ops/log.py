@@ -2,9 +2,8 @@
 
 Twisted's own file observer puts together each line's time stamp and words anew, and asks the system to write
 each line; under load that was a tenth of what a message costs. :class:`LogLines` writes the same lines to the
-same files: time stamps are made once a second, what :func:`note` was told is taken as it is, and lines of
-level info that come together are written together, :data:`GATHER` seconds later at most. All that is worse
-than info is written at once.
+same files: time stamps are made once a second, what :func:`note` was told is taken as it is and waits up to
+:data:`GATHER` seconds for others of its kind. Everything else is written at once, behind what waits.
 
 ``tap`` has :func:`observer` make one where twistd would make its own, so ``--logfile``, SIGUSR1 and stdout
 are as its manual says; ``--syslog`` and ``--logger`` stay with twistd.
@@ -25,7 +24,7 @@ from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, formatEvent
 from twisted.python.logfile import LogFile
 from zope.interface import implementer
 
-#: Seconds for which lines of level info may wait to be written together.
+#: Seconds for which the lines of messages may wait to be written together.
 GATHER: Final = 0.05
 #: Characters that may wait.
 MAX_WAITING: Final = 64 * 1024
@@ -72,7 +71,8 @@ class LogLines:
 
     def __call__(self, event: LogEvent) -> None:
         """Write one event."""
-        if event.get("log_format") is _WHOLE:
+        of_a_message = event.get("log_format") is _WHOLE
+        if of_a_message:
             line = event["line"].replace("\n", "\n\t")
             text = f"{self._time(event['log_time'])} [{event['log_namespace']}#info] {line}\n"
         else:
@@ -80,11 +80,7 @@ class LogLines:
             if not formatted:
                 return
             text = formatted
-        may_wait = (
-            event.get("log_level") is LogLevel.info
-            and threading.get_ident() == self._thread
-            and self._reactor.running
-        )
+        may_wait = of_a_message and threading.get_ident() == self._thread and self._reactor.running
         with self._lock:
             if may_wait and not self._waiting:
                 self._clock.callLater(GATHER, self.flush)

@@ -45,17 +45,17 @@ def test_lines_are_those_of_twistd(kept: Log) -> None:
     assert kept.out.getvalue().count("\n[") == 0 and "ValueError: broken" in kept.out.getvalue()
 
 
-def test_info_waits_a_moment_and_is_written_together(kept: Log) -> None:
+def test_lines_of_messages_wait_a_moment_and_are_written_together(kept: Log) -> None:
     note(kept.logger, "one")
-    kept.logger.info("two")
+    note(kept.logger, "two")
     assert kept.out.getvalue() == ""
     kept.reactor.advance(GATHER)
     assert kept.out.getvalue().count("\n") == 2
     assert not kept.reactor.getDelayedCalls()
 
 
-@pytest.mark.parametrize("level", [LogLevel.warn, LogLevel.error, LogLevel.critical])
-def test_bad_news_is_written_at_once_behind_what_came_before(kept: Log, level: Any) -> None:
+@pytest.mark.parametrize("level", [LogLevel.info, LogLevel.warn, LogLevel.error, LogLevel.critical])
+def test_all_else_is_written_at_once_behind_what_came_before(kept: Log, level: Any) -> None:
     note(kept.logger, "one")
     kept.logger.emit(level, "two")
     first, second = kept.out.getvalue().splitlines()
