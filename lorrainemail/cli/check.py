@@ -19,6 +19,7 @@ import lorrainemail.plugins
 from lorrainemail.config.load import Located, load, locate
 from lorrainemail.config.model import DOORS, OAuth, Settings
 from lorrainemail.config.review import Finding, finding, review_settings
+from lorrainemail.delivery.agents import find_plugins
 from lorrainemail.delivery.hops import is_local
 from lorrainemail.errors import ConfigurationError, Problem
 from lorrainemail.interfaces import Origin, PolicyResources
@@ -102,6 +103,10 @@ def examine(config: str | None, state: str | None) -> Report:
         errors += error.problems
     errors += _file_problems(settings)
     try:
+        find_plugins(Rules.of(settings).deliver.values(), lorrainemail.plugins)
+    except ConfigurationError as error:
+        errors += error.problems
+    try:
         backend = find_backend(settings.tables, lorrainemail.plugins, settings.origin("tables"))
         source = backend.open(settings.state)
         rules = Rules.of(settings)
@@ -145,6 +150,7 @@ def review(report: Report) -> list[Finding]:
         findings += review_settings(report.settings)
         if report.snapshot is not None:
             findings += review_tables(report.snapshot, report.settings.hostname)
+            findings += _credentials(report.snapshot)
             findings += _sources(report.settings, report.snapshot)
     order = list(_KINDS)
     return sorted(findings, key=lambda f: (order.index(f.kind), f.problem.where, f.problem.line))
@@ -159,6 +165,17 @@ def _sources(settings: Settings, snapshot: Snapshot) -> Iterator[Finding]:
             if not is_local(address):
                 what = f"source: {address} is no address of this machine; mail would wait"
                 yield finding("broken", origin, what, "give one that it has")
+
+
+def _credentials(snapshot: Snapshot) -> Iterator[Finding]:
+    """Passwords that nobody can log in with."""
+    # Hashes take their time to load.
+    from lorrainemail.sasl.credentials import faults
+    from lorrainemail.sasl.passwords import credential_problem
+
+    for account in snapshot.tables.accounts.accounts():
+        for what, mend in faults(account):
+            yield Finding("broken", credential_problem(account, what, mend))
 
 
 def _print_problems(problems: Sequence[Problem]) -> None:

@@ -50,6 +50,7 @@ def review_settings(settings: Settings) -> Iterator[Finding]:
     yield from _names(settings)
     yield from _tls_files(settings)
     yield from _modes(settings)
+    yield from _helper(settings)
     if settings.limits.recipients < LEAST_RECIPIENTS:
         what = f"fewer recipients in one message than the standard's {LEAST_RECIPIENTS}"
         yield finding(
@@ -95,6 +96,15 @@ def _doors(settings: Settings) -> Iterator[Finding]:
                         'plaintext = "loopback" holds only for listeners with interface=127.0.0.1 or \\:\\:1'
                     )
                     yield finding("useless", settings.origin("listen", door, index), what, mend)
+
+
+def _helper(settings: Settings) -> Iterator[Finding]:
+    """Commands of users are run by the helper alone; where it is not there, their mail waits."""
+    path = settings.commands.helper
+    if path and not os.path.exists(path):
+        what = f"{path} is not there: no command of a user can be run"
+        mend = "start lorrainemail-helper (etc/lorrainemail-helper.socket)"
+        yield finding("broken", settings.origin("commands", "helper"), what, mend)
 
 
 def _names(settings: Settings) -> Iterator[Finding]:

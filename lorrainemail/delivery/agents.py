@@ -172,7 +172,12 @@ def _by(one: QueueRecipient, reply: Reply) -> Outcome:
 def plugin_agents(
     rows: Iterable[DeliveryRow], package: ModuleType, resources: AgentResources
 ) -> list[IAgent]:
-    """The agents of plugins that rows name.
+    """The agents of plugins that rows name; fails as :func:`find_plugins`."""
+    return [plugin.make(resources) for plugin in find_plugins(rows, package)]
+
+
+def find_plugins(rows: Iterable[DeliveryRow], package: ModuleType) -> list[IAgentPlugin]:
+    """The plugins whose couriers rows name.
 
     :param package: where plugins are looked for: ``lorrainemail.plugins``.
     :raises ConfigurationError: where a row names a courier that nobody provides.
@@ -191,7 +196,7 @@ def plugin_agents(
             problems.append(Problem(row.origin.file, row.origin.line, what, f"there are: {known}"))
     if problems:
         raise ConfigurationError(tuple(problems))
-    return [plugins[name].make(resources) for name in wanted]
+    return [plugins[name] for name in wanted]
 
 
 _NO_ROWS: Final = frozenset({"local", "remote"})

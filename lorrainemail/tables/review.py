@@ -18,6 +18,7 @@ from lorrainemail.config.values import split_port
 from lorrainemail.errors import Problem
 from lorrainemail.interfaces import Expansion, LocalMailbox
 from lorrainemail.tables.backend import AliasRow
+from lorrainemail.tables.expand import is_below
 from lorrainemail.tables.route import best, patterns_of
 from lorrainemail.tables.rules import DomainRow, RouteRow, RouteTable
 from lorrainemail.tables.snapshot import Snapshot
@@ -40,6 +41,7 @@ def review_tables(snapshot: Snapshot, hostname: str) -> Iterator[Finding]:
     yield from _networks(snapshot)
     yield from _routes(snapshot, domains, hostname)
     yield from _unknown_users(snapshot, domains, hostname)
+    yield from _deliver(snapshot, domains)
     yield from _aliases(snapshot, domains)
     yield from _accounts(snapshot, domains)
 
@@ -215,6 +217,19 @@ def _alias(snapshot: Snapshot, row: AliasRow, domains: dict[str, DomainRow]) -> 
         yield finding("broken", row.origin, f"the alias {row.key} leads nowhere", "mend its targets")
 
 
+def _deliver(snapshot: Snapshot, domains: dict[str, DomainRow]) -> Iterator[Finding]:
+    for row in snapshot.rules.deliver.values():
+        name = f'deliver."{row.pattern}"'
+        covered = [d for d in domains if row.pattern.rpartition("@")[2] in patterns_of(Address("x", d))]
+        if not covered:
+            yield finding(
+                "useless", row.origin, f"{name} is never used: it covers no local domain", "take it out"
+            )
+        if row.courier == "file" and not is_below(row.argument, snapshot.rules.aliases.file_directories):
+            what = f"{name}: {row.argument} is not below a directory of aliases.file_directories"
+            yield finding("broken", row.origin, what, "add its directory there")
+
+
 def _accounts(snapshot: Snapshot, domains: dict[str, DomainRow]) -> Iterator[Finding]:
     some = False
     for account in snapshot.tables.accounts.accounts():
@@ -230,8 +245,11 @@ def _accounts(snapshot: Snapshot, domains: dict[str, DomainRow]) -> Iterator[Fin
         expansion = snapshot.expand(address)
         if not isinstance(expansion, Expansion):
             continue
-        if snapshot.delivery(address) is not None or (account.system and snapshot.rules.aliases.user_files):
-            continue  # a row or its user's own file says where its mail goes
+        if account.system and snapshot.rules.aliases.user_files:
+            yield from _own_file(expansion, address)
+            continue  # its user's own file may say where its mail goes
+        if snapshot.delivery(address) is not None:
+            continue  # and so may a row
         if not any(isinstance(f, LocalMailbox) and f.account is account for f in expansion.finals):
             why = next(
                 (s for f in expansion.finals for s in f.path if "→" in s.what or "elsewhere" in s.what), None
@@ -243,3 +261,12 @@ def _accounts(snapshot: Snapshot, domains: dict[str, DomainRow]) -> Iterator[Fin
         first = next(iter(domains.values()))
         problem = Problem(first.origin.file, first.origin.line, "there is no account at all", "account add")
         yield Finding("broken", problem)
+
+
+def _own_file(expansion: Expansion, address: Address) -> Iterator[Finding]:
+    """What a user's own file asks for and cannot have."""
+    for note in expansion.notes:
+        mend = (
+            "set commands.helper, or have the user change it" if "helper" in note.what else "have him mend it"
+        )
+        yield finding("broken", note.origin, f"mail for {address}: {note.what}", mend)
