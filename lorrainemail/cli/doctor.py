@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 from lorrainemail.cli.domain import opened, parse_domain
+from lorrainemail.cli.looping import run_in_reactor
 
 
 def configure(subparsers: Any) -> None:
@@ -59,38 +58,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _examined(settings: Any, domains: Sequence[str]) -> Any:
     """Run the check-up in a reactor of our own."""
-    from twisted.internet import reactor
-    from twisted.internet.defer import Deferred
-    from twisted.internet.threads import deferToThreadPool
-    from twisted.logger import (
-        FilteringLogObserver,
-        LogLevel,
-        LogLevelFilterPredicate,
-        globalLogBeginner,
-        textFileLogObserver,
-    )
-
     from lorrainemail.setup.doctor.examine import examine
 
-    loop: Any = reactor
-    in_thread = partial(deferToThreadPool, loop, loop.getThreadPool())
     live = _live(settings.state)
-    done: list[Any] = []
-
-    def begin() -> None:
-        work = Deferred.fromCoroutine(examine(loop, settings, domains, live, in_thread))
-        work.addBoth(done.append).addBoth(lambda _: loop.stop())
-
-    loop.callWhenRunning(begin)
-    grave = LogLevelFilterPredicate(LogLevel.warn)
-    observer = FilteringLogObserver(textFileLogObserver(sys.stderr), [grave])
-    globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
-    loop.run()
-    if not done:
-        raise KeyboardInterrupt
-    if isinstance(done[0], list):
-        return done[0]
-    done[0].raiseException()
+    return run_in_reactor(lambda reactor, in_thread: examine(reactor, settings, domains, live, in_thread))
 
 
 def _live(state: str) -> Any:

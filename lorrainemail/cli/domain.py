@@ -48,6 +48,9 @@ def configure(subparsers: Any) -> None:
         "--lang", choices=("en", "fr"), default="en", help="the language of the explanations"
     )
     records.add_argument("--zone", action="store_true", help="only the lines for a zone file")
+    records.add_argument(
+        "--publish", action="store_true", help="write them to the name server of [dns_update] (RFC 2136)"
+    )
     records.set_defaults(run=run_dns)
 
 
@@ -109,12 +112,46 @@ def run_dns(arguments: argparse.Namespace) -> int:
         fail("", 0, f"{arguments.domain} is not a domain of this server", mend)
     facts = facts_of(settings, arguments.domain)
     records = records_of(facts)
+    if arguments.publish:
+        return _publish(arguments, settings, records)
     if arguments.json:
         print(json.dumps({"version": 1, "domain": facts.domain, **as_json(records)}))
     elif arguments.zone:
         print("\n".join(zone_fragment(facts, records, arguments.lang)))
     else:
         print("\n".join(both(facts, records, arguments.lang)))
+    return 0
+
+
+def _publish(arguments: argparse.Namespace, settings: Settings, records: Sequence[Record]) -> int:
+    """Write them, then say which were left for other hands."""
+    from lorrainemail.cli.looping import run_in_reactor
+    from lorrainemail.net.resolver import Resolver
+    from lorrainemail.net.update import UpdateError
+    from lorrainemail.setup.doctor.authority import Authority
+    from lorrainemail.setup.publishing import publish_records, updater_of
+
+    async def write(reactor: Any, in_thread: Any) -> list[Record]:
+        updater = updater_of(reactor, settings)
+        if updater is None:
+            raise UpdateError("no name server takes our updates: name one in [dns_update]")
+        resolver = Resolver(reactor, settings.dns.resolvers)
+        return await publish_records(
+            Authority(reactor, resolver, settings.dns.port), updater, settings, records
+        )
+
+    try:
+        done = run_in_reactor(write)
+    except UpdateError as error:
+        fail("", 0, str(error), "see [dns_update] in the configuration")
+    left = [record for record in records if record not in done]
+    if arguments.json:
+        answer = {"version": 1, "domain": arguments.domain, "published": as_json(done)["records"]}
+        print(json.dumps({**answer, "left": as_json(left)["records"]}))
+        return 0
+    print(f"{len(done)} records of {arguments.domain} are published.")
+    for record in left:
+        print(f"not ours to write: {record.zone_line()}")
     return 0
 
 
