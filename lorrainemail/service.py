@@ -26,9 +26,11 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 
 import lorrainemail.plugins
 from lorrainemail.addresses import Address
-from lorrainemail.certs.challenges import Challenges
+from lorrainemail.certs.challenges import Challenges, Kind
+from lorrainemail.certs.renewal import Renewals
 from lorrainemail.certs.sources import Sources
 from lorrainemail.certs.store import CertificateStore
+from lorrainemail.certs.wishes import Surroundings
 from lorrainemail.config.default import asks_dns_about_senders
 from lorrainemail.config.load import Located, load
 from lorrainemail.config.model import Settings
@@ -67,8 +69,8 @@ from lorrainemail.pop3.factory import Pop3Factory
 from lorrainemail.queue.commands import commands as queue_commands
 from lorrainemail.queue.schedule import Schedule
 from lorrainemail.queue.spool import Spool
-from lorrainemail.setup.couriers import Couriers
 from lorrainemail.setup.checkup import daily_of
+from lorrainemail.setup.couriers import Couriers
 from lorrainemail.setup.first_start import directories
 from lorrainemail.setup.logins import Logins, prepare_logins
 from lorrainemail.setup.policy import make_policy
@@ -220,6 +222,24 @@ class Server(Ordered):
         self.policies = Policies(settings)
         self.challenges = Challenges(self.server_tls)
         self.site: Site | None = None
+        self.renewals = Renewals(
+            settings.acme,
+            settings.state,
+            Surroundings(
+                settings.hostname,
+                self._local_domains,
+                self._ways_to_prove,
+                any(port.door == "https" for port in ports),
+                self.tables.secret,
+            ),
+            self.certificates,
+            self.challenges,
+            self.resolver,
+            reactor,
+            self._tell_operator,
+            in_thread,
+        )
+        self.tables.on_change(self.renewals.forget_wanted)
         self._spill = places.spill
         self._smtp: dict[tuple[str, bool], Door] = {}
         self._counters: dict[str, ConnectionCounter] = {}
@@ -229,7 +249,10 @@ class Server(Ordered):
         self.commands: dict[str, Callable[..., Any]] = {
             "reload": self.reload,
             "status": self.status,
+            "certificate.list": self._list_certificates,
+            "certificate.renew": self.renewals.renew,
             "trace.flush": self.trace.flush,
+            **self.logins.commands(),
             **queue_commands(self.queue, self.runner),
         }
         self.doors = Doors(reactor, [self.open_door(port) for port in ports])
@@ -248,11 +271,11 @@ class Server(Ordered):
             self.certificates,
             self.doctor,
             self.doors,
+            self.renewals,
         ):
             service.setServiceParent(self)  # type: ignore[no-untyped-call]
 
     # -- doors ---------------------------------------------------------------------------------------
-            **self.logins.commands(),
 
     def open_door(self, port: BoundPort) -> Open:
         """What serves a port."""
@@ -351,6 +374,26 @@ class Server(Ordered):
         )
         return Open(port, self._maybe_tls(port.door, factory), factory.close_sessions)
 
+    def _ways_to_prove(self) -> list[Kind]:
+        """How an authority can see, with the doors that are open, that a name is ours."""
+        doors = {port.door for port in self._ports}
+        open_ways: dict[Kind, bool] = {
+            "http-01": "http" in doors,
+            "tls-alpn-01": "https" in doors,
+            "dns-01": self.challenges.dns is not None,
+        }
+        return [way for way, possible in open_ways.items() if possible]
+
+    def _local_domains(self) -> list[str]:
+        """Of the configuration and of the tables, where these can name them at once."""
+        snapshot = self.tables.current()
+        rows = [*snapshot.rules.domains.values(), *snapshot.tables.domains.domains()]
+        return list(dict.fromkeys(row.name for row in rows if row.kind == "local"))
+
+    def _list_certificates(self) -> dict[str, Any]:
+        """What ``lorrainemail certificate list`` shows."""
+        return {"certificates": self.certificates.describe(), "acme": self.renewals.describe()}
+
     def _make_site(self) -> Site:
         from lorrainemail.http.offers import offers
         from lorrainemail.http.site import Site
@@ -369,7 +412,9 @@ class Server(Ordered):
 
     def _room(self, octets: int) -> Reply | None:
         """Whether a message of that size may be begun."""
-        return None if self.committer.writable(octets) is None else STORAGE_FULL
+        if self.queue.count >= self.queue.capacity or self.committer.writable(octets) is not None:
+            return STORAGE_FULL
+        return None
 
     def _policy(self, settings: Settings) -> PolicyChain:
         heard = Heard(self.store, lambda: self.tables.current())
@@ -437,6 +482,8 @@ class Server(Ordered):
         """Hand the new values to the parts; nothing of this can fail."""
         self.settings, self.policy = new, policy
         self.policies.settings = new
+        self.renewals.settings = new.acme
+        self.renewals.forget_wanted()
         limits = new.limits
         self.client_tls.take(client_tls)
         self.resolver.reload(new.dns.resolvers, new.dns.trusted)
@@ -450,8 +497,8 @@ class Server(Ordered):
         self.remote.ipv6 = new.dns.ipv6 and not self.doctor.without_ipv6
         self._copy_and_rewrite(new)
         self.intake.reconfigure(new.policy.hide_submitter)
-        self.filter.separators = new.subaddress
         self.intake.seal_with(self.sealer.seal if new.policy.arc else None)
+        self.filter.separators = new.subaddress
         for (name, loopback), door in self._smtp.items():
             door.settings = _door_settings(new, cast(DoorName, name), loopback, self._spill)
             door.policy = policy
@@ -477,6 +524,7 @@ class Server(Ordered):
             self.trace,
             self.runner,
             self.certificates,
+            self.renewals,
         )
         alarms = [alarm for part in watched for alarm in part.alarms()]
         connections = {name: counter.open for name, counter in self._counters.items()}

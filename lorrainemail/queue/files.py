@@ -30,6 +30,8 @@ from lorrainemail.queue.format import ID, MAX_OCTETS, FormatError, NewerFormat, 
 
 #: A message file without its envelope is removed when it is older than this: no placement takes so long.
 ORPHAN_AGE: Final = 3600.0
+#: Octets of an envelope that are read at once; most have fewer.
+AT_ONCE: Final = 64 << 10
 
 
 @attrs.frozen(slots=True)
@@ -119,10 +121,16 @@ class Directory:
         return stored
 
     def _octets(self, identity: str) -> bytes:
-        with open(self.envelope(identity), "rb") as file:
-            octets = file.read(MAX_OCTETS + 1)
-        if len(octets) > MAX_OCTETS:
-            raise FormatError("longer than any queue item")
+        # Without a file object, which costs several times as much: a start reads 100,000 of them.
+        descriptor = os.open(self.envelope(identity), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            octets = os.read(descriptor, AT_ONCE)
+            while len(octets) >= AT_ONCE and (more := os.read(descriptor, MAX_OCTETS)):
+                octets += more
+                if len(octets) > MAX_OCTETS:
+                    raise FormatError("longer than any queue item")
+        finally:
+            os.close(descriptor)
         return octets
 
     def read_all(self, identities: Sequence[str]) -> dict[str, Stored]:

@@ -22,6 +22,7 @@ carries on.
 from __future__ import annotations
 
 import errno
+import gc
 import heapq
 import math
 import time
@@ -58,7 +59,9 @@ from lorrainemail.queue.history import History
 from lorrainemail.queue.schedule import Schedule
 
 #: Items read at once at start; between two slices the reactor and other work get their turn.
-SLICE: Final = 200
+SLICE: Final = 400
+#: Slices after which what was read is taken off the garbage collector's hands.
+FREEZE: Final = 25
 #: Envelopes kept parsed after their last use.
 RECENT: Final = 500
 #: Seconds until what the disk refused (a change, a read) is tried again.
@@ -204,9 +207,17 @@ class Spool(Service):
             now = self.monotonic()
             for identity, age, next_try in found:
                 if identity not in self._entries:
-                    self._enter(Entry(identity, now + self._wait_until(next_try), now - age))
+                    entry = Entry(identity, now + self._wait_until(next_try), now - age)
+                    self._entries[identity] = entry
+                    self._schedule(entry, entry.due)
             self._unread = max(0, self._unread - len(part))
+            _ITEMS.set(len(self._entries))
             self._wake()
+            if start // SLICE % FREEZE == FREEZE - 1:
+                # They stay for hours; a full collection that looked at them all would stop everything.
+                gc.freeze()
+        if identities:
+            _log.info("The queue is read: {count} messages", count=len(self._entries))
 
     def _load_failed(self, failure: Failure) -> None:
         self._unread = 0

@@ -327,3 +327,14 @@ def test_next_hops_from_the_dns(make_server: MakeServer, make_hop: Any) -> None:
     told = [pair for report in reports(server, 3) for pair in statuses(report).items()]
     assert sorted(told) == sorted((f"x@{name}.net.test", ("failed", s)) for name, s in expected.items())
     server.wait(lambda: not server.queued(), "the queue to be empty")
+
+
+def test_a_full_queue_is_said_before_the_message(make_server: MakeServer) -> None:
+    server = make_server(configuration=relay('"*" = "[127.0.0.1]:1"', more="[limits]\nqueue_messages = 1\n"))
+    submit(server, "a@else.test")
+    with smtplib.SMTP(server.address, SMTP, timeout=PATIENCE) as client:
+        client.ehlo()
+        assert client.docmd("MAIL FROM:<x@far.test>")[0] == 452
+    assert server.command("queue", "drop", "--all").returncode == 0
+    with smtplib.SMTP(server.address, SMTP, timeout=PATIENCE) as client:
+        client.sendmail("x@far.test", ["bob@ours.test"], MESSAGE)
