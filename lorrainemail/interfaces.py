@@ -844,6 +844,22 @@ class FolderStatus:
     mailbox_id: str
 
 
+@attrs.frozen(slots=True)
+class HomeEvent:
+    """Something happened in an account's home.
+
+    :ivar folder: where; of "metadata" "" means the account as a whole.
+    :ivar other: of "renamed" the old name, of "metadata" the entry.
+    """
+
+    kind: Literal[
+        "delivered", "flagged", "expunged", "copied", "created", "deleted", "renamed", "subscribed",
+        "unsubscribed", "metadata",
+    ]  # fmt: skip
+    folder: str
+    other: str = ""
+
+
 class IMailHome(Interface):
     """All folders of one account. Failures: PermanentError whose ``detail`` is an IMAP response code word
     ("NONEXISTENT", "ALREADYEXISTS", "TRYCREATE", "CANNOT", "OVERQUOTA", ...)."""
@@ -870,6 +886,10 @@ class IMailHome(Interface):
 
     def subscribe(name: str, subscribed: bool) -> Deferred[None]:
         """Set or clear a subscription."""
+
+    def watch(listener: Callable[[HomeEvent], None]) -> Callable[[], None]:
+        """Be told what happens in the home, in the reactor thread; returns the call that ends it. Of folders
+        that nobody has open, what other programs do is not heard of."""
 
     def usage() -> Deferred[tuple[int, int]]:
         """(octets, messages) as its quota counts them; (0, 0) where the account has no quota."""

@@ -17,6 +17,7 @@ import attrs
 from lorrainemail.grammar import imap_order
 from lorrainemail.grammar.imap_fetch import fetch_items
 from lorrainemail.grammar.imap_names import Pattern, decode_name
+from lorrainemail.grammar.imap_notify import notify
 from lorrainemail.grammar.imap_results import fetch_modifiers, result_options
 from lorrainemail.grammar.imap_scan import Scanner, SyntaxFault
 from lorrainemail.grammar.imap_search import UnknownCharset, is_fuzzy, search_program
@@ -469,6 +470,7 @@ _PARSERS: Final[dict[bytes, Callable[[Scanner], tuple[Any, ...]]]] = {
     b"LSUB": _lsub,
     b"STATUS": _status,
     b"IDLE": _nothing,
+    b"NOTIFY": notify,
     b"CHECK": _nothing,
     b"CLOSE": _nothing,
     b"UNSELECT": _nothing,

@@ -140,6 +140,7 @@ async def idle(session: ImapServer, command: Command) -> bytes:
         line = await session.read_line(MAX_DONE)
     finally:
         session.idle(False)
+        await session.asides.told()
     if line.upper() != b"DONE":
         raise Bad(b"Expected DONE")
     return b"OK IDLE completed"

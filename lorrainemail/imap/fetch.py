@@ -100,16 +100,28 @@ async def fetch(session: ImapServer, command: Command) -> bytes:
         indexes = await changed(session, view, indexes, since)
     if modifiers.window is not None:
         indexes = list(modifiers.window.of(indexes))
+    return _answer(await _all(session, view, indexes, what, command.uid), command.uid)
+
+
+async def fetch_of(
+    session: ImapServer, view: View, indexes: Sequence[int], items: tuple[FetchItem, ...]
+) -> None:
+    """What NOTIFY tells of new messages (RFC 5465 §5.2)."""
+    await _all(session, view, indexes, plan(items, view.shows_uid(False), view.read_only), False)
+
+
+async def _all(session: ImapServer, view: View, indexes: Sequence[int], what: Plan, by_uid: bool) -> bool:
+    """Answer all of the messages; whether any of them is gone."""
     size = CONTENT_SLICE if what.content else (SLICE if what.rows else MEMORY_SLICE)
     if not what.content:
-        return await _from_index(session, view, indexes, what, command.uid, size)
+        return await _from_index(session, view, indexes, what, size)
     missing = False
     for start in range(0, len(indexes), size):
-        part = indexes[start : start + size]
-        missing = await _slice(session, view, part, what, command.uid) or missing
+        part = list(indexes[start : start + size])
+        missing = await _slice(session, view, part, what, by_uid) or missing
         if start + size < len(indexes):
             await session.breathe()
-    return _answer(missing, command.uid)
+    return missing
 
 
 def _answer(missing: bool, by_uid: bool) -> bytes:
@@ -146,10 +158,8 @@ def _uids(view: View, indexes: Sequence[int]) -> array[int]:
     return array("I", [view.uids[index] for index in indexes])
 
 
-async def _from_index(
-    session: ImapServer, view: View, indexes: Sequence[int], what: Plan, by_uid: bool, size: int
-) -> bytes:
-    """Answer all from memory and index. While one slice is written, the next one is read."""
+async def _from_index(session: ImapServer, view: View, indexes: Sequence[int], what: Plan, size: int) -> bool:
+    """Answer all from memory and index; whether any message is gone."""
     missing = False
     mailbox = view.mailbox
     numbers = "UIDONLY" not in view.enabled
@@ -183,7 +193,7 @@ async def _from_index(
         session.send(b"".join(lines))
         if start + size < len(indexes):
             await session.breathe()
-    return _answer(missing, by_uid)
+    return missing
 
 
 async def _slice(session: ImapServer, view: View, indexes: list[int], what: Plan, by_uid: bool) -> bool:

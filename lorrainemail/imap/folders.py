@@ -58,6 +58,7 @@ async def _open(session: ImapServer, arguments: SelectArguments, read_only: bool
     mailbox = await session.mail().open(arguments.mailbox)
     view = View(mailbox, read_only, session.notice, session.enabled)
     session.view = view
+    session.obey_notifier(view)
     modseq = mailbox.highest_modseq  # what happens from here on, the view hears of
     unseen, flags = mailbox.overview()
     keywords = {flag for flag in flags if not flag.startswith("\\")}
@@ -201,7 +202,7 @@ def _attributes(folder: FolderFacts, parents: set[str], arguments: ListArguments
 
 async def _list_status(session: ImapServer, name: str, items: tuple[str, ...]) -> None:
     try:
-        line = await _status_line(session, name, items)
+        line = await status_line(session, name, items)
     except PermanentError:
         return  # RFC 5819 §2: gone meanwhile, then there is no STATUS
     session.send(line)
@@ -236,11 +237,12 @@ async def status(session: ImapServer, command: Command) -> bytes:
     name, items = command.arguments
     if "HIGHESTMODSEQ" in items:
         session.enable("CONDSTORE")  # RFC 7162 §3.1.1
-    session.send(await _status_line(session, name, items))
+    session.send(await status_line(session, name, items))
     return b"OK STATUS completed"
 
 
-async def _status_line(session: ImapServer, name: str, items: tuple[str, ...]) -> bytes:
+async def status_line(session: ImapServer, name: str, items: tuple[str, ...]) -> bytes:
+    """One STATUS response."""
     found = await session.mail().status(name)
     values: dict[str, int | str] = {
         "MESSAGES": found.messages,

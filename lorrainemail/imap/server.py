@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -43,6 +43,7 @@ from lorrainemail.grammar.imap_input import (
     Ready,
 )
 from lorrainemail.grammar.imap_search import UnknownCharset
+from lorrainemail.imap.asides import Asides, Telling
 from lorrainemail.imap.capabilities import capability
 from lorrainemail.imap.deflate import Deflate, Malformed
 from lorrainemail.imap.view import View
@@ -53,6 +54,9 @@ from lorrainemail.net.flow import Gone, Outflow
 from lorrainemail.net.peers import local_of, peer_of
 from lorrainemail.net.tls import tls_facts
 from lorrainemail.ops.ids import new_id
+
+if TYPE_CHECKING:
+    from lorrainemail.imap.notify import Notifier
 
 T = TypeVar("T")
 
@@ -182,6 +186,8 @@ class ImapServer(IMAP4Server):
         self.view: View | None = None
         self.enabled: set[str] = set()
         self.login_failures = 0
+        self.notifier: Notifier | None = None
+        self.asides = Asides(self)
         self.structures: tuple[object, Any] | None = None  # the last message's structure (see fetch)
         self._reader = CommandReader()
         self._flow = Outflow(self._may_write)
@@ -250,6 +256,9 @@ class ImapServer(IMAP4Server):
             if call is not None and call.active():
                 call.cancel()
         self._flow.stopProducing()
+        if self.notifier is not None:
+            self.notifier.close()
+            self.notifier = None
         line, self._line = self._line, None
         if line is not None:
             line[1].errback(Gone())
@@ -367,9 +376,54 @@ class ImapServer(IMAP4Server):
             self.send(b"* OK [INPROGRESS (%b %d %d)] Still at it\r\n" % (tag, min(done + more, goal), goal))
             self.write_out()
 
-    def _may_write(self) -> None:
+    # -- what is told unasked --
+
+    @property
+    def closed(self) -> bool:
+        """Nothing more can be said."""
+        return self._closed
+
+    def set_notifier(self, notifier: Notifier | None) -> None:
+        """What the client wants to be told of its own accord (RFC 5465); None for nothing but the usual."""
+        if self.notifier is not None:
+            self.notifier.close()
+        self.notifier = notifier
+        if self.view is not None:
+            self.obey_notifier(self.view)
+
+    def obey_notifier(self, view: View) -> None:
+        """The view tells what the client wants to hear of it."""
+        notifier = self.notifier
+        view.tells_messages = notifier is None or notifier.wants("MESSAGENEW")
+        view.tells_flags = notifier is None or notifier.wants("FLAGCHANGE")
+
+    def tell_aside(self, telling: Telling, always: bool = False) -> bool:
+        """Tell something when no answer is under way; False where too much waits already.
+
+        :param always: in place of all that waits.
+        """
+        if self._closed:
+            return True
+        if always:
+            self.asides.forget()
+        if not self.asides.add(telling):
+            return False
         if self._idling:
-            self.tell_idle()
+            self.asides.begin().addErrback(self._aside_failed)
+        elif not self._busy:
+            self._begin_asides()
+        return True
+
+    def _begin_asides(self) -> None:
+        self._busy = True
+        self.asides.begin().addBoth(self._executed)
+
+    @staticmethod
+    def _aside_failed(failure: Failure) -> None:
+        failure.trap(Gone)  # type: ignore[no-untyped-call]
+
+    def _may_write(self) -> None:
+        self.notice()
         self._pump()
 
     # -- input --
@@ -558,6 +612,8 @@ class ImapServer(IMAP4Server):
             self.close_view()
         elif self._stopping:
             self.bye(b"[UNAVAILABLE] The server is stopping")
+        elif self.asides.waiting:
+            self._begin_asides()
         elif not self._pumping:
             self._pump()
 
@@ -637,6 +693,8 @@ class ImapServer(IMAP4Server):
                 await self.breathe()
         if not expunges:
             self.send(view.held_back())
+        if self.notifier is not None:
+            self.notifier.came(view.take_fresh())
 
     # -- states --
 
@@ -735,14 +793,19 @@ class ImapServer(IMAP4Server):
         """The selected mailbox has something to tell."""
         if self._idling:
             self.tell_idle()
+        elif self.notifier is not None and self.notifier.at_once and not self._busy:
+            self.tell_idle(not self.notifier.delays_expunges)
 
-    def tell_idle(self) -> None:
+    def tell_idle(self, expunges: bool = True) -> None:
         """Untagged updates now; they wait where the client does not read."""
         view = self.view
         if view is None or self._flow.paused or self._closed:
             return
-        self.send(b"".join(view.updates(expunges=True, with_uid=False)))
-        if view.behind:
+        told = view.updates(expunges=expunges, with_uid=False)
+        self.send(b"".join(told))
+        if self.notifier is not None:
+            self.notifier.came(view.take_fresh())
+        if told and view.behind:
             self.callLater(0, self.notice)
         if view.gone:
             self.bye(b"The selected mailbox was deleted")

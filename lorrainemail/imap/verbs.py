@@ -7,6 +7,7 @@ from typing import Final
 from lorrainemail.imap import access, folders, messages, quota
 from lorrainemail.imap.appending import append
 from lorrainemail.imap.fetch import fetch
+from lorrainemail.imap.notify import notify
 from lorrainemail.imap.order import sort
 from lorrainemail.imap.search import search
 from lorrainemail.imap.server import Verb
@@ -43,6 +44,7 @@ VERBS: Final[dict[str, Verb]] = {
     "LIST": Verb(_AUTH, folders.list_folders),
     "LSUB": Verb(_AUTH, folders.lsub),
     "STATUS": Verb(_AUTH, folders.status),
+    "NOTIFY": Verb(_AUTH, notify),
     "IDLE": Verb(_AUTH, access.idle),
     "CHECK": Verb(_SELECT, messages.check),
     "CLOSE": Verb(_SELECT, messages.close),

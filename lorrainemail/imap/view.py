@@ -33,12 +33,28 @@ class View:
     :ivar uids: ascending; the message at position i has the sequence number i + 1.
     :ivar gone: the mailbox itself was deleted.
     :ivar keywords: those that the client was told of by FLAGS.
+    :ivar tells_messages: the client is told of changes at all; ``tells_flags`` of flags (RFC 5465).
     :ivar saved: UIDs, ascending, that "$" means (RFC 5182 §2.1).
     """
 
     __slots__ = (
-        "_added", "_changed", "_end_watch", "_expunged", "_held", "_notify", "enabled", "gone", "keywords",
-        "mailbox", "read_only", "recent", "saved", "uids",
+        "_added",
+        "_changed",
+        "_end_watch",
+        "_expunged",
+        "_fresh",
+        "_held",
+        "_notify",
+        "enabled",
+        "gone",
+        "keywords",
+        "mailbox",
+        "read_only",
+        "recent",
+        "saved",
+        "tells_flags",
+        "tells_messages",
+        "uids",
     )  # fmt: skip
 
     def __init__(
@@ -50,6 +66,9 @@ class View:
         self.gone = False
         self.keywords: set[str] = set()
         self.saved: array[int] = array("I")
+        self.tells_messages = True
+        self.tells_flags = True
+        self._fresh: list[int] = []
         self._notify = notify
         self._added: set[int] = set()
         self._expunged: list[int] = []
@@ -153,7 +172,9 @@ class View:
         :param expunges: whether EXPUNGE may be sent now (RFC 3501 §7.4.1).
         :param with_uid: the command was a UID one, so FETCH responses carry the UID (RFC 3501 §6.4.8).
         """
-        if not (self._added or self._expunged or self._changed):
+        if not self.tells_flags:
+            self._changed.clear()
+        if not self.tells_messages or not (self._added or self._expunged or self._changed):
             return []
         out: list[bytes] = []
         if expunges and self._expunged:
@@ -168,8 +189,8 @@ class View:
 
     @property
     def behind(self) -> bool:
-        """Whether there is more that the client does not know."""
-        return bool(self._added or self._expunged or self._changed)
+        """Whether there is more that the client is to know."""
+        return self.tells_messages and bool(self._added or self._expunged or self._changed)
 
     def held_back(self) -> bytes:
         """Expunged messages could not be told now: how far the client's knowledge goes nevertheless.
@@ -207,8 +228,14 @@ class View:
         if not new:
             return
         self.uids.extend(new)
+        self._fresh = new[-MAX_FLAG_UPDATES:]
         self.recent |= self.mailbox.claim_recent(new, peek=self.read_only)
         out.append(self.counts())
+
+    def take_fresh(self) -> list[int]:
+        """UIDs of the messages last told of."""
+        fresh, self._fresh = self._fresh, []
+        return fresh
 
     def _flags(self, out: list[bytes], with_uid: bool) -> None:
         told = sorted(self._changed)[:MAX_FLAG_UPDATES]

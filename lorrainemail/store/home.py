@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
@@ -19,7 +19,15 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from lorrainemail.errors import MailError
-from lorrainemail.interfaces import Account, FolderFacts, FolderStatus, ICommitter, IMailbox, IMailHome
+from lorrainemail.interfaces import (
+    Account,
+    FolderFacts,
+    FolderStatus,
+    HomeEvent,
+    ICommitter,
+    IMailbox,
+    IMailHome,
+)
 from lorrainemail.ops.files import make_directories
 from lorrainemail.store import folders, mboxfile, sync
 from lorrainemail.store.failures import from_os
@@ -45,6 +53,13 @@ MAX_READY: Final = 64
 #: Directories of the folders that every home has.
 _SPECIAL: Final = frozenset(folder_directory(name) for name, _use in folders.SPECIAL_FOLDERS)
 
+#: What a change of an open folder is to those who follow the home, whoever made it.
+_HEARD: Final[dict[str, Literal["delivered", "flagged", "expunged"]]] = {
+    "added": "delivered",
+    "flags": "flagged",
+    "expunged": "expunged",
+}
+
 _log = Logger("lorrainemail.store")
 
 
@@ -61,6 +76,7 @@ class LiveHome:
         self._ready: dict[str, str] = {}  # folder as asked for -> directory
         self._waiting: list[Arrived] = []
         self._usage: tuple[int, int] | None = None
+        self._listeners: list[Callable[[HomeEvent], None]] = []
 
     # -- what mailboxes and placements use of the store --------------------------------------------
 
@@ -82,11 +98,31 @@ class LiveHome:
     @property
     def idle(self) -> bool:
         """Whether it can be let go of."""
-        return not self._mailboxes and not self._waiting and self.strand.idle
+        return not self._mailboxes and not self._waiting and not self._listeners and self.strand.idle
 
-    def tell(self, event: str, folder: str) -> None:
+    def tell(self, event: Literal["delivered", "flagged", "expunged", "copied"], folder: str) -> None:
         """One store event."""
         self._store.tell(event, self.key, folder)
+        if self._listeners:
+            self.announce(HomeEvent(event, folder))
+
+    def announce(self, event: HomeEvent) -> None:
+        """Tell those who follow this home."""
+        for listener in tuple(self._listeners):
+            try:
+                listener(event)
+            except Exception:
+                _log.failure("somebody could not take a notice of a home")
+
+    def watch(self, listener: Callable[[HomeEvent], None]) -> Callable[[], None]:
+        """Be told what happens here; returns the call that ends it."""
+        self._listeners.append(listener)
+
+        def end() -> None:
+            if listener in self._listeners:
+                self._listeners.remove(listener)
+
+        return end
 
     def run(self, work: Callable[[], T]) -> Deferred[T]:
         """A job on the home, after the index knows every delivery."""
@@ -396,6 +432,8 @@ class LiveHome:
                 mailbox = self._mailboxes.get(change.folder)
                 if mailbox is not None:
                     mailbox.apply(change)
+                    if self._listeners and change.kind in _HEARD:
+                        self.announce(HomeEvent(_HEARD[change.kind], mailbox.name))
 
     def _gone(self, change: Change) -> None:
         """A folder went; folder 0 says that all of them begin anew."""
@@ -444,15 +482,26 @@ class MailHome:
             mailbox.close()
 
     def create(self, name: str, special_use: Sequence[str] = ()) -> Deferred[None]:
-        return self._live.run(lambda: folders.create(self._live.tree, name, special_use))
+        done = self._live.run(lambda: folders.create(self._live.tree, name, special_use))
+        return self._then(done, HomeEvent("created", name))
 
     def delete(self, name: str) -> Deferred[None]:
-        return self._live.run(lambda: folders.delete(self._live.tree, name))
+        done = self._live.run(lambda: folders.delete(self._live.tree, name))
+        return self._then(done, HomeEvent("deleted", name))
+
+    def _then(self, done: Deferred[None], event: HomeEvent) -> Deferred[None]:
+        """Tell of it when it is done."""
+
+        def tell(_: None) -> None:
+            self._live.announce(event)
+
+        return done.addCallback(tell)
 
     def rename(self, old: str, new: str) -> Deferred[None]:
         if self.account.format == "mbox" and old.upper() == "INBOX":
             return Deferred.fromCoroutine(self._rename_mbox(new))
-        return self._live.slices(lambda: folders.rename(self._live.tree, old, new))
+        done = self._live.slices(lambda: folders.rename(self._live.tree, old, new))
+        return self._then(done, HomeEvent("renamed", new, old))
 
     async def _rename_mbox(self, new: str) -> None:
         """INBOX gives its mail away and stays (RFC 3501 §6.3.5)."""
@@ -468,7 +517,11 @@ class MailHome:
             source.close()
 
     def subscribe(self, name: str, subscribed: bool) -> Deferred[None]:
-        return self._live.run(lambda: folders.subscribe(self._live.tree, name, subscribed))
+        done = self._live.run(lambda: folders.subscribe(self._live.tree, name, subscribed))
+        return self._then(done, HomeEvent("subscribed" if subscribed else "unsubscribed", name))
+
+    def watch(self, listener: Callable[[HomeEvent], None]) -> Callable[[], None]:
+        return self._live.watch(listener)
 
     def usage(self) -> Deferred[tuple[int, int]]:
         return Deferred.fromCoroutine(self._live.known_usage())

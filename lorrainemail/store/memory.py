@@ -21,6 +21,7 @@ from lorrainemail.interfaces import (
     Account,
     FolderFacts,
     FolderStatus,
+    HomeEvent,
     IContent,
     IMailbox,
     IMailHome,
@@ -49,6 +50,7 @@ from lorrainemail.store.folders import SPECIAL_FOLDERS
 from lorrainemail.store.paths import canonical_name
 
 T = TypeVar("T")
+StoreEvent = Literal["delivered", "flagged", "expunged", "copied"]
 
 
 @implementer(IContent)
@@ -315,7 +317,7 @@ class MemoryMailbox:
     def close(self) -> None:
         self.users -= 1
 
-    def add(self, messages: Sequence[_Stored], event: str) -> list[int]:
+    def add(self, messages: Sequence[_Stored], event: StoreEvent) -> list[int]:
         """Put messages in, with new UIDs; watchers hear of all of them at once."""
         if not messages:
             return []
@@ -370,6 +372,7 @@ class MemoryHome:
         self._folders: dict[str, MemoryMailbox] = {}
         self._uses: dict[str, tuple[str, ...]] = {}
         self._subscribed: set[str] = {"INBOX"}
+        self._listeners: list[Callable[[HomeEvent], None]] = []
         self._make("INBOX")
         for name, use in SPECIAL_FOLDERS:
             self._make(name)
@@ -414,6 +417,7 @@ class MemoryHome:
         self._make_path(name)
         if special_use:
             self._uses[name] = tuple(special_use)
+        self.announce(HomeEvent("created", name))
         return succeed(None)
 
     def delete(self, name: str) -> Deferred[None]:
@@ -426,6 +430,7 @@ class MemoryHome:
         del self._folders[mailbox.name]
         self._uses.pop(mailbox.name, None)
         mailbox.vanish()
+        self.announce(HomeEvent("deleted", name))
         return succeed(None)
 
     def rename(self, old: str, new: str) -> Deferred[None]:
@@ -449,6 +454,7 @@ class MemoryHome:
             self._folders[mailbox.name] = mailbox
             if name in self._uses:
                 self._uses[mailbox.name] = self._uses.pop(name)
+        self.announce(HomeEvent("renamed", new, old))
         return succeed(None)
 
     def subscribe(self, name: str, subscribed: bool) -> Deferred[None]:
@@ -457,7 +463,17 @@ class MemoryHome:
         except MailError as failure:
             return fail(failure)
         (self._subscribed.add if subscribed else self._subscribed.discard)(name)
+        self.announce(HomeEvent("subscribed" if subscribed else "unsubscribed", name))
         return succeed(None)
+
+    def watch(self, listener: Callable[[HomeEvent], None]) -> Callable[[], None]:
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def announce(self, event: HomeEvent) -> None:
+        """Tell those who follow this home."""
+        for listener in tuple(self._listeners):
+            listener(event)
 
     def usage(self) -> Deferred[tuple[int, int]]:
         limited = self.account.quota or self.account.quota_messages
@@ -579,7 +595,8 @@ class MemoryStore:
     def watch(self, listener: Callable[[str, str, str], None]) -> None:
         self._watchers.append(listener)
 
-    def tell(self, event: str, account: Account, folder: str) -> None:
+    def tell(self, event: StoreEvent, account: Account, folder: str) -> None:
         """Send one store event out."""
         for listener in tuple(self._watchers):
             listener(event, account.address.key, folder)
+        self.memory_home(account).announce(HomeEvent(event, folder))
