@@ -10,6 +10,7 @@ inside it.
 from __future__ import annotations
 
 import re
+from typing import Final
 
 _LINE_END = re.compile(rb"\r?\n|\r")
 
@@ -18,6 +19,8 @@ class DotStuffer:
     """RFC 5321 §4.5.2, as a stream: :meth:`feed` the chunks, then :meth:`finish`."""
 
     __slots__ = ("_at_line_start", "_held")
+    #: Only :meth:`finish` ends a message.
+    complete: Final = False
 
     def __init__(self) -> None:
         self._at_line_start = True
@@ -69,6 +72,11 @@ class Counted:
         if self._left < 0:
             raise ValueError("the message is longer than it said")
         return chunk
+
+    @property
+    def complete(self) -> bool:
+        """Whether all octets that were announced are there."""
+        return not self._left
 
     def finish(self) -> bytes:
         """Nothing more.

@@ -285,6 +285,9 @@ class Wire(Protocol):
                     return True
                 self.hasten(block)
                 self.write(stuffer.feed(chunk))
+                if stuffer.complete:
+                    # The peer has all of it and may answer before we have looked for more.
+                    return True
                 if self._paused:
                     self._resumed = Deferred()
                     await self._resumed

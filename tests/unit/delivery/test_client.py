@@ -289,6 +289,33 @@ async def test_a_chunk_cut_short_is_not_taken_for_the_message(make_peer: Any) ->
     assert peer.behaviour.messages == [] and "QUIT" not in peer.behaviour.verbs()
 
 
+def test_an_answer_that_comes_at_once_behind_the_last_octet_is_believed() -> None:
+    clock, transport = Clock(), StringTransport()
+    session, wire = in_memory(clock, transport)
+    session.extensions = {"CHUNKING": ""}
+    reading: list[Deferred[Any]] = []
+
+    def slowly(work: Callable[[], Any]) -> Deferred[Any]:
+        reading.append(Deferred())
+        return reading[-1]
+
+    class FromFile(Content):
+        def in_memory(self) -> None:  # type: ignore[override]
+            return None
+
+    session._in_thread = slowly
+    result = Deferred.fromCoroutine(session.send(envelope(), (BOB,), FromFile(MESSAGE)))
+    wire.dataReceived(b"250 ok\r\n")
+    wire.dataReceived(b"250 ok\r\n")
+    reading[0].callback(MESSAGE)
+    wire.dataReceived(b"250 2.0.0 taken\r\n")
+    for one in reading[1:]:
+        one.callback(None)
+    found: list[Sent] = []
+    result.addCallback(found.extend)
+    assert codes(found) == [250]
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_connection_lost_behind_the_last_chunk_leaves_the_fate_unknown(make_peer: Any) -> None:
     peer = make_peer(extensions=("CHUNKING",), replies={".": "DROP"})
