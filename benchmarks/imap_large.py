@@ -373,7 +373,7 @@ def texts(measure: Measure, server: Server, client: Client) -> None:
     began, cpu = time.monotonic(), server.cpu()
     size = before = -1
     quiet = 0
-    while quiet < 4:
+    while quiet < 20:
         time.sleep(0.5)
         size = sum(path.stat().st_size for path in server.home.glob("search.sqlite*"))
         quiet = quiet + 1 if size == before and server.cpu() - cpu < 0.05 else 0

@@ -11,7 +11,7 @@ seam is a :class:`lorrainemail.errors.MailError`.
 from __future__ import annotations
 
 import enum
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import attrs
@@ -886,6 +886,12 @@ class IMailHome(Interface):
 
     def subscribe(name: str, subscribed: bool) -> Deferred[None]:
         """Set or clear a subscription."""
+
+    def metadata(name: str) -> Deferred[dict[str, bytes]]:
+        """What clients noted of a folder, or of the account for "" (RFC 5464): lower-case entries."""
+
+    def set_metadata(name: str, entries: Mapping[str, bytes | None]) -> Deferred[None]:
+        """Note that, all or none; None removes an entry. ``LIMIT`` where it is too much."""
 
     def watch(listener: Callable[[HomeEvent], None]) -> Callable[[], None]:
         """Be told what happens in the home, in the reactor thread; returns the call that ends it. Of folders

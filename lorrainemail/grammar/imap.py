@@ -16,6 +16,7 @@ import attrs
 
 from lorrainemail.grammar import imap_order
 from lorrainemail.grammar.imap_fetch import fetch_items
+from lorrainemail.grammar.imap_metadata import entry_names, get_metadata, set_metadata
 from lorrainemail.grammar.imap_names import Pattern, decode_name
 from lorrainemail.grammar.imap_notify import notify
 from lorrainemail.grammar.imap_results import fetch_modifiers, result_options
@@ -96,6 +97,7 @@ class ListArguments:
     status: tuple[str, ...] = ()
     extended: bool = False
     empty: bool = False
+    metadata: tuple[str, ...] = ()
 
 
 @attrs.frozen(slots=True)
@@ -285,6 +287,7 @@ def _list(scanner: Scanner) -> tuple[Any, ...]:
     select: frozenset[str] = frozenset()
     give: frozenset[str] = frozenset()
     status: tuple[str, ...] = ()
+    metadata: tuple[str, ...] = ()
     extended = False
     if scanner.skip(b"("):
         select = _words(scanner, _SELECT_OPTIONS)
@@ -320,11 +323,14 @@ def _list(scanner: Scanner) -> tuple[Any, ...]:
             if word == "STATUS":  # RFC 5819
                 scanner.space()
                 status = _status_items(scanner)
+            elif word == "METADATA":  # RFC 9590
+                scanner.space()
+                metadata = entry_names(scanner)
             elif word not in _RETURN_OPTIONS:
                 raise SyntaxFault("unknown LIST option")
         give = frozenset(words)
     patterns = tuple(_pattern(scanner, reference, wire) for wire in wires)
-    return (ListArguments(patterns, select, give, status, extended, not any(wires)),)
+    return (ListArguments(patterns, select, give, status, extended, not any(wires), metadata),)
 
 
 def _fetch(scanner: Scanner) -> tuple[Any, ...]:
@@ -486,6 +492,8 @@ _PARSERS: Final[dict[bytes, Callable[[Scanner], tuple[Any, ...]]]] = {
     b"GETQUOTA": _quota_root,
     b"GETQUOTAROOT": _mailbox,
     b"SETQUOTA": _set_quota,
+    b"GETMETADATA": get_metadata,
+    b"SETMETADATA": set_metadata,
 }
 _UID_PARSERS: Final[dict[bytes, Callable[[Scanner], tuple[Any, ...]]]] = {
     b"SEARCH": _search,

@@ -16,7 +16,8 @@ _AFTER_LOGIN: Final = (
     b"MULTIAPPEND", b"REPLACE", b"UTF8=ACCEPT",
     b"UIDONLY", b"INPROGRESS",
     b"SORT", b"SORT=DISPLAY", b"ESORT", b"THREAD=ORDEREDSUBJECT", b"THREAD=REFERENCES",
-    b"THREAD=REFS", b"SEARCH=FUZZY", b"NOTIFY", b"I18NLEVEL=1",
+    b"THREAD=REFS", b"SEARCH=FUZZY", b"NOTIFY",
+    b"METADATA", b"LIST-METADATA", b"I18NLEVEL=1",
 )  # fmt: skip
 
 #: What ENABLE knows, each with what it brings along.

@@ -8,6 +8,7 @@ from typing import Final
 from lorrainemail.errors import MailError, PermanentError
 from lorrainemail.grammar.imap import Command, ListArguments, SelectArguments
 from lorrainemail.grammar.imap_names import DELIMITER, Pattern, wire_name
+from lorrainemail.imap.metadata import of_listed
 from lorrainemail.imap.resync import resynchronize
 from lorrainemail.imap.server import Bad, ImapServer, No
 from lorrainemail.imap.view import SYSTEM_FLAGS, View
@@ -181,6 +182,8 @@ async def list_folders(session: ImapServer, command: Command) -> bytes:
         session.send(_line(session, b"LIST", attributes, folder.name, more))
         if arguments.status and folder.selectable:
             await _list_status(session, folder.name, arguments.status)
+        if arguments.metadata and folder.selectable:
+            await of_listed(session, folder.name, arguments.metadata)
     return b"OK LIST completed"
 
 

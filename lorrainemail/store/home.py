@@ -10,7 +10,7 @@ all: the first reader's look finds them.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from twisted.internet.defer import Deferred, succeed
@@ -29,7 +29,7 @@ from lorrainemail.interfaces import (
     IMailHome,
 )
 from lorrainemail.ops.files import make_directories
-from lorrainemail.store import folders, mboxfile, sync
+from lorrainemail.store import annotations, folders, mboxfile, sync
 from lorrainemail.store.failures import from_os
 from lorrainemail.store.index import MBOX
 from lorrainemail.store.locks import FileLocks
@@ -486,7 +486,11 @@ class MailHome:
         return self._then(done, HomeEvent("created", name))
 
     def delete(self, name: str) -> Deferred[None]:
-        done = self._live.run(lambda: folders.delete(self._live.tree, name))
+        def delete() -> None:
+            folders.delete(self._live.tree, name)
+            annotations.forget(self._live.tree, name)
+
+        done = self._live.run(delete)
         return self._then(done, HomeEvent("deleted", name))
 
     def _then(self, done: Deferred[None], event: HomeEvent) -> Deferred[None]:
@@ -500,7 +504,12 @@ class MailHome:
     def rename(self, old: str, new: str) -> Deferred[None]:
         if self.account.format == "mbox" and old.upper() == "INBOX":
             return Deferred.fromCoroutine(self._rename_mbox(new))
-        done = self._live.slices(lambda: folders.rename(self._live.tree, old, new))
+
+        def move() -> Generator[None, None, None]:
+            yield from folders.rename(self._live.tree, old, new)
+            annotations.move(self._live.tree, old, new)
+
+        done = self._live.slices(move)
         return self._then(done, HomeEvent("renamed", new, old))
 
     async def _rename_mbox(self, new: str) -> None:
@@ -519,6 +528,16 @@ class MailHome:
     def subscribe(self, name: str, subscribed: bool) -> Deferred[None]:
         done = self._live.run(lambda: folders.subscribe(self._live.tree, name, subscribed))
         return self._then(done, HomeEvent("subscribed" if subscribed else "unsubscribed", name))
+
+    def metadata(self, name: str) -> Deferred[dict[str, bytes]]:
+        return self._live.run(lambda: annotations.read(self._live.tree, name))
+
+    def set_metadata(self, name: str, entries: Mapping[str, bytes | None]) -> Deferred[None]:
+        wanted = dict(entries)
+        done = self._live.run(lambda: annotations.change(self._live.tree, name, wanted))
+        for entry in wanted:
+            done = self._then(done, HomeEvent("metadata", name, entry))
+        return done
 
     def watch(self, listener: Callable[[HomeEvent], None]) -> Callable[[], None]:
         return self._live.watch(listener)

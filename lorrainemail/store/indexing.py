@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PAUSES: Final = 2.0
 #: Seconds of the shortest and the longest pause.
 MIN_PAUSE: Final = 0.005
-MAX_PAUSE: Final = 2.0
+MAX_PAUSE: Final = 0.2
 #: Folders that wait; who comes beyond that is asked again by his next search.
 MAX_WAITING: Final = 1000
 

@@ -8,7 +8,7 @@ fault in one of the two: both run the same behaviour tests.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, TypeVar
 
 import attrs
@@ -37,11 +37,13 @@ from lorrainemail.interfaces import (
 )
 from lorrainemail.message.searchable import message_grams
 from lorrainemail.message.summary import REPLY, UNSURE_ENVELOPE, UNSURE_REFERENCES, summarize
+from lorrainemail.store.annotations import MAX_ENTRIES
 from lorrainemail.store.failures import (
     OVER_QUOTA,
     already_exists,
     cannot,
     gone,
+    limit,
     nonexistent,
     over_quota,
 )
@@ -373,6 +375,7 @@ class MemoryHome:
         self._uses: dict[str, tuple[str, ...]] = {}
         self._subscribed: set[str] = {"INBOX"}
         self._listeners: list[Callable[[HomeEvent], None]] = []
+        self._notes: dict[str, dict[str, bytes]] = {}
         self._make("INBOX")
         for name, use in SPECIAL_FOLDERS:
             self._make(name)
@@ -428,6 +431,7 @@ class MemoryHome:
         except MailError as failure:
             return fail(failure)
         del self._folders[mailbox.name]
+        self._notes.pop(mailbox.name, None)
         self._uses.pop(mailbox.name, None)
         mailbox.vanish()
         self.announce(HomeEvent("deleted", name))
@@ -452,6 +456,8 @@ class MemoryHome:
             mailbox.name = new + name[len(old) :]
             self._make_path(mailbox.name.rpartition("/")[0])
             self._folders[mailbox.name] = mailbox
+            if name in self._notes:
+                self._notes[mailbox.name] = self._notes.pop(name)
             if name in self._uses:
                 self._uses[mailbox.name] = self._uses.pop(name)
         self.announce(HomeEvent("renamed", new, old))
@@ -465,6 +471,28 @@ class MemoryHome:
         (self._subscribed.add if subscribed else self._subscribed.discard)(name)
         self.announce(HomeEvent("subscribed" if subscribed else "unsubscribed", name))
         return succeed(None)
+
+    def metadata(self, name: str) -> Deferred[dict[str, bytes]]:
+        try:
+            return succeed(dict(self._notes.get(self._noted(name), {})))
+        except MailError as failure:
+            return fail(failure)
+
+    def set_metadata(self, name: str, entries: Mapping[str, bytes | None]) -> Deferred[None]:
+        try:
+            name = self._noted(name)
+            mine = {**self._notes.get(name, {}), **entries}
+            if len(mine) > MAX_ENTRIES:
+                raise limit("too many annotations")
+        except MailError as failure:
+            return fail(failure)
+        self._notes[name] = {entry: value for entry, value in mine.items() if value is not None}
+        for entry in entries:
+            self.announce(HomeEvent("metadata", name, entry))
+        return succeed(None)
+
+    def _noted(self, name: str) -> str:
+        return self.folder(name).name if name else ""
 
     def watch(self, listener: Callable[[HomeEvent], None]) -> Callable[[], None]:
         self._listeners.append(listener)
