@@ -27,7 +27,6 @@ from functools import lru_cache
 from typing import Final
 
 import attrs
-from prometheus_client import Counter, Histogram
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -55,6 +54,7 @@ from lorrainemail.interfaces import (
 from lorrainemail.interfaces import Final as FinalRecipient
 from lorrainemail.ops import steps
 from lorrainemail.ops.ids import new_id
+from lorrainemail.ops.metrics import Counter, Histogram
 from lorrainemail.tables.archive import Archive
 from lorrainemail.transaction import Means, Seal, Taking
 

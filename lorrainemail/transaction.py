@@ -11,7 +11,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 import attrs
-from prometheus_client import Counter
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -49,6 +48,7 @@ from lorrainemail.message.received import delivered_to_field, received_field, re
 from lorrainemail.ops.content import Content
 from lorrainemail.ops.ids import new_id
 from lorrainemail.ops.log import note
+from lorrainemail.ops.metrics import Counter
 from lorrainemail.ops.reheaded import Reheaded
 from lorrainemail.sieve.filing import FolderPlacement
 

@@ -19,7 +19,6 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar, Final
 
 import attrs
-from prometheus_client import Gauge
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredLock, execute
 from twisted.internet.interfaces import IReactorTime
@@ -32,6 +31,7 @@ from lorrainemail.certs.sources import Origin, Source, Sources, find, unreadable
 from lorrainemail.errors import ConfigurationError, Problem
 from lorrainemail.net.certificates import CertificatePair, Loaded, load
 from lorrainemail.net.tls import ServerTls
+from lorrainemail.ops.metrics import Gauge
 
 #: Seconds between looks at the files: a ``stat`` each.
 LOOK: Final = 30.0

@@ -642,6 +642,12 @@ def _across(file: str, lines: Mapping[KeyPath, int], data: Mapping[str, Any]) ->
         for index, endpoint in enumerate(endpoints if isinstance(endpoints, list) else ()):
             if not isinstance(endpoint, str) or endpoint.partition(":")[0] == "systemd":
                 continue
+            if door == "metrics" and not values.bound_to_loopback(endpoint):
+                mend = (
+                    "write 'tcp:9187:interface=127.0.0.1'; from elsewhere it is reached through ssh or a VPN"
+                )
+                what = f'listen.metrics: "{endpoint}" shows the numbers to others than this machine'
+                yield Problem(file, _line(lines, ("listen", door, index)), what, mend)
             where = f"{endpoint}/{'udp' if door == 'dns' else 'tcp'}"
             if where in seen and not endpoint.startswith("tcp:0"):
                 what = f'"{endpoint}" is given to the doors {seen[where]} and {door}'

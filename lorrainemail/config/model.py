@@ -30,6 +30,7 @@ DOORS = (
     "dns",
     "http",
     "https",
+    "metrics",
 )
 
 
@@ -204,6 +205,14 @@ class Listen:
     https: tuple[str, ...] = attrs.field(
         default=(),
         metadata=_doc("HTTPS on port 443: how mail programs find us, the MTA-STS policy", kind="endpoint"),
+    )
+    metrics: tuple[str, ...] = attrs.field(
+        default=(),
+        metadata=_doc(
+            "numbers for a monitoring system (Prometheus), at /metrics; bound to loopback, as in "
+            "'tcp:9187:interface=127.0.0.1'",
+            kind="endpoint",
+        ),
     )
     local: tuple[str, ...] = attrs.field(
         default=(),

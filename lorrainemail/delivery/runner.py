@@ -22,7 +22,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import attrs
-from prometheus_client import Counter, Gauge
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -50,6 +49,7 @@ from lorrainemail.interfaces import (
     later,
 )
 from lorrainemail.message.dsn import Action, Fate
+from lorrainemail.ops.metrics import Counter, Gauge, Histogram
 from lorrainemail.queue.format import Stored
 from lorrainemail.queue.spool import Entry, Spool
 
@@ -77,6 +77,18 @@ _USUAL: Final = Pace()
 _log = Logger("lorrainemail.delivery.runner")
 _OUTCOMES = Counter("lorrainemail_deliveries", "Delivery attempts by outcome", ["courier", "outcome"])
 _RUNNING = Gauge("lorrainemail_deliveries_running", "Delivery attempts under way")
+_ATTEMPT = Histogram(
+    "lorrainemail_attempt_seconds",
+    "How long an attempt took, with its writing down",
+    ["courier"],
+    buckets=(0.01, 0.05, 0.1, 0.5, 1, 5, 30, 120, 600),
+)
+_LATENCY = Histogram(
+    "lorrainemail_delivery_seconds",
+    "From queue to the end of a recipient",
+    ["outcome"],
+    buckets=(0.1, 0.5, 1, 5, 30, 300, 1800, 3600, 4 * 3600, 86400, 5 * 86400),
+)
 
 
 @attrs.define(slots=True, eq=False)
@@ -276,11 +288,13 @@ class Runner(Service):
     def _begin(self, job: Job) -> None:
         _RUNNING.inc()
         timer = self._reactor.callLater(PATIENCE, self._is_slow, job)
+        began = self.spool.monotonic()
         attempt = Deferred.fromCoroutine(self._attempt(job))
         self._attempts[job] = attempt
 
         def end(result: object) -> None:
             _RUNNING.dec()
+            _ATTEMPT.labels(job.courier).observe(self.spool.monotonic() - began)
             if timer.active():
                 timer.cancel()
             del self._attempts[job]
@@ -438,6 +452,7 @@ class Runner(Service):
             if outcome.kind == "delivered":
                 changes[index] = attrs.evolve(one, state="done", attempts=one.attempts + 1, last_reply=reply)
                 age = self.spool.age(job.entry)
+                _LATENCY.labels("delivered").observe(age)
                 self.spool.history.note("delivered", stored.item, changes[index], age, outcome)
                 if not why_no_success_notice(stored.item, one, outcome):
                     # RFC 3461 §5.2.2, §5.2.3
@@ -531,6 +546,7 @@ class Runner(Service):
             if one.state == "done":
                 outcome = "expired" if failed[index].expired else "bounced"
                 age = self.spool.age(entry)
+                _LATENCY.labels(outcome).observe(age)
                 self.spool.history.note(outcome, stored.item, one, age, said.get(index), notices[index])
         return changes
 

@@ -16,13 +16,13 @@ import dns.opcode
 import dns.rcode
 import dns.rdataclass
 import dns.rdatatype
-from prometheus_client import Counter
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from lorrainemail.dns.zones import Zones
 from lorrainemail.net.limits import TokenBuckets
 from lorrainemail.net.peers import is_loopback, network_key
+from lorrainemail.ops.metrics import Counter
 
 log = Logger(namespace="lorrainemail.dns")
 

@@ -14,7 +14,6 @@ from importlib import import_module
 from typing import Any, Final, Protocol
 
 import attrs
-from prometheus_client import Counter
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -32,6 +31,7 @@ from lorrainemail.interfaces import (
     Verdict,
 )
 from lorrainemail.message.received import received_field
+from lorrainemail.ops.metrics import Counter
 
 #: Failures in a row after which a filter is left alone, and for how many seconds.
 MAX_FAILURES: Final = 3

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any, Final, cast
 from urllib.parse import parse_qsl, unquote
 
-from prometheus_client import Counter
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
 from twisted.internet.protocol import ServerFactory
@@ -25,6 +24,7 @@ from lorrainemail.http.site import Site
 from lorrainemail.net.limits import ConnectionCounter
 from lorrainemail.net.peers import peer_of
 from lorrainemail.net.tls import ACME_TLS
+from lorrainemail.ops.metrics import Counter
 
 _log = Logger(namespace="lorrainemail.http")
 _REQUESTS = Counter("lorrainemail_http_requests_total", "Requests answered", ["door", "status"])

@@ -27,7 +27,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ClassVar, Final, Protocol
 
 import attrs
-from prometheus_client import Counter
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
@@ -53,6 +52,7 @@ from lorrainemail.mailauth.dkim import DkimResult, InThread, Verifier
 from lorrainemail.mailauth.dmarc import Dmarc, DmarcResult
 from lorrainemail.mailauth.header import Header
 from lorrainemail.mailauth.spf import Spf, SpfResult
+from lorrainemail.ops.metrics import Counter
 
 #: Names of a client of which one must lead back to it.
 MAX_NAMES: Final = 10

@@ -33,7 +33,6 @@ from queue import Empty, SimpleQueue
 from typing import Any, Final, Literal, Protocol, TypeVar
 
 import attrs
-from prometheus_client import Counter, Gauge
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, fail, gatherResults, succeed
 from twisted.internet.interfaces import IDelayedCall
@@ -44,6 +43,7 @@ from zope.interface import implementer
 from lorrainemail.errors import Problem
 from lorrainemail.interfaces import FileWrite, ICommitter
 from lorrainemail.ops.files import SYSTEM, Files
+from lorrainemail.ops.metrics import Counter, Gauge
 
 T = TypeVar("T")
 Errors = list[OSError | None]

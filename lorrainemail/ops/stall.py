@@ -15,10 +15,11 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from prometheus_client import Gauge, Histogram
 from twisted.application.service import Service
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
+
+from lorrainemail.ops.metrics import Counter, Gauge, Histogram
 
 _log = Logger("lorrainemail.ops.stall")
 _LAG = Histogram(
@@ -26,6 +27,7 @@ _LAG = Histogram(
     "By how much a timer comes late",
     buckets=(0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5),
 )
+_STALLS = Counter("lorrainemail_reactor_stalls", "How often the server did nothing else for too long")
 _LONGEST = Gauge("lorrainemail_reactor_longest_callback_seconds", "CPU of the longest callback, if measured")
 
 #: New objects after which the youngest are looked at. Python's 700 are made in two messages, and nearly all
@@ -135,5 +137,6 @@ class StallMonitor(Service):
         if self._meter is not None:
             _LONGEST.set(self._meter.longest)
         if lag > STALL:
+            _STALLS.inc()
             _log.warn("The server did nothing else for {lag:.2f} s", lag=lag)
         self._beat_later()

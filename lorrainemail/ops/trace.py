@@ -24,7 +24,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final, Protocol
 
 import attrs
-from prometheus_client import Counter
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -32,6 +31,7 @@ from zope.interface import implementer
 
 from lorrainemail.errors import Problem
 from lorrainemail.interfaces import ITrace
+from lorrainemail.ops.metrics import Counter
 
 _log = Logger("lorrainemail.ops.trace")
 _EVENTS = Counter("lorrainemail_trace_events", "Events written to the trace")

@@ -16,7 +16,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import attrs
-from prometheus_client import Counter
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -36,6 +35,7 @@ from lorrainemail.interfaces import (
     Stage,
     Verdict,
 )
+from lorrainemail.ops.metrics import Counter
 from lorrainemail.policy.actions import WORDS, CheckActions
 
 log = Logger()

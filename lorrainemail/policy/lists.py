@@ -19,7 +19,6 @@ import re
 from typing import ClassVar, Final, cast
 
 import attrs
-from prometheus_client import Counter
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -37,6 +36,7 @@ from lorrainemail.interfaces import (
     Verdict,
 )
 from lorrainemail.net.peers import is_loopback
+from lorrainemail.ops.metrics import Counter
 from lorrainemail.policy.chain import CHECK_FAILED
 from lorrainemail.policy.checks import is_stranger
 

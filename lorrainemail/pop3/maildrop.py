@@ -11,11 +11,11 @@ from __future__ import annotations
 from array import array
 from typing import Final
 
-from prometheus_client import Counter
 from twisted.logger import Logger
 
 from lorrainemail.errors import MailError
 from lorrainemail.interfaces import IMailbox, IMailHome, IMessage
+from lorrainemail.ops.metrics import Counter
 
 log = Logger(namespace="lorrainemail.pop3")
 

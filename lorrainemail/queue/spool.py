@@ -32,7 +32,6 @@ from functools import partial
 from typing import Final, Literal
 
 import attrs
-from prometheus_client import Counter, Gauge
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -53,6 +52,7 @@ from lorrainemail.interfaces import (
     QueueRecipient,
 )
 from lorrainemail.ops.files import SYSTEM, Files
+from lorrainemail.ops.metrics import Counter, Gauge
 from lorrainemail.queue.files import Directory, Fault, MessageFile
 from lorrainemail.queue.format import FUTURE, ID, FormatError, Stored, encode
 from lorrainemail.queue.history import History
@@ -257,6 +257,12 @@ class Spool(Service):
     def now(self) -> float:
         """Seconds since the epoch as the clock stood at start, not moved by its jumps."""
         return self._epoch + self.monotonic()
+
+    def oldest(self) -> float:
+        """Age of the oldest item, 0 where there is none. Looks at each one."""
+        return max(
+            0.0, self.monotonic() - min((one.born for one in self._entries.values()), default=math.inf)
+        )
 
     def age(self, entry: Entry) -> float:
         """Seconds for which a server was up with the item."""

@@ -17,7 +17,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeVar, cast
 
 import attrs
-from prometheus_client import Counter
 from twisted.cred.checkers import ICredentialsChecker
 from twisted.cred.credentials import ICredentials, IUsernamePassword
 from twisted.cred.error import UnauthorizedLogin
@@ -40,6 +39,7 @@ from lorrainemail.interfaces import (
     ITableService,
     later,
 )
+from lorrainemail.ops.metrics import Counter
 from lorrainemail.sasl.exchange import Conversation, Exchange, PasswordLogins
 from lorrainemail.sasl.gate import Gate
 from lorrainemail.sasl.mechanisms import (

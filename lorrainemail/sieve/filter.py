@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import attrs
-from prometheus_client import Counter
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -39,6 +38,7 @@ from lorrainemail.interfaces import (
 )
 from lorrainemail.message.received import delivered_to_field, rfc5322_date
 from lorrainemail.ops.content import Content
+from lorrainemail.ops.metrics import Counter
 from lorrainemail.ops.reheaded import Reheaded
 from lorrainemail.sieve.effects import (
     Context,

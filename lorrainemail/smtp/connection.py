@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any, Final
 
-from prometheus_client import Counter
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import (
     IDelayedCall,
@@ -38,6 +37,7 @@ from lorrainemail.interfaces import IExchange
 from lorrainemail.net.peers import local_of, peer_of, peer_uid
 from lorrainemail.ops import steps
 from lorrainemail.ops.ids import new_id
+from lorrainemail.ops.metrics import Counter
 from lorrainemail.smtp import replies
 from lorrainemail.smtp.chunks import ChunkReader
 from lorrainemail.smtp.data import IncomingMessage, MessageReader

@@ -12,7 +12,6 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
-from prometheus_client import Counter
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
@@ -27,6 +26,7 @@ from lorrainemail.interfaces import (
     Transaction,
 )
 from lorrainemail.net.limits import ConnectionCounter
+from lorrainemail.ops.metrics import Counter
 from lorrainemail.smtp import replies, wishes
 from lorrainemail.smtp.acceptance import MayAccept
 from lorrainemail.smtp.settings import DoorSettings

@@ -12,7 +12,6 @@ from collections.abc import Awaitable
 from typing import Final
 
 import attrs
-from prometheus_client import Counter
 from twisted.internet.interfaces import ITLSTransport
 
 from lorrainemail.envelope import Session
@@ -21,6 +20,7 @@ from lorrainemail.grammar.smtp import parse_auth, parse_greeting
 from lorrainemail.interfaces import IExchange, IPrincipal, ITables, RelayRight, Verdict
 from lorrainemail.net.channel import channel_of
 from lorrainemail.net.tls import tls_facts
+from lorrainemail.ops.metrics import Counter
 from lorrainemail.sasl.mechanisms import CREDENTIALS_INVALID
 from lorrainemail.smtp import replies
 from lorrainemail.smtp.acceptance import judge_session, stopped
