@@ -224,15 +224,19 @@ class PipeDelivery:
         return Deferred.fromCoroutine(self._recipient(recipient, argument))
 
     async def _recipient(self, recipient: QueueRecipient, argument: str) -> None:
+        if recipient.user:
+            if self._agent.as_user is None:
+                words = "no helper runs commands as users (commands.helper)"
+                raise TemporaryError(Reply(451, "4.3.5", words))
+            # What it is called is the helper's to know.
+            self._runs.append((recipient, argument, ()))
+            return
         try:
-            words = words_of(argument)
+            argv = words_of(argument)
         except ValueError as error:
             raise TemporaryError(Reply(451, "4.3.5", str(error).partition(";")[0])) from None
-        if recipient.user and self._agent.as_user is None:
-            raise TemporaryError(Reply(451, "4.3.5", "no helper runs commands as users (commands.helper)"))
-        if not recipient.user:
-            await self._agent.in_thread(lambda: _check_program(words[0]))
-        self._runs.append((recipient, argument, words))
+        await self._agent.in_thread(lambda: _check_program(argv[0]))
+        self._runs.append((recipient, argument, argv))
 
     def body(self, content: IContent) -> Deferred[None]:
         return Deferred.fromCoroutine(self._body(content))
