@@ -40,6 +40,7 @@ COMMANDS: Final = {
     "queue": Command("queue", "mail that waits: list, retry, drop, bounce"),
     "trace": Command("trace", "what happened to a message"),
     "dkim": Command("dkim", "keys that sign the mail of our users, and their DNS records"),
+    "certificate": Command("certificate", "certificates: list, renew"),
     "mta-sts": Command("mta_sts", "what our MTA-STS policies say, and whether they may enforce"),
     "mailbox": Command("mailbox", "mailboxes on disk: what is in them, whether their index is sound"),
     "sieve": Command("sieve", "filter scripts of accounts: check, test, put, activate, list"),
