@@ -4,7 +4,8 @@ written anew.
 Called by :mod:`lorrainemail.sasl.passwords` and the account commands. Pure, but slow: hashing and verifying
 belong in a thread. What is written is Argon2id, and a SCRAM verifier beside it (same label) where the
 operator chose so. All SCRAM verifiers of an account share salt and iterations, so that in one exchange each
-of its passwords can be proved.
+of its passwords can be proved. What was made elsewhere (:mod:`lorrainemail.sasl.foreign`) is verified, then
+replaced.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 
 from lorrainemail.errors import PermanentError, Reply
 from lorrainemail.interfaces import Account, Credential
-from lorrainemail.sasl import scram
+from lorrainemail.sasl import foreign, scram
 from lorrainemail.sasl.mechanisms import prepare_password
 
 #: The scheme that is written.
@@ -88,26 +89,34 @@ def scram_verifiers(credentials: Iterable[Credential]) -> list[tuple[Credential,
 
 def is_ready_for_scram(account: Account) -> bool:
     """Whether each of the account's passwords can be proved by SCRAM, or it cannot log in by any."""
-    if not account.enabled or not account.credentials:
+    if not account.enabled or all(foreign.is_locked(credential) for credential in account.credentials):
         return True
     labels = {credential.label for credential, _ in scram_verifiers(account.credentials)}
     return all(credential.label in labels for credential in account.credentials)
 
 
-def usable(credential: Credential) -> bool:
-    """Whether a password can be checked against it."""
+def fault(credential: Credential) -> tuple[str, str] | None:
+    """Why a password cannot be checked against it, and how to mend that; None where it can."""
     if credential.scheme == scram.SCHEME:
         try:
             scram.Verifier.parse(credential.value)
-        except ValueError:
-            return False
-        return True
-    return _is_argon2id(credential)
+        except ValueError as error:
+            return f"its SCRAM verifier is malformed ({error})", "set a new password"
+        return None
+    if _is_argon2id(credential) or foreign.is_locked(credential):
+        return None
+    return foreign.fault(credential)
+
+
+def faults(account: Account) -> list[tuple[str, str]]:
+    """What of the account's credentials nobody can log in with, and how to mend it."""
+    found = [fault(credential) for credential in account.credentials[:MAX_CREDENTIALS]]
+    return list(dict.fromkeys(one for one in found if one is not None))
 
 
 def to_be_tried(credentials: Sequence[Credential]) -> tuple[Credential, ...]:
     """Those that decide: of a password that has a SCRAM verifier too, the other one."""
-    able = [credential for credential in credentials[:MAX_CREDENTIALS] if usable(credential)]
+    able = [c for c in credentials[:MAX_CREDENTIALS] if fault(c) is None and not foreign.is_locked(c)]
     others = {credential.label for credential in able if credential.scheme != scram.SCHEME}
     return tuple(c for c in able if c.scheme != scram.SCHEME or c.label not in others)
 
@@ -116,6 +125,8 @@ def matches(credential: Credential, prepared: bytes) -> bool:
     """Whether the prepared password is that credential's. For a thread."""
     if credential.scheme == scram.SCHEME:
         return scram.Verifier.parse(credential.value).matches(prepared)
+    if not _is_argon2id(credential):
+        return foreign.matches(credential, prepared)
     try:
         return HASHER.verify(credential.value, prepared)
     except (VerificationError, InvalidHashError):

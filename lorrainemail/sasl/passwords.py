@@ -31,11 +31,10 @@ from lorrainemail.errors import Problem, TemporaryError
 from lorrainemail.interfaces import Account, Credential, IPasswords
 from lorrainemail.net.peers import network_key
 from lorrainemail.sasl.credentials import (
-    MAX_CREDENTIALS,
+    faults,
     hash_password,
     proved_by,
     to_be_tried,
-    usable,
 )
 from lorrainemail.sasl.mechanisms import TEMPORARY_FAILURE, prepare_password
 
@@ -52,8 +51,17 @@ MAX_WAITING_PER_NETWORK: Final = 100
 #: How long a proven login is believed without hashing again, in seconds, and how many are remembered.
 REMEMBER: Final = 300.0
 MAX_REMEMBERED: Final = 10_000
-#: Distinct alarms about unknown schemes; told once each between two changes of the tables.
+#: Distinct alarms about credentials; told once each between two changes of the tables.
 MAX_ALARMS: Final = 1000
+
+
+def credential_problem(account: Account, what: str, mend: str) -> Problem:
+    """One of :func:`lorrainemail.sasl.credentials.faults` in an operator's words."""
+    command = f'"lorrainemail account passwd {account.address.key}"'
+    where = account.origin
+    words = f"{account.address.key} has a password that cannot be checked: {what}"
+    return Problem(where.file, where.line, words, f"{mend} ({command})" if "password" in mend else mend)
+
 
 Work = Callable[[Callable[[], T]], Deferred[T]]
 
@@ -195,21 +203,16 @@ class Passwords(Service):
 
     def _tried(self, account: Account) -> tuple[Credential, ...]:
         """The credentials that can be verified; the others raise an alarm."""
-        for credential in account.credentials[:MAX_CREDENTIALS]:
-            if not usable(credential):
-                self._alarm(account, credential.scheme)
+        for what, mend in faults(account):
+            self._alarm(account, what, mend)
         return to_be_tried(account.credentials)
 
-    def _alarm(self, account: Account, scheme: str) -> None:
-        key = (account.address.key, scheme)
+    def _alarm(self, account: Account, what: str, mend: str) -> None:
+        key = (account.address.key, what)
         if key in self._alarms or len(self._alarms) >= MAX_ALARMS:
             return
-        what = (
-            f"{account.address.key} has a password of the unknown scheme {scheme}, which cannot be verified"
-        )
-        mend = f'set a new one with "lorrainemail account passwd {account.address.key}"'
-        problem = self._alarms[key] = Problem(account.origin.file, account.origin.line, what, mend)
-        log.error("{problem}", problem=str(problem), account=account.address.key, scheme=scheme)
+        problem = self._alarms[key] = credential_problem(account, what, mend)
+        log.error("{problem}", problem=str(problem), account=account.address.key)
 
     def _proof(self, account: Account, tried: tuple[Credential, ...], password: bytes) -> bytes:
         """What is remembered of a proven login: bound to account, credentials and password."""

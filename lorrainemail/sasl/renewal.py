@@ -2,18 +2,19 @@
 
 Called by the checker of :mod:`lorrainemail.sasl.portal` after each password that was right. A hash made
 elsewhere becomes ours, and SCRAM verifiers come or go as the operator chose
-(:func:`lorrainemail.sasl.credentials.renewed`). The login never waits for it and never fails by it: what
-cannot be written is in the log, and the next login tries again. A row that somebody changed meanwhile is left
-as it is.
+(:func:`lorrainemail.sasl.credentials.renewed`). The login never waits for it and never fails by it. One edit
+of the table is made at a time, for all accounts that came meanwhile; what cannot be written is in the log,
+and the next login tries again. A row that somebody changed meanwhile is left as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from lorrainemail.addresses import Address
 from lorrainemail.errors import ConfigurationError
@@ -23,12 +24,13 @@ from lorrainemail.sasl.mechanisms import prepare_password
 
 log = Logger(namespace="lorrainemail.sasl")
 
-#: Accounts whose credentials are being written at one moment; others wait for their next login.
-MAX_AT_ONCE: Final = 4
+#: Accounts that wait for the next edit; others wait for their next login.
+MAX_WAITING: Final = 100
 
 Credentials = tuple[Credential, ...]
-#: Replaces an account's credentials by what a function makes of those that it has now. Blocks.
-Amend = Callable[[Address, Callable[[Credentials], Sequence[Credential]]], None]
+Change = Callable[[Credentials], Sequence[Credential]]
+#: Replaces accounts' credentials by what functions make of those that they have now. Blocks.
+Amend = Callable[[Mapping[Address, Change]], None]
 
 
 class Renewals:
@@ -45,43 +47,52 @@ class Renewals:
         self._in_thread = in_thread
         self._amend = amend
         self.with_scram = with_scram
-        self._busy: set[str] = set()
+        self._waiting: dict[Address, Change] = {}
+        self._working: frozenset[Address] = frozenset()
 
     def proved(self, account: Account, credential: Credential, password: bytes) -> None:
         """A password was right: write its credential anew where that is due."""
-        amend, with_scram, key = self._amend, self.with_scram, account.address.key
-        if amend is None or key in self._busy or len(self._busy) >= MAX_AT_ONCE:
+        with_scram, before, address = self.with_scram, account.credentials, account.address
+        if self._amend is None or not is_stale(before, credential, with_scram):
             return
-        if not is_stale(account.credentials, credential, with_scram):
+        if address in self._waiting or address in self._working or len(self._waiting) >= MAX_WAITING:
             return
         prepared = prepare_password(password)
         assert prepared is not None
-        before = account.credentials
 
-        def work() -> None:
-            after = renewed(before, credential, prepared, with_scram)
+        def change(now: Credentials) -> Sequence[Credential]:
             # A row that changed since the login is somebody's fresher will.
-            amend(account.address, lambda now: after if now == before else now)
+            return renewed(before, credential, prepared, with_scram) if now == before else now
 
-        def done(result: object) -> object:
-            self._busy.discard(key)
-            return result
+        self._waiting[address] = change
+        if not self._working:
+            self._edit()
 
-        self._busy.add(key)
-        working: Deferred[Any] = self._in_thread(work)
-        working.addBoth(done)
-        working.addCallbacks(
-            lambda _: log.info("The stored password of {account} was made anew", account=key),
-            lambda failure: _told(key, failure),
-        )
+    def _edit(self) -> None:
+        changes, self._waiting = self._waiting, {}
+        self._working = frozenset(changes)
+        editing: Deferred[Any] = self._in_thread(self._amend, changes)
+        editing.addCallbacks(
+            lambda _: log.info("Stored passwords were made anew: {accounts}", accounts=_names(changes)),
+            lambda failure: _told(_names(changes), failure),
+        ).addBoth(self._edited)
+
+    def _edited(self, _: object) -> None:
+        self._working = frozenset()
+        if self._waiting:
+            self._edit()
 
 
-def _told(account: str, failure: Any) -> None:
-    if failure.check(ConfigurationError, OSError):
+def _names(changes: Mapping[Address, Change]) -> str:
+    return ", ".join(address.key for address in changes)
+
+
+def _told(accounts: str, failure: Failure) -> None:
+    if isinstance(failure.value, ConfigurationError | OSError):
         log.error(
-            "The stored password of {account} could not be made anew: {reason}",
-            account=account,
+            "Stored passwords could not be made anew ({accounts}): {reason}",
+            accounts=accounts,
             reason=str(failure.value),
         )
     else:
-        log.failure("The stored password of {account} could not be made anew", failure, account=account)
+        log.failure("Stored passwords could not be made anew", failure)

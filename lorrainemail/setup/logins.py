@@ -30,7 +30,7 @@ from lorrainemail.sasl.record import LoginRecord
 from lorrainemail.sasl.renewal import Renewals
 from lorrainemail.sasl.throttle import Throttle
 from lorrainemail.sasl.verifiers import KEY_OCTETS, Scram
-from lorrainemail.tables.edit import change_credentials
+from lorrainemail.tables.edit import change_credentials_of
 
 _log = Logger(namespace="lorrainemail")
 
@@ -62,7 +62,7 @@ class Logins(MultiService):
         self._book = Book(settings.state, in_thread)
         self._record = LoginRecord(self._book, reactor)
         gate = Gate(Throttle(reactor), reactor, self._record)
-        amend = partial(change_credentials, settings.state) if settings.tables == "files" else None
+        amend = partial(change_credentials_of, settings.state) if settings.tables == "files" else None
         self._renewals = Renewals(in_thread, amend, settings.auth.scram)
         self._scram = Scram(tables, gate, settings.auth.scram)
         portal = make_portal(tables, home, self.passwords, gate, proved=self._renewals.proved)

@@ -87,13 +87,33 @@ def change_credentials(
 ) -> None:
     """Replace an account's credentials by what ``change`` makes of those that stand there now; the file is
     left alone where that is the same. What ``change`` raises is passed on."""
+    _edit_account(state, address, lambda line: _with_changed(line, change))
 
-    def edited(line: AccountLine) -> AccountLine:
-        before = credentials_of(line)
-        after = tuple(change(before))
-        return line if after == before else line.with_credentials(after)
 
-    _edit_account(state, address, edited)
+def change_credentials_of(
+    state: str,
+    changes: Mapping[Address, Callable[[tuple[Credential, ...]], Sequence[Credential]]],
+) -> None:
+    """:func:`change_credentials` for several accounts in one edit; those that are gone are passed over."""
+
+    def edit(lines: list[str]) -> None:
+        for address, change in changes.items():
+            number = _find_account(state, lines, address)
+            if number is not None:
+                line = AccountLine.parse(lines[number].strip())
+                changed = _with_changed(line, change)
+                if changed is not line:
+                    lines[number] = _checked(state, str(changed))
+
+    _edit(state, "accounts", edit)
+
+
+def _with_changed(
+    line: AccountLine, change: Callable[[tuple[Credential, ...]], Sequence[Credential]]
+) -> AccountLine:
+    before = credentials_of(line)
+    after = tuple(change(before))
+    return line if after == before else line.with_credentials(after)
 
 
 def set_enabled(state: str, address: Address, enabled: bool) -> None:

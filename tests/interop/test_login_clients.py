@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import imaplib
 import os
+import ssl
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -88,10 +90,10 @@ def test_gnu_sasl_binds_its_login_to_the_tls_channel(scram_server: Any, tool: To
 def test_mbsync_takes_scram_by_cyrus_sasl(scram_server: Any, tool: Tool, tmp_path: Path) -> None:
     server = scram_server
     (tmp_path / "rc").write_text(
-        f"IMAPAccount a\nHost {server.address}\nPort 2993\nUser bob@ours.test\nPass \"{PASSWORD}\"\n"
+        f'IMAPAccount a\nHost {server.address}\nPort 2993\nUser bob@ours.test\nPass "{PASSWORD}"\n'
         f"SSLType IMAPS\nCertificateFile {server.state}/tls/self-signed.pem\nAuthMechs SCRAM-SHA-256\n\n"
         f"IMAPStore r\nAccount a\n\nMaildirStore l\nPath {tmp_path}/m/\nInbox {tmp_path}/m/INBOX\n\n"
-        "Channel c\nFar :r:\nNear :l:\nCreate Near\n"
+        "Channel c\nFar :r:\nNear :l:\nCreate Near\nSyncState *\n"
     )
     (tmp_path / "m").mkdir()
     done = subprocess.run(
@@ -120,3 +122,29 @@ def test_msmtp_logs_in_by_its_certificate(make_server: Any, tool: Tool, tmp_path
     )
     server.wait_for_messages("bob@ours.test", 1)
     assert "by EXTERNAL" in server.log_text()
+
+
+def test_passwords_hashed_by_dovecot_open_the_door_and_become_ours(make_server: Any, tool: Tool) -> None:
+    doveadm = tool("doveadm")
+    schemes = (
+        *("SSHA", "SSHA256", "SSHA512", "SMD5", "SHA", "SHA512", "PLAIN-MD5", "LDAP-MD5", "PBKDF2", "PLAIN"),
+        *("MD5-CRYPT", "SHA256-CRYPT", "SHA512-CRYPT", "BLF-CRYPT", "CRYPT", "ARGON2I", "SSHA512.HEX"),
+        "SCRAM-SHA-256",
+    )
+    accounts = []
+    for number, scheme in enumerate(schemes):
+        made = run([doveadm, "pw", "-s", scheme, "-p", PASSWORD]).stdout.decode().strip()
+        accounts.append(f"user{number}@ours.test:{made}::::::\n")
+    server = make_server(accounts=(), start=False)
+    table = server.state / "accounts"
+    table.write_text("".join(accounts))
+    table.chmod(0o600)
+    server.start()
+    assert "cannot be checked" not in server.command("check").stdout
+    context = ssl.create_default_context(cafile=str(server.ca))
+    for number, scheme in enumerate(schemes):
+        with imaplib.IMAP4_SSL(server.address, 2993, ssl_context=context, timeout=30) as client:
+            assert client.login(f"user{number}@ours.test", PASSWORD)[0] == "OK", scheme
+    server.wait(lambda: table.read_text().count("{ARGON2ID}") == len(schemes), "all hashes to be ours")
+    with imaplib.IMAP4_SSL(server.address, 2993, ssl_context=context, timeout=30) as client:
+        assert client.login("user0@ours.test", PASSWORD)[0] == "OK"
