@@ -362,20 +362,46 @@ def stories(path: str, question: str = "", since: float = 0.0, newest: int = 0) 
 
 
 def _messages(connection: sqlite3.Connection, question: str, since: float) -> list[str]:
-    """Ids of messages, in the order in which they were first heard of."""
+    """Ids of messages, in the order in which they were first heard of.
+
+    Each query walks an index from its newest end and stops: what it costs hangs on the answer, not on how much
+    is remembered.
+    """
+    first = _first(connection, since)
     if not question:
-        query = "SELECT message FROM event WHERE time >= ? ORDER BY id DESC LIMIT ?"
-        found = [row[0] for row in connection.execute(query, (since, MAX_ANSWER))]
+        query = "SELECT message FROM event WHERE id >= ? AND time >= ? ORDER BY id DESC LIMIT ?"
+        found = [row[0] for row in connection.execute(query, (first, since, MAX_ANSWER))]
         return list(dict.fromkeys(reversed(found)))
     if connection.execute("SELECT 1 FROM event WHERE message = ? LIMIT 1", (question,)).fetchone():
         return [question]
     word = question.casefold()
-    query = (
-        "SELECT message FROM word JOIN event ON event.id = word.event "
-        "WHERE word IN (?, ?) AND time >= ? ORDER BY event.id DESC LIMIT ?"
-    )
-    rows = connection.execute(query, (word, f"<{word}>", since, MAX_ANSWER))
-    return list(dict.fromkeys(reversed([row[0] for row in rows])))
+    query = "SELECT event FROM word WHERE word = ? AND event >= ? ORDER BY event DESC LIMIT ?"
+    numbers = {
+        row[0] for form in (word, f"<{word}>") for row in connection.execute(query, (form, first, MAX_ANSWER))
+    }
+    messages: dict[str, None] = {}
+    for number in sorted(numbers)[-MAX_ANSWER:]:
+        query = "SELECT message FROM event WHERE id = ? AND time >= ?"
+        for row in connection.execute(query, (number, since)):
+            messages[row[0]] = None
+    return list(messages)
+
+
+def _first(connection: sqlite3.Connection, since: float) -> int:
+    """The number of the first event at that time or later, by halving: numbers rise with time."""
+    if not since:
+        return 0
+    bounds = "SELECT coalesce((SELECT min(id) FROM event), 0), coalesce((SELECT max(id) + 1 FROM event), 0)"
+    low, high = connection.execute(bounds).fetchone()
+    query = "SELECT time FROM event WHERE id >= ? ORDER BY id LIMIT 1"
+    while low < high:
+        middle = (low + high) // 2
+        row = connection.execute(query, (middle,)).fetchone()
+        if row is not None and row[0] < since:
+            low = middle + 1
+        else:
+            high = middle
+    return int(low)
 
 
 def _quoted(path: str) -> str:

@@ -165,3 +165,37 @@ async def test_what_has_just_happened_is_found_at_once(tmp_path: Path, clock: Cl
     finally:
         await trace.stopService()
     await trace.flush()
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_a_question_costs_does_not_hang_on_all_that_is_remembered(
+    tmp_path: Path, clock: ClockedReactor
+) -> None:
+    path = tmp_path / "trace.sqlite"
+    events = [(f"m{n:04}", "received", {"sender": "all@x.fr", "recipients": []}) for n in range(2000)]
+    await noted(path, clock, *events)
+    steps = 0
+
+    def count() -> None:
+        nonlocal steps
+        steps += 1
+
+    connection = sqlite3.connect(path)
+    connection.set_progress_handler(count, 10)
+    late = clock.seconds() - 4.5
+    for question, since in (
+        ("all@x.fr", late),
+        ("", late),
+        ("nobody@x.fr", 0.0),
+        ("m0007", 0.0),
+        ("m0007", late),
+    ):
+        steps = 0
+        found = trace_module._messages(connection, question, since)
+        assert found == {"": events_of(5), "all@x.fr": events_of(5), "m0007": ["m0007"]}.get(question, [])
+        assert steps < 150, (question, since, steps)
+    connection.close()
+
+
+def events_of(count: int) -> list[str]:
+    return [f"m{n:04}" for n in range(2000 - count, 2000)]
