@@ -364,8 +364,8 @@ def stories(path: str, question: str = "", since: float = 0.0, newest: int = 0) 
 def _messages(connection: sqlite3.Connection, question: str, since: float) -> list[str]:
     """Ids of messages, in the order in which they were first heard of.
 
-    Each query walks an index from its newest end and stops: what it costs hangs on the answer, not on how much
-    is remembered.
+    Each query walks an index from its newest end and stops, so that its cost hangs on the answer, not on all
+    that is remembered.
     """
     first = _first(connection, since)
     if not question:
