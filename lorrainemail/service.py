@@ -46,7 +46,7 @@ from lorrainemail.dns.responder import Responder
 from lorrainemail.dns.server import DnsDatagrams, DnsFactory
 from lorrainemail.dns.zonefile import load_zones
 from lorrainemail.envelope import Door as DoorName
-from lorrainemail.errors import STORAGE_FULL, ConfigurationError, Reply
+from lorrainemail.errors import STORAGE_FULL, ConfigurationError, Problem, Reply
 from lorrainemail.http.mta_sts import Policies
 from lorrainemail.imap.factory import ImapFactory
 from lorrainemail.intake import Intake
@@ -92,6 +92,9 @@ if TYPE_CHECKING:
     from lorrainemail.http.site import Site
 
 _log = Logger(namespace="lorrainemail")
+
+#: Connections of monitoring systems.
+METRICS_CONNECTIONS = 20
 
 
 def make_server(settings: Settings, located: Located, reactor: Any, ports: Sequence[BoundPort]) -> Server:
@@ -298,6 +301,8 @@ class Server(Ordered):
             )
         if name in ("http", "https"):
             return self._http_door(port)
+        if name == "metrics":
+            return self._metrics_door(port)
         if name in ("pop3", "pop3s", "imap", "imaps"):
             reader = self._reader(name, _plaintext(self.settings, port.loopback))
             self._readers.append((reader, port))
@@ -515,8 +520,36 @@ class Server(Ordered):
         self.intake.archive = Archive(settings.archive) if settings.archive else None
         self.remote.rewriting = Rewriting(settings.rewrite)
 
+    def _metrics_door(self, port: BoundPort) -> Open:
+        from lorrainemail.http.door import HttpFactory
+        from lorrainemail.http.metrics import MetricsSite
+
+        site: Any = MetricsSite(
+            self._connections,
+            self.queue.oldest,
+            lambda: self.runner.destinations.waiting,
+            lambda: len(self._alarms()),
+        )
+        counter = ConnectionCounter(METRICS_CONNECTIONS, METRICS_CONNECTIONS)
+        factory = HttpFactory(port.door, site, self._reactor, counter, secure=True, strict=lambda: False)
+        return Open(port, factory, factory.close_sessions)
+
     def status(self) -> dict[str, Any]:
         """What ``lorrainemail status`` shows."""
+        return {
+            "pid": os.getpid(),
+            "version": lorrainemail.__version__,
+            "hostname": self.settings.hostname,
+            "configuration": self._located.file,
+            "state": self.settings.state,
+            "connections": self._connections(),
+            "queued": self.queue.count,
+            "certificate_ends": self.server_tls.expires().isoformat(),
+            "certificates": self.certificates.describe(),
+            "alarms": [str(alarm) for alarm in self._alarms()],
+        }
+
+    def _alarms(self) -> list[Problem]:
         watched = (
             self.tables,
             self.logins,
@@ -526,22 +559,14 @@ class Server(Ordered):
             self.certificates,
             self.renewals,
         )
-        alarms = [alarm for part in watched for alarm in part.alarms()]
+        return [alarm for part in watched for alarm in part.alarms()]
+
+    def _connections(self) -> dict[str, int]:
+        """Open ones by door."""
         connections = {name: counter.open for name, counter in self._counters.items()}
         for (name, _), door in self._smtp.items():
             connections[name] = connections.get(name, 0) + door.connections.open
-        return {
-            "pid": os.getpid(),
-            "version": lorrainemail.__version__,
-            "hostname": self.settings.hostname,
-            "configuration": self._located.file,
-            "state": self.settings.state,
-            "connections": connections,
-            "queued": self.queue.count,
-            "certificate_ends": self.server_tls.expires().isoformat(),
-            "certificates": self.certificates.describe(),
-            "alarms": [str(alarm) for alarm in alarms],
-        }
+        return connections
 
 
 def _nothing(_: object) -> None:
