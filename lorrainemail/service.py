@@ -50,6 +50,7 @@ from lorrainemail.errors import STORAGE_FULL, ConfigurationError, Problem, Reply
 from lorrainemail.http.mta_sts import Policies
 from lorrainemail.imap.factory import ImapFactory
 from lorrainemail.intake import Intake
+from lorrainemail.interfaces import Account
 from lorrainemail.mailauth.keys import KeyRing
 from lorrainemail.mailauth.sealing import Sealer
 from lorrainemail.mailauth.signing import Signer
@@ -170,6 +171,7 @@ class Server(Ordered):
             self.filter,
             self.signer.sign,
         )
+        self.store.filling = self._warn_of_quota
 
         asked = self.resolver if asks_dns_about_senders(settings) else None
         self.sealer = Sealer(KeyRing(settings.state), asked, reactor, in_thread, settings.hostname)
@@ -438,6 +440,19 @@ class Server(Ordered):
         words = note(self.settings.hostname, new_id(), subject, text, self._reactor.seconds())
         sent = self.intake.inject(None, [Address("postmaster", "")], Content(words), 1, "")
         sent.addErrback(lambda failure: _log.failure("A note to the postmaster was not kept", failure))
+
+    def _warn_of_quota(self, account: Account, percent: int) -> None:
+        """A note to an account's owner, before mail is refused for him."""
+        subject = f"Your mailbox is {percent} % full"
+        text = (
+            f"The mailbox {account.address} holds more than {percent} % of what it may. When it is full, "
+            "mail for it is refused.\n\nDelete messages that are no longer needed, also in Trash and Junk, "
+            "or ask the operator of the server for more room.\n"
+        )
+        now = self._reactor.seconds()
+        words = note(self.settings.hostname, new_id(), subject, text, now, str(account.address))
+        sent = self.intake.inject(None, [account.address], Content(words), 1, "")
+        sent.addErrback(lambda failure: _log.failure("A note about a quota was not kept", failure))
 
     # -- while running -------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ from lorrainemail.queue import files as queue
 from lorrainemail.sasl.credentials import hash_password
 from lorrainemail.setup.failure import StartError
 from lorrainemail.setup.state import Owner, Undo
+from lorrainemail.store.filesystem import network_type
 from lorrainemail.tables.edit import add_account
 
 #: Holds the first account's password until it is changed.
@@ -86,6 +87,12 @@ def prepare(
     state = settings.state
     try:
         places = directories(state)
+        kind = network_type(places.mail)
+        if kind:
+            raise StartError(
+                f"the mail directory {places.mail} lies on a network file system ({kind})",
+                "give the server a state directory on a local disk: its index would not be safe there",
+            )
         for path in attrs.astuple(places):
             _directory(path, owner, undo)
         with _Creation(places.queue, owner, undo):

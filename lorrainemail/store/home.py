@@ -29,7 +29,7 @@ from lorrainemail.interfaces import (
     IMailHome,
 )
 from lorrainemail.ops.files import make_directories
-from lorrainemail.store import annotations, folders, mboxfile, sync
+from lorrainemail.store import folders, mboxfile, notes, sync
 from lorrainemail.store.failures import from_os
 from lorrainemail.store.index import MBOX
 from lorrainemail.store.locks import FileLocks
@@ -49,6 +49,9 @@ T = TypeVar("T")
 MAX_WAITING: Final = 256
 #: Folders of one home that are known to take mail.
 MAX_READY: Final = 64
+
+#: Percents of a quota at which the account's owner is told.
+WARN_AT: Final = (80, 95)
 
 #: Directories of the folders that every home has.
 _SPECIAL: Final = frozenset(folder_directory(name) for name, _use in folders.SPECIAL_FOLDERS)
@@ -76,6 +79,7 @@ class LiveHome:
         self._ready: dict[str, str] = {}  # folder as asked for -> directory
         self._waiting: list[Arrived] = []
         self._usage: tuple[int, int] | None = None
+        self._level: int | None = None  # the highest of WARN_AT that is reached
         self._listeners: list[Callable[[HomeEvent], None]] = []
 
     # -- what mailboxes and placements use of the store --------------------------------------------
@@ -210,7 +214,7 @@ class LiveHome:
                 data = None
             self._waiting.append(Arrived(directory, base, 0, "", 0, size, now, now, data))
             if self._usage is not None:
-                self._usage = (self._usage[0] + size, self._usage[1] + 1)
+                self._counted((self._usage[0] + size, self._usage[1] + 1))
             if len(self._waiting) >= MAX_WAITING or (mailbox is not None and mailbox.watched):
                 self.flush()
             else:
@@ -233,7 +237,7 @@ class LiveHome:
     def mbox_delivered(self, size: int) -> None:
         """A message is in the mbox file."""
         if self._usage is not None:
-            self._usage = (self._usage[0] + size, self._usage[1] + 1)
+            self._counted((self._usage[0] + size, self._usage[1] + 1))
         self.tell("delivered", "INBOX")
         mailbox = self._mbox()
         if mailbox is not None:
@@ -333,8 +337,21 @@ class LiveHome:
         if self._usage is None and self.account.format == "mbox":
             (await self.open_mbox()).close()
         if self._usage is None:
-            self._usage = await self.slices(lambda: folders.usage(self.tree))
+            self._counted(await self.slices(lambda: folders.usage(self.tree)))
+        assert self._usage is not None
         return self._usage
+
+    def _counted(self, usage: tuple[int, int]) -> None:
+        """So much is used now; the owner is told when it comes near to what he may."""
+        self._usage = usage
+        if not self.limited:
+            return
+        quota, count = self.account.quota, self.account.quota_messages
+        percent = max(usage[0] * 100 // quota if quota else 0, usage[1] * 100 // count if count else 0)
+        level = max((level for level in WARN_AT if percent >= level), default=0)
+        before, self._level = self._level, level
+        if before is not None and level > before:  # None: nobody knew, so nothing was crossed
+            self._store.fills(self.account, level)
 
     def over_quota(self, octets: int, usage: tuple[int, int], messages: int = 1) -> bool:
         """Whether so much more is too much."""
@@ -425,7 +442,7 @@ class LiveHome:
         for change in changes:
             assert isinstance(change, Change)
             if change.kind == "usage":
-                self._usage = (change.uids[0], change.uids[1])
+                self._counted((change.uids[0], change.uids[1]))
             elif change.kind == "gone":
                 self._gone(change)
             else:
@@ -488,7 +505,7 @@ class MailHome:
     def delete(self, name: str) -> Deferred[None]:
         def delete() -> None:
             folders.delete(self._live.tree, name)
-            annotations.forget(self._live.tree, name)
+            notes.forget(self._live.tree, name)
 
         done = self._live.run(delete)
         return self._then(done, HomeEvent("deleted", name))
@@ -507,7 +524,7 @@ class MailHome:
 
         def move() -> Generator[None, None, None]:
             yield from folders.rename(self._live.tree, old, new)
-            annotations.move(self._live.tree, old, new)
+            notes.move(self._live.tree, old, new)
 
         done = self._live.slices(move)
         return self._then(done, HomeEvent("renamed", new, old))
@@ -530,11 +547,11 @@ class MailHome:
         return self._then(done, HomeEvent("subscribed" if subscribed else "unsubscribed", name))
 
     def metadata(self, name: str) -> Deferred[dict[str, bytes]]:
-        return self._live.run(lambda: annotations.read(self._live.tree, name))
+        return self._live.run(lambda: notes.read(self._live.tree, name))
 
     def set_metadata(self, name: str, entries: Mapping[str, bytes | None]) -> Deferred[None]:
         wanted = dict(entries)
-        done = self._live.run(lambda: annotations.change(self._live.tree, name, wanted))
+        done = self._live.run(lambda: notes.change(self._live.tree, name, wanted))
         for entry in wanted:
             done = self._then(done, HomeEvent("metadata", name, entry))
         return done

@@ -89,6 +89,8 @@ class MailStore(Service):
         self._flush_call: IDelayedCall | None = None
         self._kept = 0
         self.indexing = TextIndexing(reactor)
+        #: Told (account, percent) when a mailbox reaches a level of its quota.
+        self.filling: Callable[[Account, int], None] | None = None
         self._resting: OrderedDict[Mailbox, IDelayedCall | None] = OrderedDict()
         self._resting_messages = 0
 
@@ -165,6 +167,14 @@ class MailStore(Service):
                 listener(event, account, folder)
             except Exception:
                 _log.failure("somebody could not take a notice of the store")
+
+    def fills(self, account: Account, percent: int) -> None:
+        """An account's mail reached so much of its quota."""
+        if self.filling is not None:
+            try:
+                self.filling(account, percent)
+            except Exception:
+                _log.failure("somebody could not take a notice of a quota")
 
     def keep(self, octets: int) -> bool:
         """Whether so much more may wait in memory."""

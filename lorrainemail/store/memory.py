@@ -37,7 +37,6 @@ from lorrainemail.interfaces import (
 )
 from lorrainemail.message.searchable import message_grams
 from lorrainemail.message.summary import REPLY, UNSURE_ENVELOPE, UNSURE_REFERENCES, summarize
-from lorrainemail.store.annotations import MAX_ENTRIES
 from lorrainemail.store.failures import (
     OVER_QUOTA,
     already_exists,
@@ -49,6 +48,7 @@ from lorrainemail.store.failures import (
 )
 from lorrainemail.store.flags import DELETED, SEEN, Keywords
 from lorrainemail.store.folders import SPECIAL_FOLDERS
+from lorrainemail.store.notes import MAX_ENTRIES
 from lorrainemail.store.paths import canonical_name
 
 T = TypeVar("T")

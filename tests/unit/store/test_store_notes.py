@@ -9,7 +9,7 @@ import pytest_twisted
 
 from lorrainemail.errors import PermanentError
 from lorrainemail.interfaces import Account, IStore
-from lorrainemail.store import annotations
+from lorrainemail.store import notes
 from lorrainemail.store.mailstore import MailStore
 
 
@@ -51,10 +51,10 @@ async def test_they_outlive_the_index_and_a_damaged_file_is_set_aside(
 async def test_they_are_bounded(disk_store: MailStore, bob: Account, monkeypatch: Any) -> None:
     home = disk_store.home(bob)
     with pytest.raises(PermanentError, match="LIMIT"):
-        await home.set_metadata("INBOX", {"/private/x": b"x" * (annotations.MAX_VALUE + 1)})
+        await home.set_metadata("INBOX", {"/private/x": b"x" * (notes.MAX_VALUE + 1)})
     with pytest.raises(PermanentError, match="LIMIT"):
-        await home.set_metadata("INBOX", {f"/private/{n}": b"" for n in range(annotations.MAX_ENTRIES + 1)})
-    monkeypatch.setattr(annotations, "MAX_ALL", 100)
+        await home.set_metadata("INBOX", {f"/private/{n}": b"" for n in range(notes.MAX_ENTRIES + 1)})
+    monkeypatch.setattr(notes, "MAX_ALL", 100)
     with pytest.raises(PermanentError, match="LIMIT"):
         await home.set_metadata("INBOX", {"/private/x": b"x" * 200})
     assert await home.metadata("INBOX") == {}
