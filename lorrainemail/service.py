@@ -76,6 +76,8 @@ from lorrainemail.setup.first_start import directories
 from lorrainemail.setup.logins import Logins, prepare_logins
 from lorrainemail.setup.policy import make_policy
 from lorrainemail.setup.ports import BoundPort
+from lorrainemail.setup.publishing import challenges_of
+from lorrainemail.setup.served import served_of
 from lorrainemail.setup.serving import Doors, Open, Ordered
 from lorrainemail.sieve.filter import SieveFilter
 from lorrainemail.sieve.storage import Scripts
@@ -251,6 +253,8 @@ class Server(Ordered):
         self._proxies: list[ProxyFactory] = []
         self._readers: list[tuple[Pop3Factory | ImapFactory, BoundPort]] = []
         self.responder = Responder(load_zones(settings.dns.zones), reactor)
+        self.served = served_of(self, reactor, in_thread)
+        self.challenges.dns = challenges_of(self, reactor)
         self.commands: dict[str, Callable[..., Any]] = {
             "reload": self.reload,
             "status": self.status,
@@ -275,6 +279,7 @@ class Server(Ordered):
             self.runner,
             self.certificates,
             self.doctor,
+            self.served,
             self.doors,
             self.renewals,
         ):
@@ -475,6 +480,7 @@ class Server(Ordered):
             new = attrs.evolve(new, **kept)
             policy = self._policy(new)
             zones = load_zones(new.dns.zones)
+            served = self.served.prepare(new)
             client_tls = ClientTls(new.tls.trust)
             agents = self.couriers.added(new)
             login_parts = prepare_logins(new, self._reactor, self.tables)
@@ -492,6 +498,8 @@ class Server(Ordered):
         self.logins.reconfigure(new, login_parts)
         self.server_tls.ask_clients = self.logins.ask_clients
         self.responder.zones = zones
+        self.served.use(served)
+        self.challenges.dns = challenges_of(self, self._reactor)
         await self.tables.reload(Rules.of(new))
         for name in waiting:
             _log.warn("The configuration's {name} has changed; that needs a restart", name=name)
@@ -573,6 +581,7 @@ class Server(Ordered):
             self.runner,
             self.certificates,
             self.renewals,
+            self.served,
         )
         return [alarm for part in watched for alarm in part.alarms()]
 

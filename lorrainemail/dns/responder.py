@@ -12,6 +12,7 @@ from typing import Final
 import dns.exception
 import dns.flags
 import dns.message
+import dns.name
 import dns.opcode
 import dns.rcode
 import dns.rdataclass
@@ -51,11 +52,13 @@ _METATYPES: Final = frozenset({dns.rdatatype.MAILA, dns.rdatatype.MAILB, dns.rda
 class Responder:
     """Answers queries.
 
-    :ivar zones: what is served; may be replaced while running.
+    :ivar zones: what is served; may be replaced while running. ``made``: zones that are made here, likewise;
+        of two that a name could belong to the longer one answers.
     """
 
     def __init__(self, zones: Zones, clock: IReactorTime, rate: float = RATE, burst: float = BURST) -> None:
         self.zones = zones
+        self.made = Zones()
         self._buckets = TokenBuckets(clock, rate, burst)
         self._over = 0
 
@@ -118,13 +121,23 @@ class Responder:
         if question.rdtype in _METATYPES:
             response.set_rcode(dns.rcode.NOTIMP)
             return
-        answer = self.zones.answer(question.name, question.rdtype)
+        # RFC 4035 §3.1: proofs for those who ask for them.
+        wanted = bool(query.ednsflags & dns.flags.DO)
+        answer = self._zones_of(question.name).answer(question.name, question.rdtype, wanted)
+        if wanted:
+            response.want_dnssec()
         response.set_rcode(answer.rcode)
         if answer.authoritative:
             response.flags |= dns.flags.AA
         response.answer = answer.answer
         response.authority = answer.authority
         response.additional = answer.additional
+
+    def _zones_of(self, name: dns.name.Name) -> Zones:
+        made, other = self.made.of(name), self.zones.of(name)
+        if made is None or (other is not None and len(other.origin) > len(made.origin)):
+            return self.zones
+        return self.made
 
 
 def _format_error(wire: bytes) -> dns.message.Message:

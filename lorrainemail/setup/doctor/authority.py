@@ -184,7 +184,8 @@ class Authority:
         end, rdtype = name.lower(), dns.rdatatype.from_text(kind)
         for _ in range(MAX_CHAIN):
             try:
-                zone = await self.zone(end)
+                # RFC 4035 §3.1.4.1: DS is the parent's to say.
+                zone = await self.zone(end.partition(".")[2] if rdtype == dns.rdatatype.DS else end)
             except DnsFailure:
                 return Told(name, end, trouble="silent")
             if zone is None:
