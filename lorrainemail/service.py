@@ -362,6 +362,8 @@ class Server(Ordered):
             self._spill,
             settings.limits.message_size,
             self.server_tls,
+        door.connections.banned = partial(self.logins.bans.refuses, logins=name != "smtp")
+        return door
             plaintext,
             settings.hostname,
         )
@@ -369,6 +371,7 @@ class Server(Ordered):
     def _http_door(self, port: BoundPort) -> Open:
         from lorrainemail.http.door import HttpFactory
 
+            counter.banned = partial(self.logins.bans.refuses, logins=True)
         if self.site is None:
             self.site = self._make_site()
         counter = self._counters.get(port.door)

@@ -37,6 +37,7 @@ COMMANDS: Final = {
     "check": Command("check", "check configuration and tables; show what the server goes by"),
     "explain": Command("explain", "what would happen to a message, and why"),
     "account": Command("account", "add, list, disable and remove accounts; set passwords"),
+    "ban": Command("ban", "networks that are refused: list, add, remove"),
     "queue": Command("queue", "mail that waits: list, retry, drop, bounce"),
     "trace": Command("trace", "what happened to a message"),
     "dkim": Command("dkim", "keys that sign the mail of our users, and their DNS records"),

@@ -98,6 +98,8 @@ class ImapFactory(ServerFactory):
         if self._stopped is not None:
             return b"The server is stopping"
         too_many = self.counter.enter(session.facts.peer)
+        if too_many == "banned":
+            return b"Connections from your network are refused"
         if too_many is not None:
             where = b" from your network" if too_many == "peer" else b""
             return b"Too many connections" + where

@@ -8,7 +8,7 @@ that is handed in. Never fails; a peer without address (UNIX socket) is counted 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, Literal
 
 import attrs
@@ -19,14 +19,17 @@ from lorrainemail.net.peers import network_key
 #: Peers remembered by one set of buckets. The one not seen for longest is forgotten first.
 MAX_BUCKETS: Final = 20_000
 
-TooMany = Literal["total", "peer"]
+TooMany = Literal["total", "peer", "banned"]
 
 
 class ConnectionCounter:
     """Connections at once: in all, and from one peer network.
 
     :param total: the limit in all; ``per_peer`` from one network. Both may be changed while running.
+    :ivar banned: whether an address is kept out altogether; None where none is.
     """
+
+    banned: Callable[[str], bool] | None = None
 
     def __init__(self, total: int, per_peer: int) -> None:
         self.total = total
@@ -36,6 +39,8 @@ class ConnectionCounter:
 
     def enter(self, address: str) -> TooMany | None:
         """Count one in and answer None; or say which limit it would pass, and count nothing."""
+        if self.banned is not None and self.banned(address):
+            return "banned"
         if self.open >= self.total:
             return "total"
         key = network_key(address)

@@ -15,6 +15,7 @@ from twisted.logger import Logger
 from lorrainemail.envelope import Session
 from lorrainemail.interfaces import Account
 from lorrainemail.net.peers import network_key
+from lorrainemail.sasl.bans import Bans
 from lorrainemail.sasl.record import LoginRecord
 from lorrainemail.sasl.throttle import Throttle
 
@@ -26,12 +27,20 @@ class Gate:
 
     :param clock: for the waits.
     :param record: remembers attempts at accounts.
+    :param bans: keeps networks out that guess on and on.
     """
 
-    def __init__(self, throttle: Throttle, clock: IReactorTime, record: LoginRecord | None = None) -> None:
+    def __init__(
+        self,
+        throttle: Throttle,
+        clock: IReactorTime,
+        record: LoginRecord | None = None,
+        bans: Bans | None = None,
+    ) -> None:
         self._throttle = throttle
         self._clock = clock
         self._record = record
+        self._bans = bans
 
     async def wait(self, session: Session, name: str) -> None:
         """Hold an attempt up for as long as its network, or the account, deserves.
@@ -58,8 +67,9 @@ class Gate:
         :param reason: where it is neither an unknown name, nor a disabled account, nor a wrong password.
         :returns: the reason, for the log alone.
         """
+        network = network_key(session.peer)
         if guess is not None:
-            self._throttle.failed(network_key(session.peer), name, guess)
+            self._throttle.failed(network, name, guess)
         if not reason and account is None:
             reason = "no such account"
         elif account is not None and not account.enabled:
@@ -76,6 +86,8 @@ class Gate:
             name=account.address.key if account is not None else "a name that is not shown",
             session=session.id,
         )
+        if guess is not None and self._bans is not None and self._throttle.is_abusive(network):
+            self._bans.strike(network, "it guesses passwords")
         return reason
 
     def passed(self, session: Session, name: str, account: Account, mechanism: str, label: str = "") -> None:

@@ -7,7 +7,10 @@ before a password is looked at, :meth:`Throttle.failed` or :meth:`Throttle.succe
   other with a growing distance; more than fit in :data:`LONGEST_WAIT` are refused for the moment.
 - An *account* that is guessed at from many networks gets a small delay for each attempt, side by side, so a
   crowd of guessers cannot keep its owner out.
-- Where a network logged in to an account before, neither applies to that pair, until it guesses too.
+- Where a network logged in to an account before, neither applies to that pair. Should that account be guessed
+  at from there too, the pair's attempts are spaced by themselves: guesses at others never hold them up.
+- A network that guesses on and on is named (:meth:`Throttle.is_abusive`), so that it can be refused at
+  connect; never one that users of ours logged in from, for they are still there.
 - Only distinct wrong passwords count: a forgotten client that repeats its old password harms nobody.
 
 Time comes from the injected clock. Memory is bounded by the named constants; the least recently used goes.
@@ -38,6 +41,8 @@ ACCOUNT_GUESSES: Final = 10
 ACCOUNT_WAIT: Final = 4.0
 #: Wrong guesses after which a network that once logged in to an account is strange to it again.
 TRUSTED_GUESSES: Final = 5
+#: Distinct wrong guesses of a network within :data:`FORGET_AFTER` that are no user's mistakes any more.
+ABUSE_GUESSES: Final = 20
 #: Failures are forgotten after so many seconds without a new one.
 FORGET_AFTER: Final = 3600.0
 #: Guesses remembered a record; more would change no delay.
@@ -114,6 +119,9 @@ class Throttle:
         self._accounts = _Records(clock)
         #: (network, account) that logged in → distinct wrong guesses since.
         self._trusted: OrderedDict[tuple[str, str], set[bytes]] = OrderedDict()
+        #: Networks that somebody logged in from; those with a pair that lost its trust space it here.
+        self._homes: OrderedDict[str, None] = OrderedDict()
+        self._pairs = _Records(clock)
 
     def wait(self, network: str, name: str) -> float:
         """Seconds that an attempt has to wait; its turn is taken by asking.
@@ -126,7 +134,7 @@ class Throttle:
         account = self._accounts.get(name)
         if account is not None and len(account.guesses) > ACCOUNT_GUESSES:
             delay = ACCOUNT_WAIT
-        record = self._networks.get(network)
+        record = self._pairs.get(f"{network} {name}") or self._networks.get(network)
         if record is None or len(record.guesses) <= FREE_GUESSES:
             return delay
         now = self._clock.seconds()
@@ -142,17 +150,36 @@ class Throttle:
         guess = hmac.digest(self._key, name.encode("utf-8") + b"\0" + password, hashlib.sha256)[:8]
         self._networks.add(network, guess, name)
         self._accounts.add(name, guess, name)
+        pair = f"{network} {name}"
         since = self._trusted.get((network, name))
         if since is not None:
             since.add(guess)
             if len(since) >= TRUSTED_GUESSES:
                 del self._trusted[network, name]
+                for one in since:
+                    self._pairs.add(pair, one, name)
+        elif self._pairs.get(pair) is not None:
+            self._pairs.add(pair, guess, name)
 
     def succeeded(self, network: str, name: str) -> None:
         """A good login: what was held against that account from there is forgotten."""
         self._networks.clear(network, name)
         self._accounts.clear(name, name)
+        self._pairs.clear(f"{network} {name}", name)
+        self.trust(network, name)
+
+    def trust(self, network: str, name: str) -> None:
+        """Somebody logged in to that account from there (before a restart, say)."""
         self._trusted[network, name] = set()
         self._trusted.move_to_end((network, name))
         if len(self._trusted) > RECORDS:
             self._trusted.popitem(last=False)
+        self._homes[network] = None
+        self._homes.move_to_end(network)
+        if len(self._homes) > RECORDS:
+            self._homes.popitem(last=False)
+
+    def is_abusive(self, network: str) -> bool:
+        """Whether the network guesses on and on, and nobody of ours is there."""
+        record = self._networks.get(network)
+        return record is not None and len(record.guesses) >= ABUSE_GUESSES and network not in self._homes

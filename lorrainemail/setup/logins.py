@@ -20,6 +20,8 @@ from twisted.logger import Logger
 from lorrainemail.config.model import Settings
 from lorrainemail.errors import ConfigurationError, Problem
 from lorrainemail.interfaces import Account, IMailHome, ITableService
+from lorrainemail.net.peers import network_key
+from lorrainemail.sasl.bans import Bans
 from lorrainemail.sasl.bearer import Bearer, Provider
 from lorrainemail.sasl.book import Book
 from lorrainemail.sasl.external import Authorities, External
@@ -61,7 +63,9 @@ class Logins(MultiService):
         tables.on_change(self.passwords.forget)
         self._book = Book(settings.state, in_thread)
         self._record = LoginRecord(self._book, reactor)
-        gate = Gate(Throttle(reactor), reactor, self._record)
+        self.bans = Bans(self._book)
+        self._throttle = Throttle(reactor)
+        gate = Gate(self._throttle, reactor, self._record, self.bans)
         amend = partial(change_credentials_of, settings.state) if settings.tables == "files" else None
         self._renewals = Renewals(in_thread, amend, settings.auth.scram)
         self._scram = Scram(tables, gate, settings.auth.scram)
@@ -74,6 +78,9 @@ class Logins(MultiService):
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
         self._need_salts()
+        self.bans.load()
+        for account, peer in self._record.known():
+            self._throttle.trust(network_key(peer), account)
 
     def stopService(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self._stop())
@@ -85,7 +92,12 @@ class Logins(MultiService):
 
     def commands(self) -> dict[str, Callable[..., Any]]:
         """What the operator's commands ask of a running server."""
-        return {"logins.flush": self._record.flush}
+        return {
+            "logins.flush": self._record.flush,
+            "ban.list": self.bans.listing,
+            "ban.add": self.bans.add,
+            "ban.remove": self.bans.remove,
+        }
 
     @property
     def ask_clients(self) -> bool:

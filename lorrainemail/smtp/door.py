@@ -202,7 +202,7 @@ class Door:
             refusal: Reply | None = replies.SHUTTING_DOWN
         else:
             too_many = self.connections.enter(peer)
-            refusal = {None: None, "peer": replies.TOO_MANY_HERE, "total": replies.TOO_MANY_AT_ALL}[too_many]
+            refusal = None if too_many is None else replies.TURNED_AWAY[too_many]
         if refusal is None:
             self._counted.add(session)
             self._entered.inc()

@@ -58,3 +58,7 @@ TIMED_OUT: Final = Reply(421, "4.4.2", "Timeout, closing connection")
 SHUTTING_DOWN: Final = Reply(421, "4.3.2", "Service shutting down, try again later")
 TOO_MANY_HERE: Final = Reply(421, "4.7.0", "Too many connections from your network, try again later")
 TOO_MANY_AT_ALL: Final = Reply(421, "4.7.0", "Too many connections, try again later")
+# RFC 5321 §3.1.
+BANNED: Final = Reply(554, "5.7.1", "Connections from your network are refused")
+#: By what a counter of connections says.
+TURNED_AWAY: Final = {"peer": TOO_MANY_HERE, "total": TOO_MANY_AT_ALL, "banned": BANNED}
