@@ -177,7 +177,8 @@ def test_postfix_delivers_where_our_tables_say(
             f"mydestination = x.test\nmyorigin = x.test\nlocal_recipient_maps =\nrecipient_delimiter = +\n"
             f"alias_maps = hash:{files}/aliases\nvirtual_alias_maps = hash:{files}/virtual\n"
             "virtual_alias_domains = virt.test old.test\nmailbox_transport = discard:x.test\n"
-            "mailbox_size_limit = 0\nallow_mail_to_commands = alias\nallow_mail_to_files = alias\nvirtual_mailbox_domains =\n"
+            "mailbox_size_limit = 0\nallow_mail_to_commands = alias\nallow_mail_to_files = alias\n"
+            "virtual_mailbox_domains =\n"
         )
     theirs.run("reload")
     tables = ours(files, tmp_path / "state")
