@@ -79,6 +79,7 @@ from lorrainemail.setup.ports import BoundPort
 from lorrainemail.setup.publishing import challenges_of
 from lorrainemail.setup.served import served_of
 from lorrainemail.setup.serving import Doors, Open, Ordered
+from lorrainemail.setup.sts_checks import StsChecks
 from lorrainemail.sieve.filter import SieveFilter
 from lorrainemail.sieve.storage import Scripts
 from lorrainemail.smtp.door import Door
@@ -247,6 +248,16 @@ class Server(Ordered):
             in_thread,
         )
         self.tables.on_change(self.renewals.forget_wanted)
+        self.sts_checks = StsChecks(
+            self.policies,
+            lambda: self._local_domains() if any(port.door == "https" for port in ports) else [],
+            self.resolver,
+            self._fetcher,
+            self.certificates,
+            reactor,
+            self._tell_operator,
+            in_thread,
+        )
         self._spill = places.spill
         self._smtp: dict[tuple[str, bool], Door] = {}
         self._counters: dict[str, ConnectionCounter] = {}
@@ -282,6 +293,7 @@ class Server(Ordered):
             self.served,
             self.doors,
             self.renewals,
+            self.sts_checks,
         ):
             service.setServiceParent(self)  # type: ignore[no-untyped-call]
 
@@ -404,6 +416,12 @@ class Server(Ordered):
         snapshot = self.tables.current()
         rows = [*snapshot.rules.domains.values(), *snapshot.tables.domains.domains()]
         return list(dict.fromkeys(row.name for row in rows if row.kind == "local"))
+
+    def _fetcher(self) -> Any:
+        """What fetches by HTTPS as others would; made when it is wanted."""
+        from lorrainemail.certs.fetch import Fetcher
+
+        return Fetcher(self._reactor, self.client_tls, self.resolver)
 
     def _list_certificates(self) -> dict[str, Any]:
         """What ``lorrainemail certificate list`` shows."""

@@ -6,20 +6,24 @@ ACME client, the check of our own MTA-STS policies. Fails with :class:`FetchErro
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError, succeed
+from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
+from twisted.internet.error import ConnectError
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import Agent, ResponseDone, ResponseFailed
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IBodyProducer, IPolicyForHTTPS
+from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer
 from zope.interface import implementer
 
-from lorrainemail.interfaces import IClientTls
+from lorrainemail.interfaces import DnsFailure, IClientTls, IResolver
 from lorrainemail.net.tls import tls_fault
 from lorrainemail.version import VERSION
 
@@ -28,6 +32,10 @@ MAX_BODY: Final = 1 << 20
 #: Seconds for a connection, and for an exchange in all: a server that drips is left.
 CONNECT: Final = 15.0
 EXCHANGE: Final = 60.0
+
+
+#: Addresses of one host that are tried.
+MAX_ADDRESSES: Final = 4
 
 
 class FetchError(Exception):
@@ -44,27 +52,17 @@ class Response:
     links: tuple[str, ...] = ()
 
 
-@implementer(IPolicyForHTTPS)
-@attrs.frozen(slots=True)
-class _Verified:
-    """Every host has to prove its name."""
-
-    tls: IClientTls
-
-    def creatorForNetloc(self, hostname: bytes, port: int) -> Any:
-        return self.tls.creator(hostname.decode("ascii").strip("[]"), "verified")
-
-
 class Fetcher:
     """Makes requests.
 
     :param tls: which authorities are believed.
+    :param resolver: who is asked for addresses; None: the system.
     """
 
-    def __init__(self, reactor: Any, tls: IClientTls) -> None:
+    def __init__(self, reactor: Any, tls: IClientTls, resolver: IResolver | None = None) -> None:
         self._clock = reactor
-        # One connection a request: nothing is kept open between them.
-        self._agent = Agent(reactor, cast(Any, _Verified(tls)), connectTimeout=CONNECT)  # type: ignore[no-untyped-call]
+        self._tls = tls
+        self._resolver = resolver
 
     async def request(
         self, method: str, url: str, body: bytes | None = None, content_type: str = ""
@@ -76,7 +74,11 @@ class Fetcher:
         """
         if not url.startswith("https://") or not url.isascii() or not url.isprintable() or " " in url:
             raise FetchError(f"{url[:200]!r} is no https address")
-        work: Deferred[Response] = Deferred.fromCoroutine(self._exchange(method, url, body, content_type))
+        endpoints = _Endpoints(self._clock, self._tls, self._resolver)
+        make: Any = Agent
+        agent = make.usingEndpointFactory(self._clock, endpoints)
+        exchange = self._exchange(agent, method, url, body, content_type)
+        work: Deferred[Response] = Deferred.fromCoroutine(exchange)
         try:
             return await work.addTimeout(EXCHANGE, self._clock)
         except (FetchError, CancelledError):
@@ -85,13 +87,16 @@ class Fetcher:
             raise FetchError(f"{_host(url)} took longer than {EXCHANGE:.0f} s") from None
         except Exception as error:
             raise FetchError(f"{_host(url)}: {_words(error)}") from error
+        finally:
+            endpoints.abort()  # whatever came of it: a peer that does not hang up is not waited for
 
-    async def _exchange(self, method: str, url: str, body: bytes | None, content_type: str) -> Response:
+    async def _exchange(
+        self, agent: Any, method: str, url: str, body: bytes | None, content_type: str
+    ) -> Response:
         fields = {"User-Agent": [f"lorrainemail/{VERSION}"], "Accept-Language": ["en"]}
         if content_type:
             fields["Content-Type"] = [content_type]
         producer = None if body is None else _Whole(body)
-        agent: Any = self._agent
         answer: Any = await agent.request(
             method.encode("ascii"), url.encode("ascii"), Headers(fields), producer
         )
@@ -109,35 +114,93 @@ class Fetcher:
         return collector.done
 
 
+@implementer(IAgentEndpointFactory)
+@attrs.frozen(slots=True, eq=False)
+class _Endpoints:
+    """Connects by TLS, every host proving its name, and keeps what it opened."""
+
+    reactor: Any
+    tls: IClientTls
+    resolver: IResolver | None
+    _opened: list[Any] = attrs.field(factory=list)
+
+    def endpointForURI(self, uri: Any) -> Any:
+        host = uri.host.decode("ascii").strip("[]")
+        creator: Any = self.tls.creator(host, "verified")
+        return wrapClientTLS(creator, cast(Any, _Place(self, host, uri.port)))
+
+    async def connect(self, host: str, port: int, factory: Any) -> Any:
+        protocol = await self._connect(host, port, factory)
+        self._opened.append(protocol.transport)
+        return protocol
+
+    async def _connect(self, host: str, port: int, factory: Any) -> Any:
+        if self.resolver is None or _is_address(host):
+            system: Any = HostnameEndpoint(self.reactor, host, port, timeout=CONNECT)
+            return await system.connect(factory)
+        try:
+            addresses = (await self.resolver.addresses(host))[:MAX_ADDRESSES]
+        except DnsFailure as failure:
+            raise FetchError(f"{host}: {failure}") from None
+        for address in addresses[:-1]:
+            try:
+                return await self._reach(address, port, factory)
+            except ConnectError:
+                continue  # the next one may be there
+        return await self._reach(addresses[-1], port, factory)
+
+    def _reach(self, address: str, port: int, factory: Any) -> Deferred[Any]:
+        kind: Any = TCP6ClientEndpoint if ":" in address else TCP4ClientEndpoint
+        reached: Deferred[Any] = kind(self.reactor, address, port, timeout=CONNECT).connect(factory)
+        return reached
+
+    def abort(self) -> None:
+        """End what is still open, without waiting for the peer."""
+        for transport in self._opened:
+            transport.abortConnection()
+
+
+@implementer(IStreamClientEndpoint)
+@attrs.frozen(slots=True, eq=False)
+class _Place:
+    """One host and port."""
+
+    endpoints: _Endpoints
+    host: str
+    port: int
+
+    def connect(self, factory: Any) -> Deferred[Any]:
+        return Deferred.fromCoroutine(self.endpoints.connect(self.host, self.port, factory))
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 class _Collector(Protocol):
     """Takes a body of bounded size."""
 
     def __init__(self) -> None:
-        self.done: Deferred[bytes] = Deferred(lambda _: self._stop())
+        self.done: Deferred[bytes] = Deferred()
         self._parts: list[bytes] = []
         self._size = 0
-        self._too_large = False
 
     def dataReceived(self, data: bytes) -> None:
         self._size += len(data)
-        if self._size > MAX_BODY:
-            self._too_large = True
+        if self._size <= MAX_BODY:
+            self._parts.append(data)
+        elif not self.done.called:
             self._parts.clear()
-            self._stop()
-            return
-        self._parts.append(data)
-
-    def _stop(self) -> None:
-        transport: Any = self.transport
-        if transport is not None:
-            transport.abortConnection()
+            self.done.errback(FetchError(f"the answer is larger than {MAX_BODY} octets"))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self.done.called:
             return
-        if self._too_large:
-            self.done.errback(FetchError(f"the answer is larger than {MAX_BODY} octets"))
-        elif isinstance(reason.value, ResponseDone | PotentialDataLoss):
+        if isinstance(reason.value, ResponseDone | PotentialDataLoss):
             self.done.callback(b"".join(self._parts))
         else:
             self.done.errback(reason)

@@ -1,12 +1,10 @@
-"""Our own MTA-STS policy (RFC 8461 §3.2): what other servers may demand when they deliver to a domain of
-ours.
+"""Our own MTA-STS policy (RFC 8461 §3.2): what other servers may demand when they deliver to our domains.
 
 A domain begins with ``testing``, in which nobody is kept from delivering; after a week in which every daily
 check was clean, ``enforce`` is offered to the operator, who says so by command, or once for all domains in
-``[mta_sts]``. What was said and what the checks found is in ``mta-sts.json`` in the state directory: one
-object a domain. :class:`Policies` is asked by the http door and by whoever makes the record ``_mta-sts``,
-whose id follows from the policy, so that the two never differ. Reading is a small file at each call; writing
-is durable.
+``[mta_sts]``. What was said and what the checks found is in two small files of the state directory.
+:class:`Policies` is asked by the http door and by whoever makes the record ``_mta-sts``, whose id follows
+    from the policy, so that the two never differ. Reading is a small file at each call; writing is durable.
 """
 
 from __future__ import annotations
@@ -21,7 +19,9 @@ import attrs
 from lorrainemail.certs.files import read_json, write_json
 from lorrainemail.config.model import Settings
 
-FILE: Final = "mta-sts.json"
+#: What the operator chose; written by commands alone. What the checks found; written by the server alone.
+CHOSEN: Final = "mta-sts.json"
+CHECKED: Final = "mta-sts-checks.json"
 PATH: Final = "/.well-known/mta-sts.txt"
 #: Seconds of clean checks after which ``enforce`` is offered.
 CLEAN: Final = 7 * 86400
@@ -81,11 +81,10 @@ class Policies:
         return hashlib.sha256(f"{domain}\n{self.text(domain)}".encode()).hexdigest()[:20]
 
     def standing(self, domain: str) -> Standing:
-        row = read_json(self._file).get(domain)
-        if not isinstance(row, dict):
-            return Standing()
+        row = read_json(self._path(CHECKED)).get(domain)
+        row = row if isinstance(row, dict) else {}
         return Standing(
-            str(row.get("mode", "")),
+            str(read_json(self._path(CHOSEN)).get(domain, "")),
             _number(row.get("clean_since")),
             _number(row.get("checked")),
             tuple(str(reason) for reason in row.get("reasons", ()))[:MAX_REASONS],
@@ -96,7 +95,9 @@ class Policies:
 
         :raises OSError: where it cannot be kept.
         """
-        self._write(domain, attrs.evolve(self.standing(domain), chosen=mode))
+        rows: dict[str, Any] = read_json(self._path(CHOSEN))
+        rows[domain] = mode
+        write_json(self._path(CHOSEN), rows)
 
     def checked(self, domain: str, reasons: Sequence[str], now: float) -> Standing:
         """Note what a check found; the standing before it.
@@ -104,24 +105,17 @@ class Policies:
         :raises OSError: where it cannot be kept.
         """
         before = self.standing(domain)
-        since = 0.0 if reasons else before.clean_since or now
-        after = attrs.evolve(before, clean_since=since, checked=now, reasons=tuple(reasons)[:MAX_REASONS])
-        self._write(domain, after)
+        rows: dict[str, Any] = read_json(self._path(CHECKED))
+        rows[domain] = {
+            "clean_since": 0.0 if reasons else before.clean_since or now,
+            "checked": now,
+            "reasons": list(reasons)[:MAX_REASONS],
+        }
+        write_json(self._path(CHECKED), rows)
         return before
 
-    @property
-    def _file(self) -> str:
-        return os.path.join(self.settings.state, FILE)
-
-    def _write(self, domain: str, standing: Standing) -> None:
-        rows: dict[str, Any] = read_json(self._file)
-        rows[domain] = {
-            "mode": standing.chosen,
-            "clean_since": standing.clean_since,
-            "checked": standing.checked,
-            "reasons": list(standing.reasons),
-        }
-        write_json(self._file, rows)
+    def _path(self, name: str) -> str:
+        return os.path.join(self.settings.state, name)
 
 
 def _number(value: Any) -> float:

@@ -8,18 +8,15 @@ and reads files; the list itself is pure. Fails with OSError, KeyFault and Confi
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
-import os
 import socket
 from collections.abc import Iterator, Sequence
 from typing import Final, Literal, get_args
 
 import attrs
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from lorrainemail.certs.sources import Sources, find
+from lorrainemail.certs import acme_state
+from lorrainemail.certs.sources import Sources
 from lorrainemail.config.model import Settings
 from lorrainemail.config.values import endpoint_port, proxied, split_port
 from lorrainemail.http.mta_sts import Policies
@@ -48,8 +45,6 @@ Topic = Literal[
     "autoconfig",
 ]  # fmt: skip
 Need = Literal["must", "should", "signed"]
-#: Octets of a certificate chain in PEM.
-MAX_CHAIN: Final = 1 << 20
 #: The order in which they are told.
 _ORDER: Final = {topic: number for number, topic in enumerate(get_args(Topic))}
 
@@ -245,33 +240,5 @@ def _is_address(text: str) -> bool:
 
 
 def key_digests(settings: Settings) -> Iterator[str]:
-    """SHA-256 of the public key of each certificate that is shown under our own name."""
-    found = False
-    for source in find(Sources.of(settings)):
-        pem = _read(source.pair.certificate)
-        if settings.hostname in _names(pem):
-            found = True
-            yield spki_digest(pem)
-    own = os.path.join(settings.state, "tls", "self-signed.pem")  # there from the first start on
-    if not found and os.path.exists(own):
-        yield spki_digest(_read(own))
-
-
-def _read(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read(MAX_CHAIN)
-
-
-def _names(pem: bytes) -> set[str]:
-    certificate = x509.load_pem_x509_certificate(pem)
-    try:
-        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    except x509.ExtensionNotFound:
-        return set()
-    return set(extension.value.get_values_for_type(x509.DNSName))
-
-
-def spki_digest(pem: bytes) -> str:
-    """SHA-256 of the public key of a certificate (RFC 6698 §2.1.2, selector 1)."""
-    key = x509.load_pem_x509_certificate(pem).public_key()
-    return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+    """SHA-256 of the public keys that are shown under our own name, and of those that will be shown next."""
+    return acme_state.key_digests(Sources.of(settings))

@@ -134,7 +134,8 @@ def test_the_configuration_may_set_one_mode_and_further_hosts_for_all(tmp_path: 
 
 
 def test_a_damaged_state_file_is_no_enforcement(tmp_path: Path) -> None:
-    (tmp_path / "mta-sts.json").write_text('{"ours.test": {"mode": "ENFORCE", "clean_since": "x", ')
+    (tmp_path / "mta-sts.json").write_text('{"ours.test": "ENFORCE"}')
+    (tmp_path / "mta-sts-checks.json").write_text('{"ours.test": {"clean_since": "x", ')
     assert Policies(Settings(hostname="h.test", state=str(tmp_path))).mode("ours.test") == "testing"
 
 
