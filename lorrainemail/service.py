@@ -340,7 +340,7 @@ class Server(Ordered):
 
     def _smtp_door(self, name: DoorName, loopback: bool) -> Door:
         starttls = None if name in ("submissions", "local") else self.server_tls.context_factory(name)
-        return Door(
+        door = Door(
             _door_settings(self.settings, name, loopback, self._spill),
             self._reactor,
             self.tables,
@@ -362,6 +362,8 @@ class Server(Ordered):
             limits = settings.limits
             counter = ConnectionCounter(limits.connections, limits.connections_per_peer)
             self._counters[name] = counter
+        door.connections.banned = partial(self.logins.bans.refuses, logins=name != "smtp")
+        return door
         if name in ("pop3", "pop3s"):
             secure: Literal["pop3", "pop3s"] = "pop3s" if name == "pop3s" else "pop3"
             return Pop3Factory(secure, self.authenticator, self._reactor, counter, self.server_tls, plaintext)
@@ -369,13 +371,12 @@ class Server(Ordered):
             "imaps" if name == "imaps" else "imap",
             self.authenticator,
             self._reactor,
+            counter.banned = partial(self.logins.bans.refuses, logins=True)
             counter,
             self._in_thread,
             self._spill,
             settings.limits.message_size,
             self.server_tls,
-        door.connections.banned = partial(self.logins.bans.refuses, logins=name != "smtp")
-        return door
             plaintext,
             settings.hostname,
         )
@@ -383,7 +384,6 @@ class Server(Ordered):
     def _http_door(self, port: BoundPort) -> Open:
         from lorrainemail.http.door import HttpFactory
 
-            counter.banned = partial(self.logins.bans.refuses, logins=True)
         if self.site is None:
             self.site = self._make_site()
         counter = self._counters.get(port.door)
