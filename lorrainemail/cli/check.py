@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import attrs
 from twisted.internet.task import Clock
@@ -27,7 +27,7 @@ from lorrainemail.policy.chain import build_chain
 from lorrainemail.tables.backend import AliasRow, find_backend
 from lorrainemail.tables.edit import confirm
 from lorrainemail.tables.review import local_domains, review_tables, routes
-from lorrainemail.tables.rules import RouteRow, Rules
+from lorrainemail.tables.rules import RouteRow, RouteTable, Rules
 from lorrainemail.tables.snapshot import Snapshot
 
 #: Rows of one table that are shown to a person; ``--json`` has them all.
@@ -158,7 +158,7 @@ def review(report: Report) -> list[Finding]:
 
 def _sources(settings: Settings, snapshot: Snapshot) -> Iterator[Finding]:
     """Addresses to connect from that this machine does not have."""
-    tables = ("relay", "relay_by_sender", "unknown_users")
+    tables: tuple[RouteTable | Literal["unknown_users"], ...] = ("relay", "relay_by_sender", "unknown_users")
     named = [(row.row.source, row.origin) for table in tables for row in routes(snapshot, table).values()]
     for addresses, origin in [(settings.queue.source, settings.origin("queue", "source")), *named]:
         for address in addresses:

@@ -415,7 +415,7 @@ def _way_text(way: Way) -> Iterator[str]:
         yield f"    {fate}: {way.hops.reply}"
 
 
-def _owner(final: Final) -> Iterator[str]:
+def _owner(final: FinalRecipient) -> Iterator[str]:
     if final.owner is not None:
         yield f"    sent by {final.owner}, the owner of the list, who is told of failures"
 

@@ -93,7 +93,8 @@ class _Live:
     async def list(self, limit: int, after: str, choice: Choice) -> dict[str, Any]:
         identities = self._spool.identities()
         limit = max(1, min(limit, MAX_PAGE))
-        start, items, looked, last = bisect_right(identities, after), [], 0, after
+        items: list[dict[str, Any]] = []
+        start, looked, last = bisect_right(identities, after), 0, after
         while len(items) < limit and looked < MAX_LOOKED_AT and start + looked < len(identities):
             size = AT_ONCE if not choice.everything else min(AT_ONCE, limit - len(items))
             part = identities[start + looked : start + looked + size]
@@ -241,7 +242,8 @@ class Offline:
     ) -> dict[str, Any]:
         identities = self._identities()
         chosen = Choice.of(choice or {})
-        start, items, last = bisect_right(identities, after), [], after
+        items: list[dict[str, Any]] = []
+        start, last = bisect_right(identities, after), after
         limit = max(1, min(limit, MAX_PAGE))
         while start < len(identities) and len(items) < limit:
             last = identities[start]

@@ -46,11 +46,11 @@ class Choice:
         known = {field.name: field for field in attrs.fields(cls)}
         values: dict[str, Any] = {}
         for name, value in given.items():
-            number = name in ("older", "newer")
-            if name not in known or not isinstance(value, int | float if number else str):
+            fits = isinstance(value, int | float) if name in ("older", "newer") else isinstance(value, str)
+            if name not in known or not fits:
                 words = f"items cannot be chosen by {name} = {value!r}"
                 raise PermanentError(Reply(550, "5.5.4", words), words)
-            values[name] = value if number else value.casefold()
+            values[name] = value.casefold() if isinstance(value, str) else value
         return cls(**values)
 
     @property

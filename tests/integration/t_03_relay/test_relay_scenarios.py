@@ -338,3 +338,50 @@ def test_a_full_queue_is_said_before_the_message(make_server: MakeServer) -> Non
     assert server.command("queue", "drop", "--all").returncode == 0
     with smtplib.SMTP(server.address, SMTP, timeout=PATIENCE) as client:
         client.sendmail("x@far.test", ["bob@ours.test"], MESSAGE)
+
+
+def test_the_operator_chooses_holds_releases_and_looks_back(make_server: MakeServer, make_hop: Any) -> None:
+    hop = make_hop()
+    server = make_server(configuration=relay(f'"*" = "[127.0.0.1]:{hop.port}"'))
+    submit(server, "later-a@else.test")
+    submit(server, "later-b@other.test")
+    server.wait(
+        lambda: all(one["last_reply"] for one in waiting(server).values()) and len(waiting(server)) == 2,
+        "an attempt for both",
+    )
+
+    def chosen(*words: str) -> list[str]:
+        items = json.loads(server.command("queue", "list", "--json", *words).stdout)["items"]
+        return [item["recipients"][0]["address"] for item in items]
+
+    assert chosen("--to", "else.test") == ["later-a@else.test"]
+    assert chosen("--reason", "come back later", "--sender", "bob@ours.test") == [*waiting(server)]
+    assert chosen("--sender", "ours.test", "--newer", "1h", "--to", "other.test") == ["later-b@other.test"]
+    assert chosen("--older", "1h") == []
+    assert server.command("queue", "hold", "--to", "else.test").returncode == 0
+    assert chosen("--held") == ["later-a@else.test"]
+    hop.friendly.set()
+    held = waiting(server)["later-a@else.test"]["id"]
+    refused = server.command("queue", "retry", held)
+    assert refused.returncode == 1 and "release it first" in refused.stderr
+    assert server.command("queue", "retry", "--reason", "come back", "--to", "other.test").returncode == 0
+    server.wait(lambda: hop.recipients() == ["later-b@other.test"], "the one that was not held")
+    assert chosen() == ["later-a@else.test"]
+    assert server.command("queue", "release", held).returncode == 0
+    server.wait(lambda: not server.queued(), "the queue to be empty")
+    assert hop.recipients() == ["later-a@else.test", "later-b@other.test"]
+    submit(server, "no-one@else.test")
+    server.wait(lambda: not server.queued(), "the queue to be empty")
+    # What became of it outlives the server.
+    assert server.stop() in (0, -15)
+    told = json.loads(server.command("queue", "history", "else.test", "--json").stdout)["records"]
+    assert [(one["recipient"], one["outcome"]) for one in told] == [
+        ("later-a@else.test", "delivered"),
+        ("no-one@else.test", "bounced"),
+    ]
+    assert told[0]["attempts"] == 2 and told[0]["reply"] == "250 2.0.0 taken"
+    assert told[1]["reply"] == "550 5.1.1 no such user" and told[1]["notice"] == "to the sender"
+    found = server.command(
+        "queue", "history", "bob@ours.test", "--outcome", "bounced", "--since", "1h"
+    ).stdout
+    assert "no-one@else.test" in found and "later" not in found
