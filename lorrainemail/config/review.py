@@ -49,6 +49,7 @@ def review_settings(settings: Settings) -> Iterator[Finding]:
     yield from _doors(settings)
     yield from _names(settings)
     yield from _tls_files(settings)
+    yield from _acme(settings)
     yield from _modes(settings)
     yield from _helper(settings)
     if settings.limits.recipients < LEAST_RECIPIENTS:
@@ -138,6 +139,28 @@ def _tls_files(settings: Settings) -> Iterator[Finding]:
         if not os.access(path, os.R_OK):
             origin = settings.origin("dns", "zones", index)
             yield finding("broken", origin, f"{path} cannot be read", "mend the path or its mode")
+
+
+def _acme(settings: Settings) -> Iterator[Finding]:
+    acme, listen = settings.acme, settings.listen
+    where = settings.origin("acme", "directory")
+    if not acme.directory:
+        if listen.https and not settings.tls.certificate and not settings.tls.folders:
+            what = "mail programs will not believe the https door: its certificate is self-signed"
+            mend = 'write directory = "letsencrypt" in [acme], or name a certificate in [tls]'
+            yield finding("useless", settings.origin("listen", "https"), what, mend)
+        return
+    ways = {"http-01": bool(listen.http), "tls-alpn-01": bool(listen.https)}
+    ways["dns-01"] = bool(settings.dns.serve or settings.dns_update.server)
+    if not any(ways[way] for way in acme.challenges):
+        mend = "open the http door on port 80 or the https door on port 443, or let us write to the DNS"
+        yield finding("broken", where, "the authority has no way to see that our names are ours", mend)
+    if not acme.keys:
+        what = "no kind of key is wanted: no certificate will be fetched"
+        yield finding("broken", settings.origin("acme", "keys"), what, 'write keys = ["ecdsa", "rsa"]')
+    if acme.trust and not os.access(acme.trust, os.R_OK):
+        what = f"{acme.trust} cannot be read"
+        yield finding("broken", settings.origin("acme", "trust"), what, "mend the path or its mode")
 
 
 def _modes(settings: Settings) -> Iterator[Finding]:

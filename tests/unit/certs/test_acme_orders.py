@@ -697,6 +697,26 @@ def test_what_was_known_of_failures_and_accounts_outlives_a_restart(house: House
     assert len(house.renewals.alarms()) == 1
 
 
+def test_a_stop_in_the_middle_of_an_order_is_no_failure_and_takes_the_answer_back(house: House) -> None:
+    waiting: list[Deferred[Response]] = []
+
+    async def hang(method: str, url: str, body: bytes | None = None, kind: str = "") -> Response:
+        if "/challenge/" not in url:
+            return await type(house.authority).request(house.authority, method, url, body, kind)
+        waiting.append(Deferred())
+        return await waiting[0]
+
+    house.authority.request = hang  # type: ignore[method-assign]
+    house.renewals.startService()
+    house.clock.advance(2)
+    assert house.renewals.describe()["busy"] and house.authority.answers is not None
+    assert len(house.authority.answers.http) == 1
+    stopped = house.renewals.stopService()
+    assert stopped is not None and stopped.called
+    assert house.authority.answers.http == {}
+    assert house.renewals.alarms() == [] and not house.clock.getDelayedCalls()
+
+
 def test_without_a_directory_nothing_happens(house: House) -> None:
     house.renewals.settings = Acme()
     house.renewals.startService()
