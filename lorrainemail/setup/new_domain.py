@@ -273,7 +273,13 @@ def _dns(wishes: Wishes) -> str:
         lines.append(f"addresses = [{', '.join(_quoted(one) for one in wishes.addresses)}]")
     if wishes.resolvers:
         lines.append(f"resolvers = [{', '.join(_quoted(one) for one in wishes.resolvers)}]")
-    return "\n[dns]\n" + "\n".join(lines) + "\n" if lines else ""
+    text = "\n[dns]\n" + "\n".join(lines) + "\n" if lines else ""
+    # Who listens at some of the machine's addresses only sends from these too: they have the PTR.
+    chosen = {":" in face: face for face in reversed(wishes.interfaces) if face not in ("", "::", "0.0.0.0")}
+    if not chosen:
+        return text
+    sources = ", ".join(_quoted(face) for face in sorted(chosen.values()))
+    return f"{text}\n[queue]\nsource = [{sources}]\n"
 
 
 def _quoted(text: str) -> str:
