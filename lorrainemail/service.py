@@ -31,7 +31,6 @@ from lorrainemail.certs.renewal import Renewals
 from lorrainemail.certs.sources import Sources
 from lorrainemail.certs.store import CertificateStore
 from lorrainemail.certs.wishes import Surroundings
-from lorrainemail.config.default import asks_dns_about_senders
 from lorrainemail.config.load import Located, load
 from lorrainemail.config.model import Settings
 from lorrainemail.control.server import ControlFactory
@@ -44,7 +43,6 @@ from lorrainemail.delivery.runner import Runner
 from lorrainemail.delivery.sessions import Sessions
 from lorrainemail.dns.responder import Responder
 from lorrainemail.dns.server import DnsDatagrams, DnsFactory
-from lorrainemail.dns.zonefile import load_zones
 from lorrainemail.envelope import Door as DoorName
 from lorrainemail.errors import STORAGE_FULL, ConfigurationError, Problem, Reply
 from lorrainemail.http.mta_sts import Policies
@@ -52,7 +50,6 @@ from lorrainemail.imap.factory import ImapFactory
 from lorrainemail.intake import Intake
 from lorrainemail.interfaces import Account
 from lorrainemail.mailauth.keys import KeyRing
-from lorrainemail.mailauth.sealing import Sealer
 from lorrainemail.mailauth.signing import Signer
 from lorrainemail.message.note import note
 from lorrainemail.net.limits import ConnectionCounter
@@ -76,6 +73,7 @@ from lorrainemail.setup.first_start import directories
 from lorrainemail.setup.logins import Logins, prepare_logins
 from lorrainemail.setup.policy import make_policy
 from lorrainemail.setup.ports import BoundPort
+from lorrainemail.setup.senders import Neighbours, Senders
 from lorrainemail.setup.publishing import challenges_of
 from lorrainemail.setup.served import served_of
 from lorrainemail.setup.serving import Doors, Open, Ordered
@@ -158,6 +156,16 @@ class Server(Ordered):
 
         # The way in: policy at each verb, intake at the final dot.
         self._remembered: dict[str, object] = {}
+        neighbours = Neighbours(
+            reactor,
+            self.resolver,
+            in_thread,
+            lambda *words: self.intake.inject(*words),
+            self.store,
+            self.tables.current,
+            self._tell_operator,
+        )
+        self.senders = Senders(settings, neighbours)
         self.policy = self._policy(settings)
         self.signer = Signer(KeyRing(settings.state), in_thread)
         scripts = Scripts(places.mail, os.path.join(settings.state, "sieve"))
@@ -176,9 +184,7 @@ class Server(Ordered):
         )
         self.store.filling = self._warn_of_quota
 
-        asked = self.resolver if asks_dns_about_senders(settings) else None
-        self.sealer = Sealer(KeyRing(settings.state), asked, reactor, in_thread, settings.hostname)
-        self.intake.seal_with(self.sealer.seal if settings.policy.arc else None)
+        self.intake.seal_with(self.senders.seal)
 
         # The way on: what is queued goes to its courier when it is due.
         sessions = Sessions(reactor, settings.hostname, self.client_tls, self.committer.run, places.spill)
@@ -263,9 +269,10 @@ class Server(Ordered):
         self._counters: dict[str, ConnectionCounter] = {}
         self._proxies: list[ProxyFactory] = []
         self._readers: list[tuple[Pop3Factory | ImapFactory, BoundPort]] = []
-        self.responder = Responder(load_zones(settings.dns.zones), reactor)
+        self.responder = Responder(self.senders.zones(settings.dns.zones), reactor)
         self.served = served_of(self, reactor, in_thread)
         self.challenges.dns = challenges_of(self, reactor)
+        self.senders.serve_keys_at(self.responder)
         self.commands: dict[str, Callable[..., Any]] = {
             "reload": self.reload,
             "status": self.status,
@@ -287,6 +294,7 @@ class Server(Ordered):
             self.store,
             self.queue,
             self.intake,
+            self.senders,
             self.runner,
             self.certificates,
             self.doctor,
@@ -459,6 +467,7 @@ class Server(Ordered):
             self._tell_operator,
             self._remembered,
             heard.heard_from,
+            self.senders.reports(settings),
         )
 
     def _tell_operator(self, subject: str, text: str) -> None:
@@ -500,7 +509,7 @@ class Server(Ordered):
             waiting = [name for name, value in kept.items() if getattr(new, name) != value]
             new = attrs.evolve(new, **kept)
             policy = self._policy(new)
-            zones = load_zones(new.dns.zones)
+            zones = self.senders.zones(new.dns.zones)
             served = self.served.prepare(new)
             client_tls = ClientTls(new.tls.trust)
             agents = self.couriers.added(new)
@@ -546,7 +555,8 @@ class Server(Ordered):
         self.remote.ipv6 = new.dns.ipv6 and not self.doctor.without_ipv6
         self._copy_and_rewrite(new)
         self.intake.reconfigure(new.policy.hide_submitter)
-        self.intake.seal_with(self.sealer.seal if new.policy.arc else None)
+        self.senders.use(new)
+        self.intake.seal_with(self.senders.seal)
         self.filter.separators = new.subaddress
         for (name, loopback), door in self._smtp.items():
             door.settings = _door_settings(new, cast(DoorName, name), loopback, self._spill)

@@ -43,6 +43,7 @@ COMMANDS: Final = {
     "dkim": Command("dkim", "keys that sign the mail of our users, and their DNS records"),
     "certificate": Command("certificate", "certificates: list, renew"),
     "mta-sts": Command("mta_sts", "what our MTA-STS policies say, and whether they may enforce"),
+    "dmarc": Command("dmarc", "what other servers report of mail in the name of our domains"),
     "mailbox": Command("mailbox", "mailboxes on disk: what is in them, whether their index is sound"),
     "sieve": Command("sieve", "filter scripts of accounts: check, test, put, activate, list"),
     "lab": Command("lab", "see one message travel through two complete servers"),

@@ -22,10 +22,12 @@ def make_policy(
     tell_operator: Callable[[str, str], None] | None = None,
     memory: dict[str, object] | None = None,
     heard_from: Callable[[str, str], Deferred[bool]] | None = None,
+    reports: Any = None,
 ) -> PolicyChain:
     """The chain.
 
     :param in_thread: None for commands, which have no threads.
+    :param reports: hears of every DMARC evaluation.
     :raises ConfigurationError: where a check does not exist.
     """
     policy, limits = settings.policy, settings.limits
@@ -47,6 +49,7 @@ def make_policy(
         heard_from=heard_from,
         trusted_sealers=frozenset(policy.trusted_sealers),
         forwarders=settings.forwarders,
+        reports=reports,
     )
     return build_chain(
         policy.checks,
