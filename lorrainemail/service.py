@@ -362,6 +362,8 @@ class Server(Ordered):
             sign=self.signer.sign,
             hold=self.future.hold,
         )
+        door.connections.banned = partial(self.logins.bans.refuses, logins=name != "smtp")
+        return door
 
     def _reader(self, name: str, plaintext: bool) -> Pop3Factory | ImapFactory:
         settings = self.settings
@@ -369,9 +371,8 @@ class Server(Ordered):
         if counter is None:
             limits = settings.limits
             counter = ConnectionCounter(limits.connections, limits.connections_per_peer)
+            counter.banned = partial(self.logins.bans.refuses, logins=True)
             self._counters[name] = counter
-        door.connections.banned = partial(self.logins.bans.refuses, logins=name != "smtp")
-        return door
         if name in ("pop3", "pop3s"):
             secure: Literal["pop3", "pop3s"] = "pop3s" if name == "pop3s" else "pop3"
             return Pop3Factory(secure, self.authenticator, self._reactor, counter, self.server_tls, plaintext)
@@ -379,7 +380,6 @@ class Server(Ordered):
             "imaps" if name == "imaps" else "imap",
             self.authenticator,
             self._reactor,
-            counter.banned = partial(self.logins.bans.refuses, logins=True)
             counter,
             self._in_thread,
             self._spill,
