@@ -32,6 +32,8 @@ from lorrainemail.tables.snapshot import Snapshot
 
 #: Rows of one table that are shown to a person; ``--json`` has them all.
 MAX_SHOWN: Final = 50
+#: Accounts named in one finding.
+MAX_NAMED: Final = 5
 #: The order in which findings are shown, and the word for each.
 _KINDS: Final = {
     "broken": "cannot work",
@@ -151,6 +153,7 @@ def review(report: Report) -> list[Finding]:
         if report.snapshot is not None:
             findings += review_tables(report.snapshot, report.settings.hostname)
             findings += _credentials(report.snapshot)
+            findings += _scram(report.settings, report.snapshot)
             findings += _sources(report.settings, report.snapshot)
     order = list(_KINDS)
     return sorted(findings, key=lambda f: (order.index(f.kind), f.problem.where, f.problem.line))
@@ -176,6 +179,25 @@ def _credentials(snapshot: Snapshot) -> Iterator[Finding]:
     for account in snapshot.tables.accounts.accounts():
         for what, mend in faults(account):
             yield Finding("broken", credential_problem(account, what, mend))
+
+
+def _scram(settings: Settings, snapshot: Snapshot) -> Iterator[Finding]:
+    """Why SCRAM, which the operator wants, is not offered (yet)."""
+    if not settings.auth.scram:
+        return
+    from lorrainemail.sasl.credentials import is_ready_for_scram
+
+    where = settings.origin("auth", "scram")
+    if not snapshot.tables.steady:
+        what = f'SCRAM is never offered with the table backend "{settings.tables}"'
+        yield Finding("useless", Problem(where.file, where.line, what, "accounts in files can have it"))
+        return
+    late = [one for one in snapshot.tables.accounts.accounts() if not is_ready_for_scram(one)]
+    if late:
+        names = ", ".join(one.address.key for one in late[:MAX_NAMED]) + (", ..." if late[MAX_NAMED:] else "")
+        what = f"SCRAM is not offered yet: {len(late)} accounts have passwords without verifier ({names})"
+        mend = "each gets it at its next login by PLAIN, and a new password has one"
+        yield Finding("useless", Problem(where.file, where.line, what, mend))
 
 
 def _print_problems(problems: Sequence[Problem]) -> None:
@@ -236,6 +258,11 @@ def _tables(snapshot: Snapshot) -> Iterator[str]:
             _at(f"{a.address.shown}{'' if a.enabled else ' (disabled)'}", a.origin)
             for a in snapshot.tables.accounts.accounts()
         ],
+    )
+    deliver = snapshot.rules.deliver.values()
+    yield from _section(
+        "   of which rows of [deliver] hand on",
+        [_at(f"{row.pattern} → {row.courier} {row.argument}".rstrip(), row.origin) for row in deliver],
     )
     backup = [row for row in snapshot.rules.domains.values() if row.kind == "backup"]
     yield from _section(
@@ -350,6 +377,10 @@ def _tables_json(snapshot: Snapshot) -> dict[str, Any]:
         "relay_networks": [
             _row(row.origin, network=str(row.network))
             for row in (*snapshot.rules.networks, *tables.networks.networks())
+        ],
+        "deliver": [
+            _row(row.origin, pattern=row.pattern, courier=row.courier, argument=row.argument)
+            for row in snapshot.rules.deliver.values()
         ],
         "relay": [_route_json(row) for row in _sorted(routes(snapshot, "relay").values())],
         "relay_by_sender": [

@@ -98,7 +98,6 @@ def main(words: Sequence[str] | None = None) -> int:
         print("lorrainemail-helper: no socket: give --socket, or let systemd start it", file=sys.stderr)
         return 2
     serve(listener, arguments.config)
-    return 0
 
 
 def read(path: str) -> Configuration:

@@ -755,7 +755,11 @@ class Settings:
         factory=dict, metadata=_doc("preferred next hops by sender, tried first")
     )
     deliver: dict[str, DeliverRow] = attrs.field(
-        factory=dict, metadata=_doc("how mail for local domains is delivered, where not into our mailboxes")
+        factory=dict,
+        metadata=_doc(
+            "how mail for local domains is delivered, where not into our mailboxes",
+            table="table of rows of [deliver]",
+        ),
     )
     unknown_users: dict[str, RelayRow] = attrs.field(
         factory=dict,

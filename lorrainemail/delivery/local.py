@@ -95,7 +95,7 @@ class LocalCourier:
         placement = self._store.placement(
             account,
             recipient.folder,
-            mailbox_prefix(item.envelope.sender, address),
+            mailbox_prefix(recipient.owner or item.envelope.sender, address),
             for_mailbox(content, header_of(content)),
             item.envelope.id,
         )
