@@ -42,6 +42,7 @@ from zope.interface import implementer
 
 from lorrainemail.errors import Problem
 from lorrainemail.interfaces import FileWrite, ICommitter
+from lorrainemail.ops.content import Content
 from lorrainemail.ops.files import SYSTEM, Files
 from lorrainemail.ops.metrics import Counter, Gauge
 
@@ -555,7 +556,12 @@ def fill(files: Files, descriptor: int, write: FileWrite) -> None:
             continue
         whole = part.in_memory()
         if whole is not None:
-            buffers.append(whole.replace(b"\r\n", b"\n") if write.line_feed else whole)
+            if not write.line_feed:
+                buffers.append(whole)
+            elif isinstance(part, Content) and part.line_ends is not None:
+                buffers.append(whole.translate(None, b"\r"))  # each belongs to a CRLF; twice as fast
+            else:
+                buffers.append(whole.replace(b"\r\n", b"\n"))
             continue
         if buffers:
             files.write(descriptor, buffers)

@@ -14,7 +14,8 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Final
 
@@ -28,6 +29,8 @@ from lorrainemail.store.paths import encode_component, home_path
 #: The operator's scripts (among those for all accounts) that run before and after each account's own.
 BEFORE: Final = "before"
 AFTER: Final = "after"
+#: Seconds for which it is believed that those two are there, or not.
+COMMON_INTERVAL: Final = 1.0
 #: Scripts of one account (RFC 5804 §1.6 leaves it to us), characters of a name.
 MAX_SCRIPTS: Final = 64
 MAX_NAME: Final = 128
@@ -79,10 +82,19 @@ class Scripts:
     :param root: the mail directory. ``shared``: a directory of scripts for all (``include :global``), or "".
     """
 
-    def __init__(self, root: str, shared: str = "", files: Files = SYSTEM) -> None:
+    def __init__(
+        self,
+        root: str,
+        shared: str = "",
+        files: Files = SYSTEM,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._now = now
         self.root = root
         self.shared = shared
         self._files = files
+        self._has_common = False
+        self._common_until = 0.0
 
     def directory(self, address: Address) -> str:
         return f"{self.root}/{_home(address)}/sieve"
@@ -97,11 +109,16 @@ class Scripts:
         return stamp_of(f"{self.directory(address)}/active")
 
     def has_common(self) -> bool:
-        """Whether there is a script of the operator's before or after the accounts' own."""
-        return bool(self.shared) and (
-            stamp_of(f"{self.shared}/{BEFORE}.sieve") is not None
-            or stamp_of(f"{self.shared}/{AFTER}.sieve") is not None
-        )
+        """Whether there is a script of the operator's before or after the accounts' own; one that comes is
+        seen within :data:`COMMON_INTERVAL` seconds."""
+        now = self._now()
+        if now >= self._common_until:
+            self._common_until = now + COMMON_INTERVAL
+            self._has_common = bool(self.shared) and (
+                stamp_of(f"{self.shared}/{BEFORE}.sieve") is not None
+                or stamp_of(f"{self.shared}/{AFTER}.sieve") is not None
+            )
+        return self._has_common
 
     def active(self, address: Address) -> str:
         """The active script's name, "" where there is none."""

@@ -251,7 +251,7 @@ class SmtpConnection(ESMTP):
                 if not self._feed(self._reader):
                     break
                 continue
-            line = self._line()
+            line = self._line() if self._position < len(self._input) else None
             if line is None:
                 break
             if not commands:
@@ -264,8 +264,10 @@ class SmtpConnection(ESMTP):
         if self._ended and not (self._waiting or self._turn is not None or self._write_blocked):
             self._close()
             return
-        self._flush()
-        self._pace()
+        if self._output:
+            self._flush()
+        if self._waiting or self._write_blocked or not self._reading or self._turn is not None:
+            self._pace()
 
     def _next_turn(self) -> None:
         self._turn = None
