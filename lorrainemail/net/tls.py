@@ -113,6 +113,7 @@ class ServerTls:
         self._certificates: tuple[Loaded, ...] = ()
         self._by_name: dict[str, _Contexts] = {}
         self._default: _Contexts = {}
+        self._made: dict[tuple[object, ...], _Contexts] = {}
         self._challenges: dict[str, SSL.Context] = {}
         if pairs:
             self.reload(pairs, old_peers)
@@ -129,28 +130,35 @@ class ServerTls:
 
         :raises ConfigurationError: where OpenSSL does not take them; nothing has changed.
         """
-        made: dict[tuple[int, ...], _Contexts] = {}
+        covering: dict[str, list[int]] = {}
+        for number, one in enumerate(certificates):
+            for name in one.names:
+                covering.setdefault(name, []).append(number)
+        used: dict[tuple[object, ...], _Contexts] = {}
 
-        def contexts(shown: Sequence[Loaded]) -> _Contexts:
-            key = tuple(map(id, shown))
-            if key not in made:
-                made[key] = self._contexts(shown, old_peers)
-            return made[key]
+        def contexts(numbers: Iterable[int]) -> _Contexts:
+            shown = _one_of_each_kind(certificates[number] for number in numbers)
+            key = (old_peers, *(one.fingerprint for one in shown))
+            if key not in used:
+                # What has not changed keeps its context: a server of many names exchanges one certificate.
+                used[key] = self._made.get(key) or self._contexts(shown, old_peers)
+            return used[key]
 
         try:
             by_name = {
-                name: contexts(_one_of_each_kind(one for one in certificates if one.covers(name)))
-                for name in frozenset[str]().union(*(one.names for one in certificates))
+                name: contexts(sorted({*numbers, *covering.get("*." + name.partition(".")[2], ())}))
+                for name, numbers in covering.items()
             }
             first = certificates[0]
             default = contexts(
-                _one_of_each_kind(one for one in certificates if one is first or one.names & first.names)
+                number for number, one in enumerate(certificates) if one is first or one.names & first.names
             )
         except SSL.Error as error:
             words = "TLS does not take this certificate beside the others"
             problem = Problem(certificates[0].pair.certificate, 0, words, "check [tls] in the configuration")
             raise ConfigurationError((problem,)) from error
         self._certificates, self._by_name, self._default = tuple(certificates), by_name, default
+        self._made = used
 
     def _contexts(self, shown: Sequence[Loaded], old_peers: bool) -> _Contexts:
         contexts = {"": server_context(shown, old=False)}

@@ -80,6 +80,26 @@ def test_the_operator_sees_and_sets_what_the_policies_say(server: Any) -> None:
     assert server.command("mta-sts", "set", "elsewhere.test", "enforce", "--now").returncode == 1
 
 
+def test_certificates_are_listed_with_and_without_a_server(server: Any) -> None:
+    server.start()
+    running = json.loads(server.command("certificate", "list", "--json").stdout)
+    renew = server.command("certificate", "renew")
+    assert (renew.returncode, "names no directory" in renew.stderr) == (1, True)
+    (digest,) = server.command("certificate", "keys").stdout.split()
+    server.stop()
+    stopped = json.loads(server.command("certificate", "list", "--json").stdout)
+    (one,) = running["certificates"]
+    assert (one["origin"], one["names"], one["public_key"]) == (
+        "self-signed",
+        ["localhost", "mail.ours.test"],
+        digest,
+    )
+    assert [row["fingerprint"] for row in stopped["certificates"]] == [one["fingerprint"]]
+    text = server.command("certificate", "list")
+    assert (text.returncode, "self-signed, until 20" in text.stdout) == (0, True)
+    assert server.command("certificate", "renew").returncode == 1
+
+
 @contextmanager
 def idling(server: Any) -> Iterator[ssl.SSLSocket]:
     """An IMAP session of bob's in IDLE."""

@@ -46,7 +46,12 @@ class Shown:
 
 
 def ask(
-    tls: ServerTls, name: str | None, alpn: list[str] | None = None, ciphers: str = "", door: str = "imaps"
+    tls: ServerTls,
+    name: str | None,
+    alpn: list[str] | None = None,
+    ciphers: str = "",
+    door: str = "imaps",
+    oldest: bool = False,
 ) -> Shown:
     """A whole handshake in memory, the standard library's TLS as the client."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -57,6 +62,9 @@ def ask(
     if ciphers:
         context.maximum_version = ssl.TLSVersion.TLSv1_2
         context.set_ciphers(ciphers)
+    if oldest:
+        context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1
+        context.set_ciphers("ALL:@SECLEVEL=0")
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     client = context.wrap_bio(incoming, outgoing, server_hostname=name)
     server: SSL.Connection = cast(Any, tls.context_factory(door)).serverConnectionForTLS(None)
@@ -140,6 +148,46 @@ def test_the_answer_to_a_challenge_is_for_the_acme_server_alone(
     tls.forget_challenge("mail.ours.test")
     assert not tls.challenged
     assert ask(tls, "mail.ours.test", ["acme-tls/1"], door=door).certificate != answer
+
+
+@pytest.mark.parametrize(
+    ("door", "switch", "taken"), [("smtp", True, True), ("smtp", False, False), ("imaps", True, False)]
+)
+def test_very_old_servers_get_in_on_port_25_alone_and_only_by_the_switch(
+    ca: trustme.CA, tmp_path: Path, door: str, switch: bool, taken: bool
+) -> None:
+    tls = ServerTls([issue(tmp_path / "a", ca, "mail.ours.test", kind=trustme.KeyType.RSA)], old_peers=switch)
+    if taken:
+        assert ask(tls, "mail.ours.test", door=door, oldest=True)
+    else:
+        with pytest.raises((ssl.SSLError, SSL.Error)):
+            ask(tls, "mail.ours.test", door=door, oldest=True)
+    assert ask(tls, "mail.ours.test", door=door)
+
+
+def test_a_certificate_that_stays_keeps_its_context_when_another_is_exchanged(
+    ca: trustme.CA, tmp_path: Path
+) -> None:
+    pairs = [issue(tmp_path / name, ca, f"{name}.test") for name in ("one", "two")]
+    tls = ServerTls(pairs)
+    one, two = (tls.context_for("", f"{name}.test") for name in ("one", "two"))
+    pairs[1] = issue(tmp_path / "new", ca, "two.test", "*.three.test")
+    tls.reload(pairs)
+    assert tls.context_for("", "one.test") is one
+    assert tls.context_for("", "two.test") is not two
+    assert tls.context_for("", "a.three.test") is tls.context_for("", "two.test")
+
+
+def test_a_wildcard_of_one_kind_stands_beside_a_name_of_another(ca: trustme.CA, tmp_path: Path) -> None:
+    tls = ServerTls(
+        [
+            issue(tmp_path / "ec", ca, "*.ours.test"),
+            issue(tmp_path / "rsa", ca, "mail.ours.test", kind=trustme.KeyType.RSA),
+        ]
+    )
+    modern, old = ask(tls, "mail.ours.test"), ask(tls, "mail.ours.test", ciphers="ECDHE+aRSA")
+    assert isinstance(modern.certificate.public_key(), ec.EllipticCurvePublicKey)
+    assert not isinstance(old.certificate.public_key(), ec.EllipticCurvePublicKey)
 
 
 def test_a_key_that_tls_does_not_take_is_named_when_it_is_read(tmp_path: Path) -> None:
