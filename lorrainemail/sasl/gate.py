@@ -13,11 +13,12 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from lorrainemail.envelope import Session
+from lorrainemail.errors import TemporaryError
 from lorrainemail.interfaces import Account
 from lorrainemail.net.peers import network_key
 from lorrainemail.sasl.bans import Bans
 from lorrainemail.sasl.record import LoginRecord
-from lorrainemail.sasl.throttle import Throttle
+from lorrainemail.sasl.throttle import TOO_MANY, Throttle
 
 log = Logger(namespace="lorrainemail.sasl")
 
@@ -46,8 +47,11 @@ class Gate:
         """Hold an attempt up for as long as its network, or the account, deserves.
 
         :param name: the folded login name, "" for what cannot be one.
-        :raises TemporaryError: where that would be too long.
+        :raises TemporaryError: where that would be too long, or the network is kept out by now.
         """
+        if self._bans is not None and self._bans.refuses(session.peer, logins=True):
+            # It came before its ban, or by the smtp door, where its mail is taken.
+            raise TemporaryError(TOO_MANY, f"{session.peer} is banned")
         delay = self._throttle.wait(network_key(session.peer), name)
         if delay:
             await deferLater(self._clock, delay)

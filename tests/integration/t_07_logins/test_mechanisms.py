@@ -80,6 +80,8 @@ def test_scram_comes_with_the_next_plain_login_and_works_at_every_door(make_serv
         client.login("bob@ours.test", PASSWORD)
     accounts = server.state / "accounts"
     server.wait(lambda: accounts.read_text().count("{SCRAM-SHA-256}") == 1, "bob's verifier")
+    checked = server.command("check").stdout
+    assert "SCRAM is not offered yet: 1 accounts have passwords without verifier (eve@ours.test)" in checked
     with submission(server) as client:
         assert offered(client) == ["PLAIN", "LOGIN"], "eve has none yet"
         client.login("eve@ours.test", PASSWORD)

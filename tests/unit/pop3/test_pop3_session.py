@@ -22,7 +22,7 @@ from lorrainemail.errors import PermanentError, Reply, TemporaryError
 from lorrainemail.interfaces import Account, IAuthenticator
 from lorrainemail.net.limits import ConnectionCounter
 from lorrainemail.pop3.factory import Pop3Factory
-from lorrainemail.pop3.input import MAX_COMMAND, MAX_WAITING
+from lorrainemail.pop3.input import MAX_COMMAND, MAX_SASL_LINE, MAX_WAITING
 from lorrainemail.pop3.server import (
     CLOSE_TIMEOUT,
     COMMANDS_AT_ONCE,
@@ -642,3 +642,9 @@ def test_a_stop_that_takes_too_long_cuts_the_sessions_off(inside: Client, monkey
 def test_stopping_without_sessions_is_done_at_once(client: Client) -> None:
     client.lose()
     assert client.factory.close_sessions().called
+
+
+def test_an_initial_response_may_be_longer_than_a_command(client: Client) -> None:
+    token = base64.b64encode(b"\0bob\0" + b"x" * (MAX_COMMAND + 100))
+    assert client.ask(b"AUTH PLAIN " + token).startswith(b"-ERR [AUTH]")
+    assert client.send(b"AUTH PLAIN " + b"A" * MAX_SASL_LINE) == b"-ERR Line too long\r\n"

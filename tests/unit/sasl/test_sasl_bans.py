@@ -116,6 +116,15 @@ def test_a_network_that_guesses_on_is_refused_at_connect_and_longer_each_time(ho
     assert not house.bans.refuses(EVIL, logins=True)
 
 
+def test_a_connection_from_before_the_ban_logs_in_no_more(house: House) -> None:
+    house.guess(EVIL, ABUSE_GUESSES)
+    answers: list[Any] = []
+    login = house.door.authenticate(b"bob@x.org", b"right", Session("old", "smtp", EVIL))
+    login.addBoth(lambda result: answers.append(result.value))
+    (answer,) = answers
+    assert isinstance(answer, TemporaryError) and answer.reply.code == 454
+
+
 def test_a_phone_with_a_stale_password_is_never_refused(house: House) -> None:
     for _ in range(500):
         result, took = house.log_in(HOME, b"last year's")

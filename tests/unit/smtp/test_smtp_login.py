@@ -179,3 +179,15 @@ def test_envelope_sender_must_be_the_accounts_own(world: Any) -> None:
     assert client.say("MAIL FROM:<x@elsewhere.test>") == ["553 5.7.1"]
     for own in ("anne@ours.test", "ANNE+list@ours.test", "sales@ours.test", ""):
         assert client.say(f"MAIL FROM:<{own}>", "RSET") == ["250 2.1.0", "250 2.0.0"]
+
+
+def test_an_initial_response_may_be_longer_than_a_command(world: Any) -> None:
+    # RFC 4954 §4: tokens are, and clients send them with the command; anything else stays bounded.
+    client = world.submission().connect()
+    client.send("EHLO c\r\n")
+    response = b64("\0anne@ours.test\0" + "x" * 5000)
+    half = len(response) // 2
+    assert client.send(f"auth plain {response[:half]}") == ""
+    assert client.send(f"{response[half:]}\r\n").startswith("535 5.7.8")
+    assert client.send(f"AUTH PLAIN {'A' * 12300}\r\n").startswith("500 5.5.2 Line too long")
+    assert client.send(f"NOOP {response}\r\n").startswith("500 5.5.2 Line too long")
