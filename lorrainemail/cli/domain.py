@@ -42,6 +42,11 @@ def configure(subparsers: Any) -> None:
     listing.add_argument("--json", action="store_true", help="one JSON object")
     listing.set_defaults(run=run_list)
 
+    parent = words.add_parser("ds", help="the DS record of a zone that this server signs, for the parent")
+    domain_argument(parent)
+    parent.add_argument("--roll", action="store_true", help="begin to change the zone's key")
+    parent.set_defaults(run=run_ds)
+
     records = words.add_parser("dns", help="the DNS records that a domain should have")
     domain_argument(records)
     records.add_argument(
@@ -152,6 +157,55 @@ def _publish(arguments: argparse.Namespace, settings: Settings, records: Sequenc
     print(f"{len(done)} records of {arguments.domain} are published.")
     for record in left:
         print(f"not ours to write: {record.zone_line()}")
+    return 0
+
+
+def run_ds(arguments: argparse.Namespace) -> int:
+    """The DS for the registrar; with ``--roll`` also a new key's, which signs once the parent has it."""
+    import time
+
+    from lorrainemail.control.client import NotRunning, call
+    from lorrainemail.dns.keys import ZoneKeyFault, begin_roll, directory_of, load_or_make, plan
+    from lorrainemail.tables.edit import as_owner
+
+    located, settings = opened(arguments)
+    zone, now = arguments.domain, time.time()
+    if zone not in settings.dns.serve:
+        fail(located.file or "", 0, f"{zone} is not in serve under [dns]", "name it there to have it signed")
+    directory = directory_of(settings.state, zone)
+    try:
+        with as_owner(settings.state):
+            if arguments.roll:
+                begin_roll(directory, now)
+            keys = load_or_make(directory, now)
+    except ZoneKeyFault as error:
+        fail(directory, 0, str(error), "see what the parent has for a DS")
+    if arguments.roll:
+        try:
+            call(settings.state, "reload")
+        except NotRunning:
+            pass  # it will be read at the start
+    current = plan(keys, now)
+    rows = [
+        {
+            "ds": key.ds(zone),
+            "signs": key is current.signs,
+            "parent_has_it": bool(key.seen),
+            "parent_should_have_it": key is current.wanted,
+        }
+        for key in current.published
+    ]
+    if arguments.json:
+        print(json.dumps({"version": 1, "zone": zone, "keys": rows}))
+        return 0
+    for row in rows:
+        words = [
+            "signs" if row["signs"] else "is published, does not sign yet",
+            "the parent has its DS" if row["parent_has_it"] else "the parent's DS has not been seen",
+        ]
+        print(f"{zone}. IN DS {row['ds']}   ; {', '.join(words)}")
+    if not any(row["parent_has_it"] for row in rows):
+        print("\nGive the DS to your registrar, where the domain's name servers are set.")
     return 0
 
 

@@ -21,6 +21,7 @@ from twisted.internet.defer import Deferred
 
 from lorrainemail.config.model import Settings
 from lorrainemail.config.values import split_port
+from lorrainemail.http.mta_sts import PATH, Policies
 from lorrainemail.interfaces import DnsFailure
 from lorrainemail.net.resolver import Resolver
 from lorrainemail.setup.doctor import outside
@@ -156,6 +157,31 @@ def _authority(settings: Settings) -> bytes:
             return x509.load_pem_x509_certificate(file.read(1 << 16)).subject.public_bytes()
     except (OSError, ValueError):
         return b""
+
+
+async def policy(machine: Machine, facts: Facts) -> list[Finding]:
+    """The MTA-STS policy of a domain, as others fetch it (RFC 8461 §3.3)."""
+    port, host = facts.doors.get("https"), f"mta-sts.{facts.domain}"
+    if not facts.sts_id or port is None or not facts.addresses:
+        return []
+    policies = Policies(machine.settings)
+    make = bad if policies.mode(facts.domain) == "enforce" else warn
+    try:
+        page = await machine.in_thread(outside.page, facts.addresses[0], port, host, PATH)
+    except OSError as error:
+        why = error.strerror or error
+        local = is_local(facts.addresses[0])
+        return [make("mta_sts.unreachable", host, why=why) if local else unknown("mta_sts.unknown", host)]
+    found: list[Finding] = []
+    if page.status != 200 or policies.text(facts.domain).encode() not in page.body:
+        found.append(make("mta_sts.unreachable", host, why=page.status))
+    try:
+        names = _names(x509.load_der_x509_certificate(page.certificate))
+    except ValueError:
+        names = set()
+    if host not in names and f"*.{facts.domain}" not in names:
+        found.append(make("mta_sts.certificate", host, names=names))
+    return found
 
 
 async def relay(machine: Machine) -> list[Finding]:

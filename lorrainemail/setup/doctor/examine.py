@@ -84,6 +84,7 @@ async def examine(
     findings = await _all(reactor, work, settings.hostname)
     for one in facts:
         checks = [(check.__name__.strip("_"), _awaited(check, asker, one)) for check in domain_checks()]
+        checks.append(("mta_sts", doors.policy(here, one)))
         of_domain = await _all(reactor, checks, one.domain)
         nowhere = [found for found in of_domain if found.key == f"servers.none {one.domain}"]
         findings += nowhere or of_domain

@@ -65,6 +65,21 @@ class Conversation:
         self._socket.sendall(text.encode("ascii") + b"\r\n")
         return self.reply()
 
+    def say(self, text: str) -> None:
+        """Say it as it stands."""
+        self._wait()
+        self._socket.sendall(text.encode("ascii"))
+
+    def rest(self) -> bytes:
+        """All that still comes, as far as one reply may go."""
+        while len(self._buffer) <= MAX_REPLY:
+            self._wait()
+            octets = self._socket.recv(4096)
+            if not octets:
+                break
+            self._buffer += octets
+        return self._buffer[:MAX_REPLY]
+
     def start_tls(self, hostname: str) -> bytes:
         """Encrypt; the certificate of the other side (DER), which is not verified here."""
         self._wait()
@@ -133,6 +148,28 @@ def shown_certificate(door: str, address: str, port: int, hostname: str, helo: s
         if code != 220:
             raise OSError(f"STARTTLS: {code} {text}")
         return conversation.start_tls(hostname)
+
+
+@attrs.frozen(slots=True)
+class Page:
+    """What a web door shows: its certificate (DER), the status of a page, and the page."""
+
+    certificate: bytes
+    status: int
+    body: bytes
+
+
+def page(address: str, port: int, host: str, path: str, seconds: float = PATIENCE) -> Page:
+    """Fetch a small page by HTTPS (RFC 9112), from that address under that name."""
+    with talk(address, port, seconds) as conversation:
+        certificate = conversation.start_tls(host)
+        conversation.say(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")
+        words = conversation.line().split()
+        if len(words) < 2 or not words[0].startswith("HTTP/") or not words[1].isdigit():
+            raise OSError("no HTTP")
+        while conversation.line():
+            pass  # header fields
+        return Page(certificate, int(words[1]), conversation.rest())
 
 
 def relays(address: str, port: int, helo: str, recipient: str) -> tuple[bool, str]:

@@ -488,6 +488,22 @@ WORDS: Final[dict[str, dict[Language, Words]]] = {
         "Les autres ne remarquent pas que la politique a changé.",
         "Publiez à ce nom : TXT {data}",
     ),
+    "mta_sts.unreachable": _case(
+        "the MTA-STS policy cannot be fetched there ({why})",
+        "Others do not see it, and one that they have seen before is not renewed.",
+        "See that the https door is open and reached on port 443.",
+        "la politique MTA-STS ne peut être lue ici ({why})",
+        "Les autres ne la voient pas, et celle qu'ils ont vue n'est pas renouvelée.",
+        "Voyez si la porte https est ouverte et joignable par le port 443.",
+    ),
+    "mta_sts.certificate": _case(
+        "the certificate shown there is for {names}",
+        "Others do not believe a policy that comes under another name.",
+        "Have a certificate issued for {subject} (ACME does so once the name leads here).",
+        "le certificat montré ici est pour {names}",
+        "Les autres ne croient pas une politique servie sous un autre nom.",
+        "Faites émettre un certificat pour {subject} (ACME le fait dès que le nom mène ici).",
+    ),
     "mta_sts.no_host": _case(
         "the host of the MTA-STS policy has no address",
         "The policy is announced and cannot be fetched.",

@@ -67,3 +67,22 @@ def test_records_of_a_stranger_are_not_made_up(state: str, capsys: pytest.Captur
 def test_without_a_server_the_way_to_one_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["domain", "list", "--state", str(tmp_path / "none")]) == 1
     assert "lorrainemail init DOMAIN" in capsys.readouterr().err
+
+
+def test_the_ds_of_a_zone_is_told_and_a_roll_begins_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = tmp_path / "state"
+    state.mkdir(mode=0o700)
+    (state / "lorrainemail.toml").write_text(CONFIGURATION + 'serve = ["bricoleur.com"]\n')
+    words = ["domain", "ds", "bricoleur.com", "--state", str(state)]
+    assert main([*words, "--json"]) == 0
+    (first,) = json.loads(capsys.readouterr().out)["keys"]
+    assert first["signs"] and first["parent_should_have_it"]
+    assert main([*words, "--roll", "--json"]) == 0
+    old, new = json.loads(capsys.readouterr().out)["keys"]
+    assert old["ds"] == first["ds"] and old["signs"] and old["parent_should_have_it"]
+    assert not new["signs"]
+    assert main([*words, "--roll"]) == 1
+    assert "on its way already" in capsys.readouterr().err
+    assert main(["domain", "ds", "elsewhere.test", "--state", str(state)]) == 1
