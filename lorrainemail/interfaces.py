@@ -735,6 +735,7 @@ class IMailbox(Interface):
     uid_validity: int = Attribute("RFC 3501 §2.3.1.1")
     uid_next: int = Attribute("the next UID to be given")
     highest_modseq: int = Attribute("RFC 7162 §3.1.2")
+    rights: str = Attribute("what the user may do with it, RFC 4314 §2.1")
 
     def uids() -> Sequence[int]:
         """All UIDs now, ascending. A copy that stays as it is."""
@@ -886,6 +887,18 @@ class IMailHome(Interface):
 
     def subscribe(name: str, subscribed: bool) -> Deferred[None]:
         """Set or clear a subscription."""
+
+    def rights(name: str, user: str = "") -> Deferred[str]:
+        """The letters (RFC 4314 §2.1) of what the session's user, or that account (folded address), may do."""
+
+    def acl(name: str) -> Deferred[dict[str, str]]:
+        """Who, besides the owner, has which rights: account or "anyone" → letters."""
+
+    def acls() -> Deferred[dict[str, dict[str, str]]]:
+        """The same of all of the account's own folders of which anybody has any."""
+
+    def set_acl(name: str, identifier: str, rights: str) -> Deferred[None]:
+        """Give exactly those, "" for none."""
 
     def metadata(name: str) -> Deferred[dict[str, bytes]]:
         """What clients noted of a folder, or of the account for "" (RFC 5464): lower-case entries."""

@@ -25,7 +25,7 @@ from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
 import lorrainemail.plugins
-from lorrainemail.addresses import Address
+from lorrainemail.addresses import Address, AddressError, parse_address
 from lorrainemail.certs.challenges import Challenges, Kind
 from lorrainemail.certs.renewal import Renewals
 from lorrainemail.certs.sources import Sources
@@ -48,7 +48,7 @@ from lorrainemail.errors import STORAGE_FULL, ConfigurationError, Problem, Reply
 from lorrainemail.http.mta_sts import Policies
 from lorrainemail.imap.factory import ImapFactory
 from lorrainemail.intake import Intake
-from lorrainemail.interfaces import Account
+from lorrainemail.interfaces import Account, later
 from lorrainemail.mailauth.keys import KeyRing
 from lorrainemail.mailauth.signing import Signer
 from lorrainemail.message.note import note
@@ -85,6 +85,7 @@ from lorrainemail.smtp.factory import SmtpFactory
 from lorrainemail.smtp.future import FutureRelease
 from lorrainemail.smtp.settings import DoorSettings
 from lorrainemail.store.mailstore import MailStore
+from lorrainemail.store.shares import Shares
 from lorrainemail.tables.archive import Archive
 from lorrainemail.tables.backend import find_backend
 from lorrainemail.tables.rules import Rules
@@ -150,7 +151,8 @@ class Server(Ordered):
             keep_history=settings.queue.history,
             history_size=settings.queue.history_size,
         )
-        self.logins = Logins(settings, reactor, self.tables, self.store.home, in_thread)
+        self.shares = Shares(self.store.home, self._account, self.store.registry)
+        self.logins = Logins(settings, reactor, self.tables, self.shares.home, in_thread)
         self.authenticator = self.logins.authenticator
         self.server_tls.ask_clients = self.logins.ask_clients
 
@@ -475,6 +477,14 @@ class Server(Ordered):
         words = note(self.settings.hostname, new_id(), subject, text, self._reactor.seconds())
         sent = self.intake.inject(None, [Address("postmaster", "")], Content(words), 1, "")
         sent.addErrback(lambda failure: _log.failure("A note to the postmaster was not kept", failure))
+
+    async def _account(self, key: str) -> Account | None:
+        """The account of a folded address."""
+        try:
+            address = parse_address(key)
+        except AddressError:
+            return None
+        return await later(self.tables.current().account(address))
 
     def _warn_of_quota(self, account: Account, percent: int) -> None:
         """A note to an account's owner, before mail is refused for him."""

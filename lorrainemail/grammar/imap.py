@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import attrs
 
-from lorrainemail.grammar import imap_order
+from lorrainemail.grammar import imap_acl, imap_order
 from lorrainemail.grammar.imap_fetch import fetch_items
 from lorrainemail.grammar.imap_metadata import entry_names, get_metadata, set_metadata
 from lorrainemail.grammar.imap_names import Pattern, decode_name
@@ -133,7 +133,7 @@ STATUS_ITEMS: Final = frozenset(
     }
 )
 _SELECT_OPTIONS: Final = frozenset({"SUBSCRIBED", "REMOTE", "RECURSIVEMATCH", "SPECIAL-USE"})
-_RETURN_OPTIONS: Final = frozenset({"SUBSCRIBED", "CHILDREN", "SPECIAL-USE"})
+_RETURN_OPTIONS: Final = frozenset({"SUBSCRIBED", "CHILDREN", "SPECIAL-USE", "MYRIGHTS"})
 
 _QUOTED_DATE = re.compile(rb'"([^"]{26})"')
 
@@ -492,6 +492,11 @@ _PARSERS: Final[dict[bytes, Callable[[Scanner], tuple[Any, ...]]]] = {
     b"GETQUOTA": _quota_root,
     b"GETQUOTAROOT": _mailbox,
     b"SETQUOTA": _set_quota,
+    b"SETACL": imap_acl.set_acl,
+    b"DELETEACL": imap_acl.of_identifier,
+    b"LISTRIGHTS": imap_acl.of_identifier,
+    b"GETACL": imap_acl.of_mailbox,
+    b"MYRIGHTS": imap_acl.of_mailbox,
     b"GETMETADATA": get_metadata,
     b"SETMETADATA": set_metadata,
 }

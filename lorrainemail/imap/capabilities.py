@@ -17,7 +17,7 @@ _AFTER_LOGIN: Final = (
     b"UIDONLY", b"INPROGRESS",
     b"SORT", b"SORT=DISPLAY", b"ESORT", b"THREAD=ORDEREDSUBJECT", b"THREAD=REFERENCES",
     b"THREAD=REFS", b"SEARCH=FUZZY", b"NOTIFY",
-    b"METADATA", b"LIST-METADATA", b"I18NLEVEL=1",
+    b"METADATA", b"LIST-METADATA", b"ACL", b"RIGHTS=texk", b"LIST-MYRIGHTS", b"I18NLEVEL=1",
 )  # fmt: skip
 
 #: What ENABLE knows, each with what it brings along.

@@ -8,11 +8,14 @@ from typing import Final
 from lorrainemail.errors import MailError, PermanentError
 from lorrainemail.grammar.imap import Command, ListArguments, SelectArguments
 from lorrainemail.grammar.imap_names import DELIMITER, Pattern, wire_name
+from lorrainemail.imap import acl
 from lorrainemail.imap.metadata import of_listed
 from lorrainemail.imap.resync import resynchronize
 from lorrainemail.imap.server import Bad, ImapServer, No
 from lorrainemail.imap.view import SYSTEM_FLAGS, View
 from lorrainemail.interfaces import FolderFacts
+from lorrainemail.store.rights import WRITING
+from lorrainemail.store.shares import PREFIX
 
 #: Messages whose flags are looked at in one turn.
 SLICE: Final = 4000
@@ -28,8 +31,8 @@ SPECIAL_USES: Final = {
 
 
 async def namespace(session: ImapServer, command: Command) -> bytes:
-    """RFC 2342: one personal namespace, no others."""
-    session.send(b'* NAMESPACE (("" "/")) NIL NIL\r\n')
+    """RFC 2342: one's own folders, and what others share."""
+    session.send(b'* NAMESPACE (("" "/")) (("%b" "/")) NIL\r\n' % PREFIX.encode("ascii"))
     return b"OK NAMESPACE completed"
 
 
@@ -38,15 +41,15 @@ async def namespace(session: ImapServer, command: Command) -> bytes:
 
 async def select(session: ImapServer, command: Command) -> bytes:
     """RFC 3501 §6.3.1."""
-    return await _open(session, command.arguments[0], read_only=False)
+    return await _open(session, command.arguments[0], b"SELECT")
 
 
 async def examine(session: ImapServer, command: Command) -> bytes:
     """RFC 3501 §6.3.2."""
-    return await _open(session, command.arguments[0], read_only=True)
+    return await _open(session, command.arguments[0], b"EXAMINE")
 
 
-async def _open(session: ImapServer, arguments: SelectArguments, read_only: bool) -> bytes:
+async def _open(session: ImapServer, arguments: SelectArguments, name: bytes) -> bytes:
     if arguments.resync is not None and "QRESYNC" not in session.enabled:
         raise Bad(b"QRESYNC was not enabled")  # RFC 7162 §3.2.5
     if arguments.resync is not None and arguments.resync.numbers and "UIDONLY" in session.enabled:
@@ -57,6 +60,7 @@ async def _open(session: ImapServer, arguments: SelectArguments, read_only: bool
     if arguments.condstore:
         session.enable("CONDSTORE")
     mailbox = await session.mail().open(arguments.mailbox)
+    read_only = name == b"EXAMINE" or not WRITING & set(mailbox.rights)  # RFC 4314 §5.2
     view = View(mailbox, read_only, session.notice, session.enabled)
     session.view = view
     session.obey_notifier(view)
@@ -65,7 +69,7 @@ async def _open(session: ImapServer, arguments: SelectArguments, read_only: bool
     keywords = {flag for flag in flags if not flag.startswith("\\")}
     view.keywords = set(keywords)
     session.send(view.flags_line())
-    permanent = () if read_only else (*SYSTEM_FLAGS, *sorted(keywords), "\\*")
+    permanent = () if read_only else _permanent(mailbox.rights, sorted(keywords))
     session.send(b"* OK [PERMANENTFLAGS (%b)] Flags kept\r\n" % " ".join(permanent).encode("ascii"))
     session.send(view.counts())
     if unseen and not session.enabled & {"UIDONLY", "IMAP4rev2"}:
@@ -80,8 +84,15 @@ async def _open(session: ImapServer, arguments: SelectArguments, read_only: bool
         await resynchronize(session, view, arguments.resync)
     session.state = "select"
     if read_only:
-        return b"OK [READ-ONLY] EXAMINE completed"
+        return b"OK [READ-ONLY] %b completed" % name
     return b"OK [READ-WRITE] SELECT completed"
+
+
+def _permanent(rights: str, keywords: list[str]) -> list[str]:
+    """Flags that the user may change for good (RFC 4314 §5.1.2)."""
+    needs = {"\\Seen": "s", "\\Deleted": "t"}
+    flags = [flag for flag in SYSTEM_FLAGS if needs.get(flag, "w") in rights]
+    return [*flags, *keywords, "\\*"] if "w" in rights else flags
 
 
 # -- making, moving, forgetting ----------------------------------------------------------------------
@@ -182,6 +193,8 @@ async def list_folders(session: ImapServer, command: Command) -> bytes:
         session.send(_line(session, b"LIST", attributes, folder.name, more))
         if arguments.status and folder.selectable:
             await _list_status(session, folder.name, arguments.status)
+        if "MYRIGHTS" in arguments.give and folder.selectable:
+            await acl.of_listed(session, folder.name)
         if arguments.metadata and folder.selectable:
             await of_listed(session, folder.name, arguments.metadata)
     return b"OK LIST completed"

@@ -86,7 +86,17 @@ WRITE_AT: Final = 64 * 1024
 
 #: Response codes that a store's failure may name as the first word of its detail (RFC 5530, RFC 9051 §7.1).
 _CODES: Final = frozenset(
-    {"NONEXISTENT", "ALREADYEXISTS", "TRYCREATE", "CANNOT", "OVERQUOTA", "LIMIT", "EXPUNGEISSUED", "INUSE"}
+    {
+        "NONEXISTENT",
+        "ALREADYEXISTS",
+        "TRYCREATE",
+        "CANNOT",
+        "OVERQUOTA",
+        "LIMIT",
+        "EXPUNGEISSUED",
+        "INUSE",
+        "NOPERM",
+    }
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from lorrainemail.imap import access, folders, messages, metadata, quota
+from lorrainemail.imap import access, acl, folders, messages, metadata, quota
 from lorrainemail.imap.appending import append
 from lorrainemail.imap.fetch import fetch
 from lorrainemail.imap.notify import notify
@@ -33,6 +33,11 @@ VERBS: Final[dict[str, Verb]] = {
     "GETQUOTA": Verb(_AUTH, quota.get_quota),
     "GETQUOTAROOT": Verb(_AUTH, quota.get_quota_root),
     "SETQUOTA": Verb(_AUTH, quota.set_quota),
+    "SETACL": Verb(_AUTH, acl.set_acl),
+    "DELETEACL": Verb(_AUTH, acl.delete_acl),
+    "GETACL": Verb(_AUTH, acl.get_acl),
+    "LISTRIGHTS": Verb(_AUTH, acl.list_rights),
+    "MYRIGHTS": Verb(_AUTH, acl.my_rights),
     "GETMETADATA": Verb(_AUTH, metadata.get_metadata),
     "SETMETADATA": Verb(_AUTH, metadata.set_metadata),
     "NAMESPACE": Verb(_AUTH, folders.namespace),

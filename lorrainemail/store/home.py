@@ -36,6 +36,8 @@ from lorrainemail.store.locks import FileLocks
 from lorrainemail.store.mailbox import Mailbox, notices_of
 from lorrainemail.store.mboxbox import MboxMailbox
 from lorrainemail.store.paths import canonical_name, folder_directory, folder_name
+from lorrainemail.store.rights import ALL, rights_of
+from lorrainemail.store.shares import Registry
 from lorrainemail.store.strands import Strand
 from lorrainemail.store.tree import Arrived, Change, Opened, Tree
 from lorrainemail.store.watching import Inotify
@@ -88,6 +90,11 @@ class LiveHome:
     def committer(self) -> ICommitter:
         """Makes files durable."""
         return self._store.committer
+
+    @property
+    def registry(self) -> Registry:
+        """Who shares folders with whom."""
+        return self._store.registry
 
     @property
     def clock(self) -> IReactorTime:
@@ -545,6 +552,24 @@ class MailHome:
     def subscribe(self, name: str, subscribed: bool) -> Deferred[None]:
         done = self._live.run(lambda: folders.subscribe(self._live.tree, name, subscribed))
         return self._then(done, HomeEvent("subscribed" if subscribed else "unsubscribed", name))
+
+    def rights(self, name: str, user: str = "") -> Deferred[str]:
+        if user in ("", self._live.key):
+            return self.acl(name).addCallback(lambda _: ALL)  # it must be there
+        return self.acl(name).addCallback(rights_of, user)
+
+    def acl(self, name: str) -> Deferred[dict[str, str]]:
+        return self._live.run(lambda: notes.acl(self._live.tree, name))
+
+    def acls(self) -> Deferred[dict[str, dict[str, str]]]:
+        return self._live.run(lambda: notes.acls(self._live.tree))
+
+    def set_acl(self, name: str, identifier: str, rights: str) -> Deferred[None]:
+        return self._live.run(lambda: self._set_acl(name, identifier, rights))
+
+    def _set_acl(self, name: str, identifier: str, rights: str) -> None:
+        """In the strand."""
+        self._live.registry.note(self._live.key, notes.set_acl(self._live.tree, name, identifier, rights))
 
     def metadata(self, name: str) -> Deferred[dict[str, bytes]]:
         return self._live.run(lambda: notes.read(self._live.tree, name))

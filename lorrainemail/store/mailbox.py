@@ -32,10 +32,11 @@ from lorrainemail.interfaces import (
 )
 from lorrainemail.ops.content import Content
 from lorrainemail.store import changes, maildir, sync, texts
-from lorrainemail.store.failures import cannot, from_os, gone, nonexistent, over_quota
+from lorrainemail.store.failures import from_os, gone, nonexistent, over_quota
 from lorrainemail.store.flags import IN_NAME, SEEN, Keywords
 from lorrainemail.store.placement import measure
 from lorrainemail.store.reading import LargeFile, LargeMessage, SmallMessage
+from lorrainemail.store.rights import ALL
 from lorrainemail.store.tree import Arrived, Change, Opened
 from lorrainemail.store.watching import Inotify, Notices
 
@@ -59,6 +60,8 @@ _log = Logger("lorrainemail.store")
 @implementer(IMailbox)
 class Mailbox:
     """One folder of one account."""
+
+    rights = ALL  # of its owner; see lorrainemail.store.shares
 
     __slots__ = (
         "_bits",
@@ -364,7 +367,7 @@ class Mailbox:
 
     def _copy(self, uids: Sequence[int], target: IMailbox, move: bool) -> Deferred[list[tuple[int, int]]]:
         if not isinstance(target, Mailbox) or target._home is not self._home:
-            return fail(cannot("messages are copied within one account"))
+            return Deferred.fromCoroutine(self._copy_elsewhere(once(uids), target, move))
         wanted, into = once(uids), target
         if type(self) is not Mailbox or type(into) is not Mailbox:
             return Deferred.fromCoroutine(self._copy_by_append(wanted, into, move))
@@ -384,6 +387,30 @@ class Mailbox:
             return pairs
 
         return Deferred.fromCoroutine(copy())
+
+    async def _copy_elsewhere(
+        self, uids: Sequence[int], target: IMailbox, move: bool
+    ) -> list[tuple[int, int]]:
+        """Copy into another account's folder, one by one: all or none. What may be done there, it says."""
+        pairs: list[tuple[int, int]] = []
+        try:
+            for uid in uids:
+                flags = self.flags(uid)
+                if flags is None:
+                    continue
+                (facts,) = await self.facts((uid,))
+                message = await self.message(uid)
+                try:
+                    data = await message.read()
+                finally:
+                    message.close()
+                pairs.append((uid, await target.append(Content(data), flags, facts.internal_date)))
+        except BaseException:
+            await target.expunge([new for _, new in pairs])
+            raise
+        if move:
+            await self.expunge([old for old, _ in pairs])
+        return pairs
 
     async def _copy_by_append(self, uids: Sequence[int], into: Mailbox, move: bool) -> list[tuple[int, int]]:
         """Copy between folders that are kept in different ways: all or none."""

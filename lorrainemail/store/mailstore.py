@@ -31,6 +31,7 @@ from lorrainemail.store.mbox import MboxPlacement
 from lorrainemail.store.names import UniqueNames
 from lorrainemail.store.paths import home_path
 from lorrainemail.store.placement import MaildirPlacement
+from lorrainemail.store.shares import Registry
 from lorrainemail.store.strands import Strands
 from lorrainemail.store.tree import Tree
 from lorrainemail.store.watching import Inotify
@@ -88,6 +89,7 @@ class MailStore(Service):
         self._flushing: dict[LiveHome, None] = {}
         self._flush_call: IDelayedCall | None = None
         self._kept = 0
+        self.registry = Registry(os.path.join(self.root, ".shares.json"))
         self.indexing = TextIndexing(reactor)
         #: Told (account, percent) when a mailbox reaches a level of its quota.
         self.filling: Callable[[Account, int], None] | None = None

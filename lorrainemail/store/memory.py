@@ -50,6 +50,7 @@ from lorrainemail.store.flags import DELETED, SEEN, Keywords
 from lorrainemail.store.folders import SPECIAL_FOLDERS
 from lorrainemail.store.notes import MAX_ENTRIES
 from lorrainemail.store.paths import canonical_name
+from lorrainemail.store.rights import ALL, rights_of
 
 T = TypeVar("T")
 StoreEvent = Literal["delivered", "flagged", "expunged", "copied"]
@@ -111,6 +112,8 @@ class MemoryMessage:
 @implementer(IMailbox)
 class MemoryMailbox:
     """One folder. Everybody who opens it gets this very object."""
+
+    rights = ALL
 
     def __init__(self, home: MemoryHome, name: str, uid_validity: int) -> None:
         self._home = home
@@ -376,6 +379,7 @@ class MemoryHome:
         self._subscribed: set[str] = {"INBOX"}
         self._listeners: list[Callable[[HomeEvent], None]] = []
         self._notes: dict[str, dict[str, bytes]] = {}
+        self._acls: dict[str, dict[str, str]] = {}
         self._make("INBOX")
         for name, use in SPECIAL_FOLDERS:
             self._make(name)
@@ -432,6 +436,7 @@ class MemoryHome:
             return fail(failure)
         del self._folders[mailbox.name]
         self._notes.pop(mailbox.name, None)
+        self._acls.pop(mailbox.name, None)
         self._uses.pop(mailbox.name, None)
         mailbox.vanish()
         self.announce(HomeEvent("deleted", name))
@@ -458,6 +463,8 @@ class MemoryHome:
             self._folders[mailbox.name] = mailbox
             if name in self._notes:
                 self._notes[mailbox.name] = self._notes.pop(name)
+            if name in self._acls:
+                self._acls[mailbox.name] = self._acls.pop(name)
             if name in self._uses:
                 self._uses[mailbox.name] = self._uses.pop(name)
         self.announce(HomeEvent("renamed", new, old))
@@ -470,6 +477,31 @@ class MemoryHome:
             return fail(failure)
         (self._subscribed.add if subscribed else self._subscribed.discard)(name)
         self.announce(HomeEvent("subscribed" if subscribed else "unsubscribed", name))
+        return succeed(None)
+
+    def rights(self, name: str, user: str = "") -> Deferred[str]:
+        def mine(acl: dict[str, str]) -> str:
+            return ALL if user in ("", self.account.address.key) else rights_of(acl, user)
+
+        return self.acl(name).addCallback(mine)
+
+    def acl(self, name: str) -> Deferred[dict[str, str]]:
+        try:
+            return succeed(dict(self._acls.get(self.folder(name).name, {})))
+        except MailError as failure:
+            return fail(failure)
+
+    def acls(self) -> Deferred[dict[str, dict[str, str]]]:
+        return succeed({name: dict(acl) for name, acl in self._acls.items() if acl})
+
+    def set_acl(self, name: str, identifier: str, rights: str) -> Deferred[None]:
+        try:
+            acl = self._acls.setdefault(self.folder(name).name, {})
+        except MailError as failure:
+            return fail(failure)
+        acl.pop(identifier, None)
+        if rights:
+            acl[identifier] = rights
         return succeed(None)
 
     def metadata(self, name: str) -> Deferred[dict[str, bytes]]:

@@ -1,4 +1,6 @@
-"""What clients note about an account and its folders (RFC 5464): one small file a home, ``annotations.json``.
+"""What clients note about folders (RFC 5464), and to whom their owner gave rights (RFC 4314).
+
+One small file a home, ``annotations.json``.
 
 It is no cache and not in the index, whose loss does not lose it. Works on a
 :class:`lorrainemail.store.tree.Tree` in its strand's jobs; a change is synced before it is answered. A file
@@ -24,6 +26,9 @@ MAX_ENTRIES: Final = 200
 MAX_VALUE: Final = 64 * 1024
 MAX_ALL: Final = 4 << 20
 
+#: What the rights of an identifier stand under, beside the entries, which begin with "/".
+_ACL: Final = "acl:"
+
 Notes = dict[str, dict[str, str]]
 
 _log = Logger("lorrainemail.store")
@@ -32,7 +37,8 @@ _log = Logger("lorrainemail.store")
 def read(tree: Tree, name: str) -> dict[str, bytes]:
     """Entries (lower case) and values of a folder, of the account for ""."""
     name = _checked(tree, name)
-    return {entry: value.encode("latin-1") for entry, value in _load(tree).get(name, {}).items()}
+    mine = _load(tree).get(name, {})
+    return {entry: value.encode("latin-1") for entry, value in mine.items() if entry.startswith("/")}
 
 
 def change(tree: Tree, name: str, entries: Mapping[str, bytes | None]) -> None:
@@ -51,6 +57,35 @@ def change(tree: Tree, name: str, entries: Mapping[str, bytes | None]) -> None:
         raise limit("too many annotations")
     notes[name] = mine
     _save(tree, notes)
+
+
+def acl(tree: Tree, name: str) -> dict[str, str]:
+    """Who was given which rights to a folder (RFC 4314): identifier → rights."""
+    return _acl(_load(tree).get(_checked(tree, name), {}))
+
+
+def acls(tree: Tree) -> dict[str, dict[str, str]]:
+    """The same of all folders of which anybody was given some."""
+    return {name: found for name, mine in _load(tree).items() if (found := _acl(mine))}
+
+
+def set_acl(tree: Tree, name: str, identifier: str, rights: str) -> set[str]:
+    """Give rights, "" for none; answers all identifiers that have any in the home."""
+    name = _checked(tree, name)
+    notes = _load(tree)
+    mine = dict(notes.get(name, {}))
+    mine.pop(_ACL + identifier, None)
+    if rights:
+        mine[_ACL + identifier] = rights
+    if len(mine) > MAX_ENTRIES:
+        raise limit("too many rights")
+    notes[name] = mine
+    _save(tree, notes)
+    return {identifier for one in notes.values() for identifier in _acl(one)}
+
+
+def _acl(mine: Mapping[str, str]) -> dict[str, str]:
+    return {entry[len(_ACL) :]: rights for entry, rights in mine.items() if entry.startswith(_ACL)}
 
 
 def forget(tree: Tree, name: str) -> None:

@@ -277,7 +277,10 @@ def test_id_enable_and_namespace(door: Any) -> None:
     assert client.say("a ENABLE X-UNKNOWN") == ["* ENABLED", "a OK ENABLE completed"]
     assert client.say("a ENABLE QRESYNC X-Y") == ["* ENABLED CONDSTORE QRESYNC", "a OK ENABLE completed"]
     assert client.say("a ENABLE CONDSTORE") == ["* ENABLED", "a OK ENABLE completed"]
-    assert client.say("a NAMESPACE") == ['* NAMESPACE (("" "/")) NIL NIL', "a OK NAMESPACE completed"]
+    assert client.say("a NAMESPACE") == [
+        '* NAMESPACE (("" "/")) (("user/" "/")) NIL',
+        "a OK NAMESPACE completed",
+    ]
 
 
 def test_idle_tells_at_once_and_ends_with_done(door: Any) -> None:
