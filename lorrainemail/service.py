@@ -520,7 +520,7 @@ class Server(Ordered):
             new = attrs.evolve(new, **kept)
             policy = self._policy(new)
             zones = self.senders.zones(new.dns.zones)
-            served = self.served.prepare(new)
+            served = await self.served.prepared(new)
             client_tls = ClientTls(new.tls.trust)
             agents = self.couriers.added(new)
             login_parts = prepare_logins(new, self._reactor, self.tables)
