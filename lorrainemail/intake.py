@@ -163,15 +163,16 @@ class Intake(Service):
         hops: int,
         cause: str,
         parameters: tuple[Parameter, ...] = (),
+        account: str = "",
     ) -> Deferred[str]:
         """Take a message that an account's filter sends on: as :meth:`inject`, but a refusal is a failure,
         and nobody is sent a notice of it.
 
         :param parameters: of MAIL, which go with it.
+        :param account: whose filter it is: all that its sender hears of, if he hears of a failure.
         """
-        return Deferred.fromCoroutine(
-            self._inject(sender, recipients, content, hops, cause, kept=True, parameters=parameters)
-        )
+        sent = self._inject(sender, recipients, content, hops, cause, True, parameters, account)
+        return Deferred.fromCoroutine(sent)
 
     def reconfigure(self, hide_submitter: bool) -> None:
         """Other settings, for the transactions that end from now on."""
@@ -244,6 +245,7 @@ class Intake(Service):
         cause: str,
         kept: bool = False,
         parameters: tuple[Parameter, ...] = (),
+        account: str = "",
     ) -> str:
         id = new_id()
         facts = {
@@ -261,7 +263,7 @@ class Intake(Service):
         accepted: list[Accepted] = []
         refused: list[tuple[Recipient, Reply]] = []
         for address in recipients:
-            recipient = Recipient(address, original=str(address))
+            recipient = Recipient(address, original=account or str(address))
             expansion = await later(tables.expand(address))
             if expansion.refused is not None:
                 refused.append((recipient, expansion.refused.reply))

@@ -81,7 +81,7 @@ DELIVERED: Final = Reply(250, "2.1.5", "Delivered")
 
 #: What ``Intake.redirect`` is.
 Redirect = Callable[
-    [Address | None, Sequence[Address], IContent, int, str, tuple[Parameter, ...]], Deferred[str]
+    [Address | None, Sequence[Address], IContent, int, str, tuple[Parameter, ...], str], Deferred[str]
 ]
 
 
@@ -242,7 +242,10 @@ class Taking:
             transaction.envelope,
             self._means.hostname,
             self.began,
-            transaction.accepted[0].recipient.address if len(transaction.accepted) == 1 else None,
+            transaction.accepted[0].recipient.address
+            # Where a filter sends it on to is its owner's affair, also in a header that comes back.
+            if len(transaction.accepted) == 1 and not transaction.envelope.hops
+            else None,
             self._means.hide_submitter,
         )
         self._prefix = b"".join(
@@ -503,7 +506,9 @@ class Taking:
             contents = [Reheaded(one, 0, await self._sealed(one)) for one in contents]
         results = await self._all(
             [
-                self._means.redirect(one.sender, (one.recipient,), content, hops, self.id, parameters)
+                self._means.redirect(
+                    one.sender, (one.recipient,), content, hops, self.id, parameters, account
+                )
                 for one, content in zip(redirections, contents, strict=True)
             ]
         )

@@ -25,7 +25,7 @@ MakeServer = Callable[..., Any]
 
 
 class NextHop(socketserver.ThreadingTCPServer):
-    """Takes everything and remembers it, with the address that its client came from."""
+    """Takes everything but for ``no-...``, and remembers it, with the address that its client came from."""
 
     allow_reuse_address = True
     daemon_threads = True
@@ -59,6 +59,8 @@ class _Session(socketserver.StreamRequestHandler):
                     text = b"".join(iter(self.rfile.readline, b".\r\n"))
                     self.server.messages.append((sender, recipient, re.sub(rb"(?m)^\.\.", b".", text)))
                     self.say("250 2.0.0 Ok: queued as HOP42")
+                elif verb == "RCPT" and path.startswith("no-"):
+                    self.say("550 5.1.1 no such user")
                 elif verb == "QUIT":
                     self.say("221 bye")
                     return
@@ -142,6 +144,18 @@ def test_a_filters_redirect_leads_back_too(make_server: MakeServer, hop: NextHop
     ((sender, recipient, octets),) = taken(server, hop, 1)
     assert recipient == "friend@else.test" and sender.endswith("=far.test=ann@ours.test")
     assert octets.endswith(MESSAGE + b"\r\n")
+
+
+def test_a_sender_does_not_learn_where_a_filter_sent_his_mail(
+    make_server: MakeServer, hop: NextHop, tmp_path: Path
+) -> None:
+    server = make_server(accounts=("bob@ours.test", "ann@ours.test"), configuration=configuration(hop))
+    script = tmp_path / "script.sieve"
+    script.write_text('redirect "no-friend@secret.test";')
+    assert server.command("sieve", "put", "bob@ours.test", str(script), "--activate").returncode == 0
+    send(server, "ann@ours.test", "bob@ours.test")
+    (notice,) = server.wait_for_messages("ann@ours.test", 1)
+    assert b"Final-Recipient: rfc822; bob@ours.test" in notice and b"secret.test" not in notice
 
 
 def test_rewriting_can_be_turned_off(make_server: MakeServer, hop: NextHop) -> None:

@@ -258,7 +258,7 @@ def test_a_redirection_that_fails_keeps_the_message_here(failure: str) -> None:
 
 def _too_many(world: World) -> Any:
     def redirect(
-        sender: Any, recipients: Any, content: Any, hops: int, cause: str, parameters: Any
+        sender: Any, recipients: Any, content: Any, hops: int, cause: str, parameters: Any, account: str
     ) -> Deferred[str]:
         return world.intake.redirect(sender, recipients, content, 99, cause)
 
