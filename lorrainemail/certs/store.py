@@ -190,8 +190,9 @@ class CertificateStore(Service):
         """Look at the files now; fires when what changed is shown. Never fails."""
 
         def work() -> Deferred[None]:
-            done: Deferred[Any] = self._in_thread(self._looked, self.sources, self._seen)
-            return done.addCallback(self._take)
+            sources = self.sources
+            done: Deferred[Any] = self._in_thread(self._looked, sources, self._seen)
+            return done.addCallback(self._take, sources)
 
         done: Deferred[None] = self._lock.run(work)
         return done.addErrback(self._not_done)
@@ -265,7 +266,9 @@ class CertificateStore(Service):
             seen.folders,
         )
 
-    def _take(self, seen: Seen) -> None:
+    def _take(self, seen: Seen, sources: Sources) -> None:
+        if sources is not self.sources:
+            return  # a reload of the configuration came in between, with newer eyes
         try:
             self._use(seen)
         except ConfigurationError as error:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import datetime
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
 import trustme
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from lorrainemail.certs.sources import Sources, acme_file
@@ -179,6 +182,29 @@ def test_a_folder_that_cannot_be_read_any_more_changes_nothing(ca: trustme.CA, t
     (tmp_path / "away").rename(folder)
     it.look()
     assert it.said() == ""
+
+
+def test_a_look_that_was_under_way_at_a_reload_does_not_bring_the_old_files_back(
+    ca: trustme.CA, tmp_path: Path
+) -> None:
+    pairs = []
+    for name in ("old", "new"):
+        put(ca, tmp_path / f"{name}.pem", tmp_path / f"{name}.key", "mail.ours.test")
+        pairs.append(CertificatePair(str(tmp_path / f"{name}.pem"), str(tmp_path / f"{name}.key")))
+    it = bench(tmp_path, pairs[0])
+    thread: list[Deferred[None]] = []
+
+    def in_thread(work: Callable[..., Any], *args: Any) -> Deferred[Any]:
+        thread.append(Deferred())
+        return thread[-1].addCallback(lambda _: work(*args))
+
+    it.store._in_thread = in_thread
+    it.look()
+    sources = attrs.evolve(it.store.sources, configured=pairs[1])
+    it.store.use(sources, it.store.prepare(sources))
+    new = it.first()
+    thread[0].callback(None)
+    assert it.first() == new
 
 
 def test_a_start_with_files_that_do_not_fit_fails_and_names_them(ca: trustme.CA, tmp_path: Path) -> None:

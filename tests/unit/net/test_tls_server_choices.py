@@ -150,6 +150,7 @@ def test_the_answer_to_a_challenge_is_for_the_acme_server_alone(
     assert ask(tls, "mail.ours.test", ["acme-tls/1"], door=door).certificate != answer
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize(
     ("door", "switch", "taken"), [("smtp", True, True), ("smtp", False, False), ("imaps", True, False)]
 )
