@@ -32,6 +32,7 @@ from lorrainemail.errors import PermanentError, Reply
 from lorrainemail.interfaces import QueueRecipient
 from lorrainemail.queue.files import Directory
 from lorrainemail.queue.format import ID, FormatError, Stored, encode
+from lorrainemail.queue.history import append, record_of
 from lorrainemail.queue.select import Choice
 from lorrainemail.queue.spool import Entry, Spool
 
@@ -277,7 +278,14 @@ class Offline:
         return {"done": done, "kept": kept}
 
     def _drop(self, stored: Stored) -> bool:
-        self._directory.remove([stored.item.envelope.id])
+        item = stored.item
+        ends = [
+            record_of(self._now, "dropped", item, one, self._now - item.queued_at)
+            for one in item.recipients
+            if one.state != "done"
+        ]
+        append(self._directory.history, ends, self._now)
+        self._directory.remove([item.envelope.id])
         return True
 
     def _retry(self, stored: Stored) -> bool:

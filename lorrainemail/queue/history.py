@@ -23,7 +23,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -44,6 +44,8 @@ SWEEP: Final = 3600.0
 MAX_WAITING: Final = 50_000
 #: A longer line is none of ours.
 MAX_LINE: Final = 64 << 10
+#: The number of the file that commands write where no server runs.
+COMMANDS: Final = "9999"
 #: How a file is named: the day in UTC, a number.
 _NAME: Final = re.compile(r"(\d{4}-\d{2}-\d{2})\.(\d{4})\.jsonl\Z")
 
@@ -59,6 +61,8 @@ _REMOTE_IDS: Final = tuple(
         r"\A\d{3} [\d.]+ OK +\d+ ([\w.-]{8,80}) - gsmtp",
     )
 )
+
+_APPEND: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 _log = Logger("lorrainemail.queue.history")
 
@@ -120,27 +124,7 @@ class History:
         """
         if not self.keep or len(self._waiting) >= MAX_WAITING:
             return
-        self._waiting.append(
-            {
-                "time": round(self._wall(), 3),
-                "id": item.envelope.id,
-                "outcome": outcome,
-                "sender": "" if item.envelope.sender is None else str(item.envelope.sender),
-                "recipient": str(one.recipient.address),
-                "original": one.recipient.original,
-                "reply": one.last_reply,
-                "remote_id": remote_id(one.last_reply) if outcome == "delivered" else "",
-                "host": said.host if said is not None else "",
-                "tls": said.tls if said is not None else "",
-                "attempts": one.attempts,
-                "seconds": round(seconds, 1),
-                "size": item.size,
-                "door": item.door,
-                "account": item.account,
-                "courier": one.courier,
-                "notice": notice,
-            }
-        )
+        self._waiting.append(record_of(self._wall(), outcome, item, one, seconds, said, notice))
         if self._timer is None:
             self._timer = self._reactor.callLater(GATHER, self._flush_later)
 
@@ -174,14 +158,10 @@ class History:
     def _append(self, waiting: list[dict[str, Any]]) -> None:
         if not waiting:
             return
-        octets = b"".join(json.dumps(one, separators=(",", ":")).encode("ascii") + b"\n" for one in waiting)
+        octets = _lines(waiting)
         with self._lock:
             try:
-                descriptor = os.open(
-                    self._segment(),
-                    os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW,
-                    0o600,
-                )
+                descriptor = os.open(self._segment(), _APPEND, 0o600)
                 try:
                     os.write(descriptor, octets)
                 finally:
@@ -197,7 +177,8 @@ class History:
         """The file that lines go to now."""
         day = time.strftime("%Y-%m-%d", time.gmtime(self._wall()))
         if not os.path.basename(self._file).startswith(day):
-            numbers = [int(found.group(2)) for found in _names(self._directory) if found.group(1) == day]
+            names = _names(self._directory)
+            numbers = [int(one.group(2)) for one in names if one.group(1) == day and one.group(2) != COMMANDS]
             self._file = f"{self._directory}/{day}.{max(numbers, default=0):04}.jsonl"
         try:
             full = os.stat(self._file).st_size >= SEGMENT
@@ -205,7 +186,7 @@ class History:
             full = False
         if full:
             number = int(self._file[-10:-6]) + 1
-            self._file = f"{self._directory}/{day}.{min(number, 9999):04}.jsonl"
+            self._file = f"{self._directory}/{day}.{min(number, 9998):04}.jsonl"
         return self._file
 
     def _sync(self) -> None:
@@ -235,6 +216,55 @@ class History:
                 continue
             os.unlink(path)
             left -= sizes[path]
+
+
+def record_of(
+    now: float,
+    outcome: str,
+    item: QueueItem,
+    one: QueueRecipient,
+    seconds: float,
+    said: Outcome | None = None,
+    notice: str = "",
+) -> dict[str, Any]:
+    """One line, as :meth:`History.note` takes it."""
+    return {
+        "time": round(now, 3),
+        "id": item.envelope.id,
+        "outcome": outcome,
+        "sender": "" if item.envelope.sender is None else str(item.envelope.sender),
+        "recipient": str(one.recipient.address),
+        "original": one.recipient.original,
+        "reply": one.last_reply,
+        "remote_id": remote_id(one.last_reply) if outcome == "delivered" else "",
+        "host": said.host if said is not None else "",
+        "tls": said.tls if said is not None else "",
+        "attempts": one.attempts,
+        "seconds": round(seconds, 1),
+        "size": item.size,
+        "door": item.door,
+        "account": item.account,
+        "courier": one.courier,
+        "notice": notice,
+    }
+
+
+def append(directory: str, records: Sequence[dict[str, Any]], now: float) -> None:
+    """Write lines down, synced, where no server runs (the caller holds the lock). Fails with OSError."""
+    day = time.strftime("%Y-%m-%d", time.gmtime(now))
+    descriptor = os.open(f"{directory}/{day}.{COMMANDS}.jsonl", _APPEND, 0o600)
+    try:
+        if os.geteuid() == 0:  # a file that root's command made is the server's all the same
+            owner = os.stat(directory)
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
+        os.write(descriptor, _lines(records))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _lines(records: Sequence[dict[str, Any]]) -> bytes:
+    return b"".join(json.dumps(one, separators=(",", ":")).encode("ascii") + b"\n" for one in records)
 
 
 def _lost(failure: Failure) -> None:

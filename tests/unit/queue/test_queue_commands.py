@@ -14,6 +14,7 @@ from lorrainemail.errors import PermanentError
 from lorrainemail.interfaces import QueueItem, QueueRecipient
 from lorrainemail.ops.content import Content
 from lorrainemail.queue.commands import Offline, commands
+from lorrainemail.queue.history import records
 from lorrainemail.queue.spool import Entry, Spool
 
 
@@ -250,3 +251,13 @@ def test_a_choice_that_is_none_is_said(ask: Any) -> None:
     for choice in ({"colour": "red"}, {"older": "long"}, {"sender": 5}):
         with pytest.raises(PermanentError, match="cannot be chosen"):
             ask("queue.list", choice=choice)
+
+
+def test_what_was_dropped_is_remembered(ask: Any, spool: Spool) -> None:
+    spool.history.keep = 86400
+    put(spool, "id1", "bob@x.org", last_reply="451 later")
+    assert ask("queue.drop", ids=["id1"])["done"] == ["id1"]
+    ask("queue.history.flush")
+    (record,) = records(spool.directory.history)
+    assert (record["outcome"], record["recipient"]) == ("dropped", "bob@x.org")
+    assert record["reply"] == "451 later"
