@@ -133,6 +133,10 @@ class Responder:
         response.authority = answer.authority
         response.additional = answer.additional
 
+    def serves(self, name: dns.name.Name) -> bool:
+        """Whether a name is in one of the zones."""
+        return self.made.of(name) is not None or self.zones.of(name) is not None
+
     def _zones_of(self, name: dns.name.Name) -> Zones:
         made, other = self.made.of(name), self.zones.of(name)
         if made is None or (other is not None and len(other.origin) > len(made.origin)):

@@ -149,8 +149,7 @@ class Senders(MultiService):
     def _serves(self, domain: str) -> bool:
         import dns.name
 
-        zones = self._responder.zones if self._responder is not None else Zones()
-        return zones.of(dns.name.from_text(domain)) is not None
+        return self._responder is not None and self._responder.serves(dns.name.from_text(domain))
 
     def _keys_changed(self) -> None:
         responder = self._responder

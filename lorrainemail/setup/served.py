@@ -165,6 +165,12 @@ class ServedZones(Service):
             raise ConfigurationError((problem,)) from None
         return made
 
+    def prepared(self, settings: Settings) -> Deferred[dict[str, Made]]:
+        """As :meth:`prepare`, in a thread: what a reload waits for."""
+        challenges = {name: tuple(values) for name, values in self._challenges.items()}
+        done: Deferred[dict[str, Made]] = self._in_thread(self.prepare, settings, challenges)
+        return done
+
     def _make(self, settings: Settings, origin: str, records: Sequence[Record], file: Zone | None) -> Made:
         now = self._wall_clock()
         directory = directory_of(settings.state, origin)
@@ -211,9 +217,8 @@ class ServedZones(Service):
 
     async def _make_anew(self) -> None:
         settings = self._settings()
-        challenges = {name: tuple(values) for name, values in self._challenges.items()}
         try:
-            prepared = await self._in_thread(self.prepare, settings, challenges)
+            prepared = await self.prepared(settings)
         except CancelledError:
             raise
         except ConfigurationError as error:
