@@ -18,7 +18,7 @@ from lorrainemail.config.values import split_port
 from lorrainemail.errors import Problem
 from lorrainemail.interfaces import Expansion, LocalMailbox
 from lorrainemail.tables.backend import AliasRow
-from lorrainemail.tables.expand import is_below
+from lorrainemail.tables.following import is_below
 from lorrainemail.tables.route import best, patterns_of
 from lorrainemail.tables.rules import DomainRow, RouteRow, RouteTable
 from lorrainemail.tables.snapshot import Snapshot

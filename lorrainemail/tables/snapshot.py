@@ -27,8 +27,10 @@ from lorrainemail.interfaces import (
     later,
 )
 from lorrainemail.tables.backend import TableSet
-from lorrainemail.tables.expand import InThread, delivery_row, domain_row, expand
+from lorrainemail.tables.expand import domain_row, expand
+from lorrainemail.tables.following import InThread
 from lorrainemail.tables.memory import MemoryNetworks
+from lorrainemail.tables.reached import delivery_row
 from lorrainemail.tables.route import patterns_of, route
 from lorrainemail.tables.rules import DomainRow, Rules
 

@@ -20,9 +20,9 @@ from lorrainemail.store.paths import canonical_name, folder_directory, home_path
 from lorrainemail.tables import trust as trust_module
 from lorrainemail.tables.accounts import parse_accounts
 from lorrainemail.tables.aliases import parse_aliases
-from lorrainemail.tables.expand import BAD_TABLES, UNKNOWN_USER
 from lorrainemail.tables.files import FileSource
 from lorrainemail.tables.memory import memory_set
+from lorrainemail.tables.reached import BAD_TABLES, UNKNOWN_USER
 from lorrainemail.tables.rules import Rules
 from lorrainemail.tables.snapshot import Snapshot
 from lorrainemail.tables.targets import parse_targets

@@ -15,8 +15,8 @@ from lorrainemail.tables import expand as expand_module
 from lorrainemail.tables.accounts import parse_accounts
 from lorrainemail.tables.aliases import parse_aliases
 from lorrainemail.tables.backend import TableSet
-from lorrainemail.tables.expand import BAD_TABLES, NO_ROUTES, UNKNOWN_USER
 from lorrainemail.tables.memory import MemoryAccounts, MemoryAliases, MemoryDomains, memory_set
+from lorrainemail.tables.reached import BAD_TABLES, NO_ROUTES, UNKNOWN_USER
 from lorrainemail.tables.rules import Rules
 from lorrainemail.tables.snapshot import Snapshot
 
