@@ -580,6 +580,7 @@ class Policy:
             "loops",
             "mailauth",
             "greylist",
+            "classifier",
         ),
         metadata=_doc("the checks, in order; built-in or plugins", kind="word"),
     )

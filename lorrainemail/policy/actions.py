@@ -67,6 +67,11 @@ class CheckActions:
 
     def apply(self, verdict: Verdict, circumstances: Circumstances) -> Verdict:
         """The verdict as those whom it concerns want it."""
+        if verdict.each:
+            words = self._words(circumstances)
+            words = words * len(verdict.each) if len(words) == 1 else words
+            own = [weighed(action, word) for action, word in zip(verdict.each, words, strict=True)]
+            return attrs.evolve(verdict, each=tuple(_BESIDE.get(action, action) for action in own))
         if verdict.action is Action.CONTINUE:
             return verdict
         early = circumstances.stage in ("connect", "helo", "mail")

@@ -8,6 +8,7 @@ that we send, those that we receive, and DKIM keys replaced on a schedule. Made 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +82,7 @@ class Senders(MultiService):
     def use(self, settings: Settings) -> None:
         """Other settings: parts come and go."""
         self._settings = settings
+        self._learn(settings)
         near, dmarc = self._neighbours, settings.dmarc
         wanted = self.reports(settings) is not None
         if wanted and self._reporter is None:
@@ -145,6 +147,23 @@ class Senders(MultiService):
     def serve_keys_at(self, responder: Responder) -> None:
         """Whose zones get the records of keys that are made while running."""
         self._responder = responder
+
+    def _learn(self, settings: Settings) -> None:
+        """The classifier learns while anybody wants it."""
+        words = [row.get("classifier", "off") for row in settings.actions.values()]
+        wanted = "classifier" in settings.policy.checks and any(word != "off" for word in words)
+        learning: Any = self._parts.get("learning")
+        if wanted and learning is None:
+            from lorrainemail.filters.classifier import Learning
+
+            near = self._neighbours
+            mail = os.path.join(settings.state, "mail")
+            learning = self._parts["learning"] = Learning(
+                near.store, near.tables, near.in_thread, near.reactor, mail
+            )
+            learning.setServiceParent(self)
+        if learning is not None:
+            learning.active = wanted
 
     def _serves(self, domain: str) -> bool:
         import dns.name
