@@ -1,8 +1,8 @@
 """Folders of other accounts, as far as their owners gave rights to them (RFC 4314): the namespace ``user/``.
 
 :class:`Shares` makes the homes that sessions hold: an account's own folders, and under ``user/ADDRESS/``
-those that it may see of others. Rights are checked here, before the owner's home is asked; doors only say what
-the store answers. Who shares with whom is also noted in one small file, ``.shares.json`` in the mail
+those that it may see of others. Rights are checked here, before the owner's home is asked; doors only say
+what the store answers. Who shares with whom is also noted in one small file, ``.shares.json`` in the mail
 directory, so that a LIST looks only into the homes that it must; while nobody shares anything, nothing is
 asked at all.
 """
