@@ -74,8 +74,7 @@ from lorrainemail.setup.logins import Logins, prepare_logins
 from lorrainemail.setup.policy import make_policy
 from lorrainemail.setup.ports import BoundPort
 from lorrainemail.setup.senders import Neighbours, Senders
-from lorrainemail.setup.publishing import challenges_of
-from lorrainemail.setup.served import served_of
+from lorrainemail.setup.served import challenges_of, served_of
 from lorrainemail.setup.serving import Doors, Open, Ordered
 from lorrainemail.setup.sts_checks import StsChecks
 from lorrainemail.sieve.filter import SieveFilter

@@ -145,37 +145,3 @@ class UpdatePublisher:
 
     def _authority(self) -> Authority:
         return Authority(self._reactor, self._resolver, self._settings().dns.port)
-
-
-@implementer(IDnsChallenges)
-class DnsChallenges:
-    """ACME's challenges, wherever we may write: a zone that we serve, or a name server that takes updates."""
-
-    def __init__(self, served: Any, updates: UpdatePublisher) -> None:
-        self._served = served
-        self._updates = updates
-
-    def publish(self, name: str, value: str) -> Deferred[None]:
-        done: Deferred[None] = self._writer(name).publish(name, value)
-        return done
-
-    def withdraw(self, name: str, value: str) -> Deferred[None]:
-        done: Deferred[None] = self._writer(name).withdraw(name, value)
-        return done
-
-    def _writer(self, name: str) -> Any:
-        return self._served if self._served.has(name) else self._updates
-
-
-def challenges_of(server: Any, reactor: Any) -> DnsChallenges | None:
-    """For the configuration in force; None where nobody takes what we would write."""
-    settings = server.settings
-    if not settings.dns.serve and not settings.dns_update.server:
-        return None
-    updates = UpdatePublisher(
-        reactor,
-        server.resolver,
-        lambda: server.settings,
-        lambda: updater_of(reactor, server.settings),
-    )
-    return DnsChallenges(server.served, updates)

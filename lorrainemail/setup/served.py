@@ -25,15 +25,6 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from lorrainemail.config.model import Settings
-from lorrainemail.dns.keys import (
-    ZoneKeyFault,
-    directory_of,
-    load_or_make,
-    note_seen,
-    plan,
-    remove,
-)
-from lorrainemail.dns.signing import RENEW, sign
 from lorrainemail.dns.zonefile import load_zones, parse_zone
 from lorrainemail.dns.zones import Zone, Zones
 from lorrainemail.errors import ConfigurationError, Problem
@@ -148,6 +139,9 @@ class ServedZones(Service):
         made: dict[str, Made] = {}
         if not settings.dns.serve:
             return made
+        # Signing is loaded by those who have something to sign.
+        from lorrainemail.dns.keys import ZoneKeyFault
+
         files = {zone.origin: zone for zone in load_zones(settings.dns.zones)}
         try:
             records = gather(settings)
@@ -172,6 +166,9 @@ class ServedZones(Service):
         return done
 
     def _make(self, settings: Settings, origin: str, records: Sequence[Record], file: Zone | None) -> Made:
+        from lorrainemail.dns.keys import directory_of, load_or_make, plan, remove
+        from lorrainemail.dns.signing import RENEW, sign
+
         now = self._wall_clock()
         directory = directory_of(settings.state, origin)
         current = plan(load_or_make(directory, now), now)
@@ -251,6 +248,8 @@ class ServedZones(Service):
         await self.look()
 
     def _note_parent(self, settings: Settings, origin: str, there: frozenset[str]) -> None:
+        from lorrainemail.dns.keys import directory_of, load_or_make, note_seen
+
         directory, now = directory_of(settings.state, origin), self._wall_clock()
         for key in load_or_make(directory, now):
             if not key.seen and key.ds(origin).lower() in there:
@@ -304,3 +303,40 @@ def served_of(server: Any, reactor: Any, in_thread: Callable[..., Deferred[Any]]
         lambda origin: Deferred.fromCoroutine(parent(origin)),
         in_thread,
     )
+
+
+@implementer(IDnsChallenges)
+class DnsChallenges:
+    """ACME's challenges, wherever we may write: a zone that we serve, or a name server that takes updates."""
+
+    def __init__(self, served: Any, updates: Any) -> None:
+        self._served = served
+        self._updates = updates
+
+    def publish(self, name: str, value: str) -> Deferred[None]:
+        done: Deferred[None] = self._writer(name).publish(name, value)
+        return done
+
+    def withdraw(self, name: str, value: str) -> Deferred[None]:
+        done: Deferred[None] = self._writer(name).withdraw(name, value)
+        return done
+
+    def _writer(self, name: str) -> Any:
+        return self._served if self._served.has(name) else self._updates
+
+
+def challenges_of(server: Any, reactor: Any) -> DnsChallenges | None:
+    """For the configuration in force; None where nobody takes what we would write."""
+    settings = server.settings
+    if not settings.dns.serve and not settings.dns_update.server:
+        return None
+    # Loaded by those who have it configured.
+    from lorrainemail.setup.publishing import UpdatePublisher, updater_of
+
+    updates = UpdatePublisher(
+        reactor,
+        server.resolver,
+        lambda: server.settings,
+        lambda: updater_of(reactor, server.settings),
+    )
+    return DnsChallenges(server.served, updates)

@@ -5,13 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import attrs
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
-from lorrainemail.config.load import load_text
-from lorrainemail.http.mta_sts import CLEAN, Policies
-from lorrainemail.setup.checkup import _note_policies
 from lorrainemail.setup.doctor.daily import CHANCE, EVERY, FIRST, MEMORY, Daily, compare
 from lorrainemail.setup.doctor.findings import Finding, bad, good, unknown
 
@@ -135,26 +131,3 @@ def test_a_broken_memory_is_no_reason_to_be_silent(tmp_path: Path) -> None:
     office.findings = [NO_SPF]
     office.day()
     assert len(office.told) == 1
-
-
-def test_a_policy_may_enforce_after_a_week_without_a_fault_and_that_is_offered_once(tmp_path: Path) -> None:
-    text = 'hostname = "mail.a.test"\nlocal_domains = ["a.test"]\n'
-    policies = Policies(load_text(text, "f", str(tmp_path)))
-    well = [good("mx", "a.test"), good("certificate", "smtp"), good("door", "smtp 192.0.2.7 25")]
-    start = 1_800_000_000.0
-
-    def day(number: float, *findings: Finding) -> list[str]:
-        return _note_policies(policies, ["a.test"], findings, start + number * 86400)
-
-    assert day(0, *well) == []
-    assert day(3, *well) == []
-    assert day(4, bad("mx.elsewhere", "a.test", hosts="x", hostname="y"), *well) == [], "the week begins anew"
-    assert day(5, *well) == []
-    assert day(9, unknown("mx.unknown", "a.test"), *well) == [], "no check at all"
-    assert day(5 + CLEAN / 86400, bad("spf.missing", "a.test"), *well) == ["a.test"], "SPF has no part in it"
-    assert day(6 + CLEAN / 86400, *well) == []
-    assert day(20, bad("mx.missing", "b.test"), *well) == [], "nor has another domain"
-    enforcing = Policies(
-        attrs.evolve(policies.settings, mta_sts=attrs.evolve(policies.settings.mta_sts, mode="enforce"))
-    )
-    assert _note_policies(enforcing, ["a.test"], well, start) == []
