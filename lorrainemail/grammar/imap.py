@@ -17,6 +17,7 @@ import attrs
 from lorrainemail.grammar import imap_acl, imap_order
 from lorrainemail.grammar.imap_fetch import fetch_items
 from lorrainemail.grammar.imap_metadata import entry_names, get_metadata, set_metadata
+from lorrainemail.grammar.imap_multisearch import esearch
 from lorrainemail.grammar.imap_names import Pattern, decode_name
 from lorrainemail.grammar.imap_notify import notify
 from lorrainemail.grammar.imap_results import fetch_modifiers, result_options
@@ -482,6 +483,7 @@ _PARSERS: Final[dict[bytes, Callable[[Scanner], tuple[Any, ...]]]] = {
     b"UNSELECT": _nothing,
     b"EXPUNGE": _nothing,
     b"SEARCH": _search,
+    b"ESEARCH": esearch,
     b"SORT": imap_order.sort,
     b"THREAD": imap_order.thread,
     b"FETCH": _fetch,

@@ -75,9 +75,9 @@ def _group(scanner: Scanner) -> EventGroup:
     if kind not in _FILTERS:
         raise SyntaxFault("unknown mailbox filter")
     scanner.space()
-    mailboxes: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
     if kind in ("SUBTREE", "MAILBOXES"):
-        mailboxes = _mailboxes(scanner)
+        names = mailboxes(scanner)
         scanner.space()
     selected = kind.startswith("SELECTED")
     events: set[str] = set()
@@ -98,7 +98,7 @@ def _group(scanner: Scanner) -> EventGroup:
         raise SyntaxFault("malformed event list")
     scanner.expect(b")")
     _check(events, selected)
-    return EventGroup(kind, mailboxes, frozenset(events), fetch)
+    return EventGroup(kind, names, frozenset(events), fetch)
 
 
 def _check(events: set[str], selected: bool) -> None:
@@ -112,7 +112,7 @@ def _check(events: set[str], selected: bool) -> None:
         raise SyntaxFault("of the selected mailbox only messages are told")
 
 
-def _mailboxes(scanner: Scanner) -> tuple[str, ...]:
+def mailboxes(scanner: Scanner) -> tuple[str, ...]:
     """``one-or-more-mailbox``."""
     if not scanner.skip(b"("):
         return (scanner.mailbox(),)

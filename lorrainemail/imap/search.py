@@ -171,13 +171,15 @@ def results(
     options: ResultOptions,
     found: list[int],
     scores: Scores | None = None,
+    origin: bytes = b"",
 ) -> bytes:
     """Answer with what was found (in its order), as SEARCH or ESEARCH, and save it where that was asked."""
     kind = command.name.encode("ascii")
     if "IMAP4rev2" in session.enabled and kind == b"SEARCH" and not options.extended:
         options = ResultOptions(frozenset({"ALL"}), None, True)  # RFC 9051 §6.4.4
     modseq = any(key.name == "MODSEQ" for key in walk(program))
-    numbers = [view.uids[index] for index in found] if command.uid else [index + 1 for index in found]
+    by_uid = command.uid or bool(origin)
+    numbers = [view.uids[index] for index in found] if by_uid else [index + 1 for index in found]
     if not options.extended:
         more = b""
         if modseq and found:
@@ -213,10 +215,10 @@ def results(
         kept = found if whole else shown
         view.saved = array("I", sorted(view.uids[index] for index in kept))
     if words != {"SAVE"} or options.window is not None:
-        uid = b" UID" if command.uid else b""
+        uid = b" UID" if by_uid else b""
         session.send(
-            b"* ESEARCH (TAG %b)%b%b\r\n"
-            % (string(command.tag), uid, b"".join(b" " + part for part in parts))
+            b"* ESEARCH (TAG %b%b)%b%b\r\n"
+            % (string(command.tag), origin, uid, b"".join(b" " + part for part in parts))
         )
     return b"OK %b completed" % kind
 

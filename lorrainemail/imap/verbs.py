@@ -7,6 +7,7 @@ from typing import Final
 from lorrainemail.imap import access, acl, folders, messages, metadata, quota
 from lorrainemail.imap.appending import append
 from lorrainemail.imap.fetch import fetch
+from lorrainemail.imap.multisearch import esearch
 from lorrainemail.imap.notify import notify
 from lorrainemail.imap.order import sort
 from lorrainemail.imap.search import search
@@ -62,6 +63,7 @@ VERBS: Final[dict[str, Verb]] = {
     "MOVE": Verb(_SELECT, messages.move),
     "FETCH": Verb(_SELECT, fetch),
     "SEARCH": Verb(_SELECT, search),
+    "ESEARCH": Verb(_AUTH, esearch),
     "SORT": Verb(_SELECT, sort),
     "THREAD": Verb(_SELECT, thread),
 }
