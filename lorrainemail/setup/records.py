@@ -83,7 +83,7 @@ class Facts:
 
     :ivar addresses: under which the world finds the server.
     :ivar doors: open doors and their ports as the world sees them.
-    :ivar dkim: (name, text) of each key that signs or waits.
+    :ivar dkim: (name, text) of each key that signs or waits. ``waiting``: the names of those that wait.
     :ivar spki: SHA-256 of the public keys that the smtp door shows, or soon will (RFC 7671 §5.1).
     :ivar smarthosts: next hops for all mail, where there are such.
     :ivar web: whether a web server of ours answers for the names of this domain.
@@ -99,6 +99,7 @@ class Facts:
     smarthosts: tuple[str, ...] = ()
     web: bool = False
     sts_id: str = ""
+    waiting: tuple[str, ...] = ()
 
 
 def records_of(facts: Facts) -> list[Record]:
@@ -170,11 +171,8 @@ def facts_of(settings: Settings, domain: str, addresses: Sequence[str] | None = 
 
     :param addresses: those of the server, where they are known already.
     """
-    dkim = tuple(
-        (stored.key.name, stored.key.record())
-        for stored in stored_keys(settings.state, domain)
-        if stored.state != "replaced"
-    )
+    keys = [stored for stored in stored_keys(settings.state, domain) if stored.state != "replaced"]
+    dkim = tuple((stored.key.name, stored.key.record()) for stored in keys)
     doors = open_doors(settings)
     web = "https" in doors
     policies = Policies(settings)
@@ -188,6 +186,7 @@ def facts_of(settings: Settings, domain: str, addresses: Sequence[str] | None = 
         smarthosts(settings),
         web,
         policies.id(domain) if web and policies.mode(domain) != "none" else "",
+        tuple(stored.key.name for stored in keys if stored.state == "waits"),
     )
 
 

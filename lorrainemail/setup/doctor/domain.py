@@ -183,7 +183,9 @@ async def _dkim(ask: Asker, facts: Facts) -> list[Finding]:
         if told.trouble:
             continue
         records = sorted(told.records)
-        if not records:
+        if not records and name in facts.waiting:
+            found.append(warn("dkim.waits", name, data=text))
+        elif not records:
             found.append(await _missing(ask, "dkim", facts.domain, name, "TXT", text))
         elif len(records) > 1:
             found.append(bad("dkim.several", name, count=len(records)))

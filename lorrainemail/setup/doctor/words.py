@@ -383,6 +383,14 @@ WORDS: Final[dict[str, dict[Language, Words]]] = {
         "Les signatures ne peuvent être vérifiées : le courrier compte comme non signé.",
         "Publiez à ce nom : TXT {data}",
     ),
+    "dkim.waits": _case(
+        "a new key waits to be in the DNS",
+        "Until then the old one signs, which grows older.",
+        'Publish at this name: TXT {data}, then "lorrainemail dkim activate DOMAIN".',
+        "une nouvelle clé attend d'être dans le DNS",
+        "D'ici là c'est l'ancienne qui signe, et elle vieillit.",
+        "Publiez à ce nom : TXT {data}, puis « lorrainemail dkim activate DOMAINE ».",
+    ),
     "dkim.several": _case(
         "{count} records stand at the name of one key",
         "Verifiers take one by chance, or none.",

@@ -245,6 +245,10 @@ def dkim_one_domain_too_deep(world: World) -> None:
     world.replace(r"^(e20261122._domainkey.bricoleur.com). ", "e20261122._domainkey.bricoleur.com ")
 
 
+def new_key_not_published(world: World) -> None:
+    generate(str(world.directory), "bricoleur.com", "20270101", waits=True)
+
+
 def no_dmarc(world: World) -> None:
     world.replace(r"^_dmarc.*\n", "")
 
@@ -325,6 +329,7 @@ MISTAKES = [
     (dkim_with_quotes_inside, {"dkim.quotes"}),
     (dkim_of_another_key, {"dkim.another"}),
     (dkim_one_domain_too_deep, {"dkim.doubled"}),
+    (new_key_not_published, {"dkim.waits"}),
     (no_dmarc, {"dmarc.missing"}),
     (two_dmarc, {"dmarc.several"}),
     (dmarc_with_a_typing_error, {"dmarc.broken"}),
