@@ -52,6 +52,7 @@ def review_settings(settings: Settings) -> Iterator[Finding]:
     yield from _acme(settings)
     yield from _modes(settings)
     yield from _helper(settings)
+    yield from _zones(settings)
     if settings.limits.recipients < LEAST_RECIPIENTS:
         what = f"fewer recipients in one message than the standard's {LEAST_RECIPIENTS}"
         yield finding(
@@ -60,6 +61,19 @@ def review_settings(settings: Settings) -> Iterator[Finding]:
     if settings.limits.message_size < LEAST_MESSAGE:
         origin = settings.origin("limits", "message_size")
         yield finding("dangerous", origin, "messages of 64 KiB must be taken by the standard", "raise it")
+
+
+def _zones(settings: Settings) -> Iterator[Finding]:
+    """Zones that nobody can ask for, and updates that nobody would take."""
+    if settings.dns.serve and not settings.listen.dns:
+        origin = settings.origin("dns", "serve")
+        mend = "open it: [listen] dns = ['tcp:53:interface=\\:\\:']"
+        yield finding("broken", origin, "zones are served here, and the dns door is closed", mend)
+    update = settings.dns_update
+    if bool(update.server) != bool(update.key):
+        have, lack = ("server", "key") if update.server else ("key", "server")
+        origin = settings.origin("dns_update", have)
+        yield finding("broken", origin, f"updates need server and key; there is no {lack}", f"add {lack}")
 
 
 def _doors(settings: Settings) -> Iterator[Finding]:
