@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Final
 
 import attrs
 import dns.name
+import dns.rdatatype
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.internet.task import LoopingCall
@@ -85,7 +86,10 @@ def merge(zone: Zone, file: Zone | None) -> Zone:
         return zone
     nodes = {name: dict(node) for name, node in zone.nodes.items()}
     for name, node in file.nodes.items():
-        nodes.setdefault(name, {}).update(node)
+        ours = nodes.setdefault(name, {})
+        if dns.rdatatype.CNAME in node or dns.rdatatype.CNAME in ours:
+            ours.clear()  # nothing stands beside an alias (RFC 1034 §3.6.2)
+        ours.update(node)
     return Zone(zone.origin, nodes)
 
 

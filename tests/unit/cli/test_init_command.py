@@ -17,7 +17,7 @@ from lorrainemail.cli.main import main
 from lorrainemail.config.default import default_toml
 from lorrainemail.config.load import load_text
 from lorrainemail.setup import unit
-from lorrainemail.setup.new_domain import Wishes, configuration
+from lorrainemail.setup.new_domain import Wishes, configuration, place
 
 Init = Callable[..., dict[str, Any]]
 COMMON = ("--yes", "--json", "--no-probe", "--high-ports", "--interface", "127.0.0.1")
@@ -185,3 +185,21 @@ def test_the_unit_runs_the_programs_of_this_installation(tmp_path: Path) -> None
     assert "twistd -n --pidfile= lorrainemail" in text
     assert (tmp_path / "etc/sysusers.d/lorrainemail.conf").exists()
     assert ran[0] == "systemd-sysusers" and ran[-1] == "systemctl enable --now lorrainemail.service"
+
+
+@pytest.mark.parametrize(
+    ("user", "file", "state"),
+    [
+        (0, "/etc/lorrainemail/lorrainemail.toml", "/var/lib/lorrainemail"),
+        (1000, "lorrainemail-state/lorrainemail.toml", "lorrainemail-state"),
+    ],
+)
+def test_root_makes_the_system_s_server_and_others_a_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, user: int, file: str, state: str
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: user)
+    if os.path.exists("/etc/lorrainemail/lorrainemail.toml"):
+        pytest.skip("this machine has a server of its own")
+    located = place(None, None, str(tmp_path))
+    assert located.embedded
+    assert (located.file, located.state) == (os.path.join(tmp_path, file), os.path.join(tmp_path, state))

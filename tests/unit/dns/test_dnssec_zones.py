@@ -292,6 +292,14 @@ def test_a_zone_file_of_the_same_zone_adds_to_it_and_has_the_last_word(tmp_path:
     assert served.records("a.test", "MX") == {"10 mail.a.test."}
 
 
+def test_an_alias_of_the_file_stands_alone(tmp_path: Path) -> None:
+    file = tmp_path / "a.test.zone"
+    file.write_text("$TTL 60\n@ SOA ns h 1 1 1 1 1\n@ NS ns1\nmail CNAME www\nwww A 192.0.2.9\n")
+    served = Served(tmp_path, f'zones = ["{file}"]')
+    (zone,) = served.zones
+    assert set(zone.nodes[dns.name.from_text("mail.a.test.")]) == {dns.rdatatype.CNAME, dns.rdatatype.NSEC}
+
+
 def test_a_challenge_is_in_the_zone_while_it_lasts_and_the_serial_grows(tmp_path: Path) -> None:
     served = Served(tmp_path)
 
