@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import attrs
 import dns.dnssec
 import dns.flags
 import dns.message
@@ -24,7 +26,7 @@ from lorrainemail.dns.responder import Responder
 from lorrainemail.dns.signing import VALID, sign
 from lorrainemail.dns.zonefile import parse_zone
 from lorrainemail.dns.zones import Zones
-from lorrainemail.setup.served import ServedZones
+from lorrainemail.setup.served import ServedZones, challenges_of
 
 NOW = 1_800_000_000
 TEXT = """\
@@ -369,3 +371,18 @@ def test_a_zone_that_cannot_be_made_keeps_its_form_and_raises_an_alarm(tmp_path:
     file.write_bytes(whole)
     served.run(served.service.look())
     assert not served.service.alarms()
+
+
+def test_a_challenge_goes_where_its_zone_is_and_nowhere_where_nobody_writes(tmp_path: Path) -> None:
+    served = Served(tmp_path)
+
+    server = SimpleNamespace(settings=served.settings, resolver=None, served=served.service)
+    challenges = challenges_of(server, Clock())
+    assert challenges is not None
+    challenges.publish("_acme-challenge.mail.a.test", "one")
+    assert served.records("_acme-challenge.mail.a.test", "TXT") == {'"one"'}
+    ended: list[Any] = []
+    challenges.publish("_acme-challenge.b.test", "one").addErrback(ended.append)
+    assert "dns_update" in ended[0].getErrorMessage(), "that zone is not here, and nobody takes updates"
+    server.settings = attrs.evolve(server.settings, dns=attrs.evolve(server.settings.dns, serve=()))
+    assert challenges_of(server, Clock()) is None
