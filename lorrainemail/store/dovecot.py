@@ -17,6 +17,9 @@ import attrs
 #: Octets of a uidlist that are read.
 MAX_UIDLIST: Final = 64 << 20
 UIDLIST: Final = "dovecot-uidlist"
+#: What Courier calls its own, in the form of Dovecot's first version.
+COURIER_UIDS: Final = "courierimapuiddb"
+COURIER_SUBSCRIPTIONS: Final = "courierimapsubscribed"
 KEYWORDS: Final = "dovecot-keywords"
 
 
@@ -66,6 +69,16 @@ def parse_uidlist(text: str) -> UidList | None:
     if not 0 < validity < 2**32 or following >= 2**32:
         return None
     return UidList(validity, max(following, previous + 1), uids)
+
+
+def parse_courier_subscriptions(text: str) -> list[str]:
+    """Folders' directories without their first dot ("" is INBOX): Courier writes ``INBOX.Sent``."""
+    found: list[str] = []
+    for line in text.split("\n"):
+        head, _, rest = line.rstrip("\r").partition(".")
+        if head.upper() == "INBOX" and rest not in found:
+            found.append(rest)
+    return found
 
 
 def print_uidlist(uid_validity: int, uid_next: int, guid: str, uids: Iterable[tuple[int, str]]) -> bytes:

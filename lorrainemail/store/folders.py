@@ -19,6 +19,7 @@ from lorrainemail.interfaces import FolderFacts, FolderStatus
 from lorrainemail.ops.files import make_directories
 from lorrainemail.store import maildir
 from lorrainemail.store.changes import copy
+from lorrainemail.store.dovecot import COURIER_SUBSCRIPTIONS, parse_courier_subscriptions
 from lorrainemail.store.failures import already_exists, cannot, limit, nonexistent
 from lorrainemail.store.index import Folder
 from lorrainemail.store.paths import MAX_DEPTH, canonical_name, folder_directory, folder_name
@@ -68,8 +69,21 @@ def furnish(tree: Tree) -> None:
         for name, _use in SPECIAL_FOLDERS:
             make_directory(tree, folder_directory(name))
             names.append(name)
-        write_subscriptions(tree, names)
+        write_subscriptions(
+            tree, names + [name for name in _courier_subscriptions(tree) if name not in names]
+        )
     tree.furnished = True
+
+
+def _courier_subscriptions(tree: Tree) -> list[str]:
+    """What a Courier that kept the tree before us knew of subscriptions."""
+    try:
+        with open(f"{tree.maildir}/{COURIER_SUBSCRIPTIONS}", encoding="utf-8", errors="replace") as file:
+            text = file.read(_MAX_SUBSCRIPTIONS)
+    except OSError:
+        return []
+    names = (folder_name("." + plain) for plain in parse_courier_subscriptions(text) if plain)
+    return [name for name in names if name is not None][:MAX_FOLDERS]
 
 
 def _sweep(tree: Tree) -> None:

@@ -18,6 +18,7 @@ from twisted.logger import Logger
 from lorrainemail.errors import MailError
 from lorrainemail.store import maildir
 from lorrainemail.store.dovecot import (
+    COURIER_UIDS,
     KEYWORDS,
     MAX_UIDLIST,
     UIDLIST,
@@ -53,13 +54,18 @@ def adopt(tree: Tree, directory: str) -> Folder:
     finish_copies(tree, path)
     words = _keywords_beside(path)
     listed = parse_uidlist(_read(f"{path}/{UIDLIST}", MAX_UIDLIST))
+    couriers = listed is None
+    if couriers:
+        listed = parse_uidlist(_read(f"{path}/{COURIER_UIDS}", MAX_UIDLIST))
+        if listed is not None:
+            _log.info("{path}: took over the UIDs that Courier gave", path=path)
     seen = maildir.scan(path)
     if listed is None or listed.uid_next > MAX_UID - len(seen.files):
         folder = tree.index.add_folder(directory, tree.now(), keywords=words)
         listed = UidList(folder.uid_validity, 1, {})
     else:
         folder = tree.index.add_folder(directory, tree.now(), listed.uid_validity, listed.uid_next, words)
-        folder.mirrored = listed.uid_next
+        folder.mirrored = 0 if couriers else listed.uid_next  # of Courier's we write one of our own
         # HIGHESTMODSEQ never falls, and how far the lost index had come is not known.
         folder.modseq = folder.modseq_reserved = tree.now() * 1000
         folder.dirty = True

@@ -223,3 +223,33 @@ async def test_a_copy_that_comes_back_has_a_pop3_id_of_its_own(
     assert [after.unique_id(number) for number in after.numbers()] == ids[1:]
     for one in (before, after, inbox, archive):
         one.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_tree_of_couriers_keeps_its_uids_and_subscriptions(
+    open_store: Open, bob: Account, tmp_path: Path
+) -> None:
+    path = maildir(tmp_path)
+    for part in ("tmp", "new", "cur", ".Work/tmp", ".Work/new", ".Work/cur"):
+        (path / part).mkdir(parents=True)
+    (path / "cur" / "1600000001.M1P1.host,S=12:2,S").write_bytes(b"Subject: a\n\n")
+    (path / "cur" / "1600000002.M1P1.host,S=12:2,").write_bytes(b"Subject: b\n\n")
+    (path / "courierimapuiddb").write_text(
+        "1 1600000000 90\n17 1600000002.M1P1.host,S=12\n42 1600000001.M1P1.host,S=12\n"
+    )
+    (path / "courierimapsubscribed").write_text("INBOX\nINBOX.Work\nINBOX.Sent\nelsewhere\n")
+    store = await open_store()
+    home = store.home(bob)
+    inbox = await home.open("INBOX")
+    assert inbox.uid_validity == 1600000000 and list(inbox.uids()) == [17, 42] and inbox.uid_next == 90
+    assert inbox.flags(42) == {"\\Seen"}
+    inbox.close()
+    listed = {folder.name: folder.subscribed for folder in await home.folders()}
+    assert listed["Work"] and listed["Sent"]
+    await store.stopService()
+    (path / "courierimapuiddb").unlink()
+    (path.parent / "index.sqlite").unlink()
+    store = await open_store()  # what we wrote of it ourselves says the same
+    inbox = await store.home(bob).open("INBOX")
+    assert inbox.uid_validity == 1600000000 and list(inbox.uids()) == [17, 42]
+    inbox.close()
