@@ -71,7 +71,7 @@ from lorrainemail.setup.checkup import daily_of
 from lorrainemail.setup.couriers import Couriers
 from lorrainemail.setup.first_start import directories
 from lorrainemail.setup.logins import Logins, prepare_logins
-from lorrainemail.setup.policy import make_policy
+from lorrainemail.setup.policy import Remembered, make_policy
 from lorrainemail.setup.ports import BoundPort
 from lorrainemail.setup.senders import Neighbours, Senders
 from lorrainemail.setup.served import challenges_of, served_of
@@ -156,7 +156,7 @@ class Server(Ordered):
         self.server_tls.ask_clients = self.logins.ask_clients
 
         # The way in: policy at each verb, intake at the final dot.
-        self._remembered: dict[str, object] = {}
+        self._remembered = Remembered()
         neighbours = Neighbours(
             reactor,
             self.resolver,
@@ -294,6 +294,7 @@ class Server(Ordered):
             self.logins,
             self.store,
             self.queue,
+            self._remembered,
             self.intake,
             self.senders,
             self.runner,
@@ -466,7 +467,7 @@ class Server(Ordered):
             self.resolver,
             self._in_thread,
             self._tell_operator,
-            self._remembered,
+            self._remembered.memory,
             heard.heard_from,
             self.senders.reports(settings),
         )

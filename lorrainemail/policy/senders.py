@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar, Final
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -91,12 +91,19 @@ class Spent:
         if self._file and self._in_thread is not None and self._saving is None:
             self._saving = self._clock.callLater(SAVE, self._save)
 
-    def _save(self) -> None:
+    def close(self) -> Deferred[Any]:
+        """Write down what is not yet; the process ends."""
+        if self._saving is None:
+            return succeed(None)
+        self._saving.cancel()
+        return self._save()
+
+    def _save(self) -> Deferred[Any]:
         assert self._in_thread is not None
         self._saving = None
         known = {"at": self._wall(), "hour": self.hour.spent(), "day": self.day.spent()}
         work = partial(replace_file, SYSTEM, self._file, json.dumps(known).encode())
-        self._in_thread(work).addErrback(
+        return self._in_thread(work).addErrback(
             lambda failure: _log.error(
                 "What the accounts have sent cannot be written: {error}", error=failure.getErrorMessage()
             )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, gatherResults
 
 from lorrainemail.config.default import asks_dns_about_senders
 from lorrainemail.config.model import Settings
@@ -14,10 +15,25 @@ from lorrainemail.policy.chain import PolicyChain, build_chain
 from lorrainemail.setup.first_start import directories
 
 
+class Remembered(Service):
+    """What checks remember beyond a reload, each under its name; what must outlive the process is written
+    down at its end."""
+
+    name = "remembered"
+
+    def __init__(self) -> None:
+        self.memory: dict[str, object] = {}
+
+    def stopService(self) -> Deferred[Any]:
+        super().stopService()  # type: ignore[no-untyped-call]
+        closing = [kept.close() for kept in self.memory.values() if hasattr(kept, "close")]
+        return gatherResults([one for one in closing if isinstance(one, Deferred)])
+
+
 def make_policy(
     settings: Settings,
     reactor: Any,
-    resolver: IResolver,
+    resolver: IResolver | None,
     in_thread: Callable[[Callable[[], Any]], Deferred[Any]] | None = None,
     tell_operator: Callable[[str, str], None] | None = None,
     memory: dict[str, object] | None = None,

@@ -104,11 +104,15 @@ def test_a_restart_does_not_forgive(tmp_path: Path) -> None:
 
     check = start()
     assert [ask(check) for _ in range(3)] == ["", "", ""]
-    clock.advance(SAVE)
+    check._spent.close()
+    assert clock.getDelayedCalls() == []
     (file,) = tmp_path.iterdir()
     assert file.name == "account-limits.json" and file.stat().st_mode & 0o777 == 0o600
     assert ask(start()).startswith("450 4.7.1 Your limit of 3 recipients an hour is reached")
     assert ask(start(), "bob@ours.test") == ""
+    assert [ask(check, "eve@ours.test") for _ in range(3)] == ["", "", ""]
+    clock.advance(SAVE)
+    assert ask(start(), "eve@ours.test").startswith("450 4.7.1")
     # A file that is none forgives.
     file.write_text("[1]")
     assert ask(start()) == ""
