@@ -22,8 +22,8 @@ from lorrainemail.config.review import Finding, finding, review_settings
 from lorrainemail.delivery.agents import find_plugins
 from lorrainemail.delivery.hops import is_local
 from lorrainemail.errors import ConfigurationError, Problem
-from lorrainemail.interfaces import Origin, PolicyResources
-from lorrainemail.policy.chain import build_chain
+from lorrainemail.interfaces import Origin
+from lorrainemail.setup.policy import make_policy
 from lorrainemail.tables.backend import AliasRow, find_backend
 from lorrainemail.tables.edit import confirm
 from lorrainemail.tables.review import local_domains, review_tables, routes
@@ -99,8 +99,7 @@ def examine(config: str | None, state: str | None) -> Report:
     except ConfigurationError as error:
         return Report(located, error.problems)
     try:
-        resources = PolicyResources(Clock(), None, settings.hostname, settings.limits.hops)
-        build_chain(settings.policy.checks, resources, where=settings.origin("policy", "checks"))
+        make_policy(settings, Clock(), None)
     except ConfigurationError as error:
         errors += error.problems
     errors += _file_problems(settings)

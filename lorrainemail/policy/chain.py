@@ -94,6 +94,9 @@ def build_chain(
             words = ", ".join(sorted(known)) or "none"
             what = f"[policy] checks: no check is called {name!r}"
             problems.append(Problem(where.file, where.line, what, f"known: {words}"))
+        elif name not in names:
+            what = f"[actions] or fail_closed: the check {name!r} is not among [policy] checks"
+            problems.append(Problem(where.file, where.line, what, "add it there"))
     if problems:
         raise ConfigurationError(tuple(problems))
     for plugin in [*(known[name] for name in names), *own.values()]:

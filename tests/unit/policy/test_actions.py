@@ -150,3 +150,10 @@ def test_no_word_makes_a_verdict_of_none(action: Action, word: str) -> None:
     assert becomes is Action.CONTINUE if action is Action.CONTINUE else becomes in Action
     # A deferral never becomes final.
     assert not (action is Action.DEFER and becomes is Action.REFUSE)
+
+
+def test_words_for_checks_that_are_not_asked_are_an_error() -> None:
+    resources = PolicyResources(Clock(), None, "x")
+    plugin = Plugin(Check("mail", Action.TAG))
+    with pytest.raises(ConfigurationError, match="'lists' is not among"):
+        build_chain([], resources, [plugin], actions={"bob@x.org": {"lists": "off"}})
