@@ -12,8 +12,8 @@ final refusals into a notice to the sender where that is no backscatter. A group
 answered 4xx if any failure was temporary, else 5xx. A group whose queue item could not be written is answered
 4xx and nothing of it that is not visible yet becomes so.
 
-One transaction is carried out by :class:`lorrainemail.transaction.Taking`. The common case, mailboxes only,
-is one call of the committer for each mailbox, all in one hop.
+One transaction is carried out by :class:`lorrainemail.transaction.taking.Taking`. The common case, mailboxes
+only, is one call of the committer for each mailbox, all in one hop.
 
 Invariants: a 2xx is answered only when each recipient of the group is in his mailbox, in the queue, or
 refused with a notice; nobody is served twice by one transaction; an answer comes within 60
@@ -56,7 +56,8 @@ from lorrainemail.ops import steps
 from lorrainemail.ops.ids import new_id
 from lorrainemail.ops.metrics import Counter, Histogram
 from lorrainemail.tables.archive import Archive
-from lorrainemail.transaction import Means, Seal, Taking
+from lorrainemail.transaction.course import Means, Seal
+from lorrainemail.transaction.taking import Taking
 
 _log = Logger("lorrainemail.intake")
 _TAKEN = Counter("lorrainemail_messages_taken", "Messages answered at the final dot", ["answer"])

@@ -33,7 +33,7 @@ from lorrainemail.interfaces import (
     Verdict,
 )
 from lorrainemail.ops.content import Content
-from lorrainemail.transaction import BOUND, PATIENCE
+from lorrainemail.transaction.course import BOUND, PATIENCE
 
 FULL = Reply(552, "5.2.2", "Mailbox full")
 BUSY = Reply(451, "4.2.0", "Mailbox busy")

@@ -28,7 +28,7 @@ from lorrainemail.interfaces import (
 )
 from lorrainemail.ops.content import Content
 from lorrainemail.store.memory import MemoryStore
-from lorrainemail.transaction import BOUND, PATIENCE
+from lorrainemail.transaction.course import BOUND, PATIENCE
 
 MESSAGE = b"Subject: x\r\nMessage-ID: <a@b>\r\n\r\nbody\r\n"
 ACCOUNTS = ("bob@bricoleur.com", "dave@bricoleur.com")
