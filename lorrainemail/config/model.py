@@ -252,8 +252,8 @@ class Acme:
     directory: str = attrs.field(
         default="",
         metadata=_doc(
-            'where certificates are fetched by ACME: "letsencrypt", "letsencrypt-staging" or the https address '
-            "of another directory; naming one agrees to its terms. Default: nowhere",
+            'where certificates are fetched by ACME: "letsencrypt", "letsencrypt-staging" or the https '
+            "address of another directory; naming one agrees to its terms. Default: nowhere",
             kind="acme",
         ),
     )
@@ -282,8 +282,8 @@ class Acme:
     credentials: str = attrs.field(
         default="",
         metadata=_doc(
-            "name of a row in the credentials file, for authorities that want a known customer (EAB): user is "
-            "the key's id, secret the key",
+            "name of a row in the credentials file, for authorities that want a known customer (EAB): user "
+            "is the key's id, secret the key",
             kind="word",
         ),
     )

@@ -160,9 +160,14 @@ def test_commands_files_and_lists_get_what_aliases_say(make_server: Any, tmp_pat
 
     send(server, "later@ours.test")
     server.wait(lambda: "temporary failure" in server.log_text(), "the deferral")
-    (waiting,) = [json.loads(path.read_bytes()) for path in server.queued() if path.suffix == ".json"]
-    (one,) = waiting["recipients"]
-    assert (one["courier"], one["argument"], one["attempts"]) == ("pipe", str(later), 1)
+
+    def waiting() -> list[tuple[str, str, int]]:
+        items = [json.loads(path.read_bytes()) for path in server.queued() if path.suffix == ".json"]
+        return [
+            (one["courier"], one["argument"], one["attempts"]) for item in items for one in item["recipients"]
+        ]
+
+    server.wait(lambda: waiting() == [("pipe", str(later), 1)], "the attempt's mark in the queue")
 
     said = server.command("explain", "--json", "list@ours.test", "--ip", "127.0.0.1")
     finals = {final["address"]: final for final in json.loads(said.stdout)["finals"]}
