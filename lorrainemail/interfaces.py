@@ -1310,6 +1310,12 @@ class IClientTls(Interface):
         """An ``IOpenSSLClientConnectionCreator`` for ``startTLS`` as a client: verifies the name for
         "verified", the certificate for "sha256:...", nothing for "opportunistic"."""
 
+    def checking(host: str, check: Callable[..., None]) -> object:
+        """The like, which asks ``check`` about the server's certificates (``net.tls.PeerCheck``)."""
+
+    def watching(host: str) -> object:
+        """The like, which goes on whatever the certificate; its ``heard`` tells what was wrong with it."""
+
 
 class IDnsChallenges(Interface):
     """Puts the answers of ACME's DNS-01 into the DNS (RFC 8555 §8.4). Both fail with any exception whose text

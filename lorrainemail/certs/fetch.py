@@ -39,7 +39,11 @@ MAX_ADDRESSES: Final = 4
 
 
 class FetchError(Exception):
-    """It did not come to an answer; the text says why."""
+    """It did not come to an answer; the text says why. ``tls``: the other side did not prove its name."""
+
+    def __init__(self, words: str, tls: bool = False) -> None:
+        super().__init__(words)
+        self.tls = tls
 
 
 @attrs.frozen(slots=True)
@@ -65,11 +69,12 @@ class Fetcher:
         self._resolver = resolver
 
     async def request(
-        self, method: str, url: str, body: bytes | None = None, content_type: str = ""
+        self, method: str, url: str, body: bytes | None = None, content_type: str = "", most: int = MAX_BODY
     ) -> Response:
         """One request, and its answer.
 
         :param url: https alone.
+        :param most: octets of the answer's body.
         :raises FetchError: where there is no whole answer within bounds.
         """
         if not url.startswith("https://") or not url.isascii() or not url.isprintable() or " " in url:
@@ -77,7 +82,7 @@ class Fetcher:
         endpoints = _Endpoints(self._clock, self._tls, self._resolver)
         make: Any = Agent
         agent = make.usingEndpointFactory(self._clock, endpoints)
-        exchange = self._exchange(agent, method, url, body, content_type)
+        exchange = self._exchange(agent, method, url, body, content_type, most)
         work: Deferred[Response] = Deferred.fromCoroutine(exchange)
         try:
             return await work.addTimeout(EXCHANGE, self._clock)
@@ -86,12 +91,12 @@ class Fetcher:
         except TimeoutError:
             raise FetchError(f"{_host(url)} took longer than {EXCHANGE:.0f} s") from None
         except Exception as error:
-            raise FetchError(f"{_host(url)}: {_words(error)}") from error
+            raise FetchError(f"{_host(url)}: {_words(error)}", _is_of_tls(error)) from error
         finally:
             endpoints.abort()  # whatever came of it: a peer that does not hang up is not waited for
 
     async def _exchange(
-        self, agent: Any, method: str, url: str, body: bytes | None, content_type: str
+        self, agent: Any, method: str, url: str, body: bytes | None, content_type: str, most: int
     ) -> Response:
         fields = {"User-Agent": [f"lorrainemail/{VERSION}"], "Accept-Language": ["en"]}
         if content_type:
@@ -100,7 +105,7 @@ class Fetcher:
         answer: Any = await agent.request(
             method.encode("ascii"), url.encode("ascii"), Headers(fields), producer
         )
-        content = await self._body(answer)
+        content = await self._body(answer, most)
         found = {
             name.decode("latin-1").lower(): values[0].decode("latin-1")
             for name, values in answer.headers.getAllRawHeaders()
@@ -108,8 +113,8 @@ class Fetcher:
         links = tuple(value.decode("latin-1") for value in answer.headers.getRawHeaders(b"link", ()))
         return Response(answer.code, found, content, links)
 
-    def _body(self, answer: Any) -> Deferred[bytes]:
-        collector = _Collector()
+    def _body(self, answer: Any, most: int) -> Deferred[bytes]:
+        collector = _Collector(most)
         answer.deliverBody(collector)
         return collector.done
 
@@ -184,18 +189,19 @@ def _is_address(host: str) -> bool:
 class _Collector(Protocol):
     """Takes a body of bounded size."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
+        self._most = most
         self.done: Deferred[bytes] = Deferred()
         self._parts: list[bytes] = []
         self._size = 0
 
     def dataReceived(self, data: bytes) -> None:
         self._size += len(data)
-        if self._size <= MAX_BODY:
+        if self._size <= self._most:
             self._parts.append(data)
         elif not self.done.called:
             self._parts.clear()
-            self.done.errback(FetchError(f"the answer is larger than {MAX_BODY} octets"))
+            self.done.errback(FetchError(f"the answer is larger than {self._most} octets"))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self.done.called:
@@ -230,6 +236,10 @@ class _Whole:
 
 def _host(url: str) -> str:
     return url.removeprefix("https://").partition("/")[0][:260]
+
+
+def _is_of_tls(error: BaseException) -> bool:
+    return isinstance(error, ResponseFailed) and any(tls_fault(one) for one in error.reasons or ())
 
 
 def _words(error: BaseException) -> str:

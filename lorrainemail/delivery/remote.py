@@ -21,7 +21,13 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from lorrainemail.addresses import Address
-from lorrainemail.delivery.client import MAX_RECIPIENTS, NO_DELIVERBY, NO_REQUIRETLS, Sent
+from lorrainemail.delivery.client import (
+    MAX_RECIPIENTS,
+    NO_DELIVERBY,
+    NO_REQUIRETLS,
+    ClientSession,
+    Sent,
+)
 from lorrainemail.delivery.hops import NextHops, OurEnds, find_hops
 from lorrainemail.delivery.rewriting import Rewriting
 from lorrainemail.delivery.sessions import NoSession, Sessions, Target
@@ -42,12 +48,17 @@ from lorrainemail.interfaces import (
     later,
 )
 from lorrainemail.ops.reheaded import Reheaded
+from lorrainemail.tlspolicy.plan import HostPolicy, Plan, TlsPolicies
 
 #: Connections that are begun, and sessions that speak of mail, in one attempt at most.
 MAX_CONNECTIONS: Final = 10
 MAX_SESSIONS: Final = 3
 #: Destinations of which is remembered that a row gives them a pace of their own.
 MAX_PACES: Final = 5000
+
+#: Said of a host whose name the sender wants proved; of another it may be (RFC 8689 §4.2.1).
+NOT_PROVED: Final = Reply(450, "4.7.30", "neither DNSSEC nor MTA-STS proves the name of the server")
+MAYBE_PROVED: Final = Reply(450, "4.7.30", "whether anything proves the name of the server is not known now")
 
 _USUAL: Final = Pace()
 
@@ -92,6 +103,8 @@ class RemoteCourier:
         self.rewriting = Rewriting({})
         self.sign: Callable[[IContent], Awaitable[bytes]] | None = None
         self._paces: dict[str, Pace] = {}
+        #: What other domains want of TLS; None: nobody is asked.
+        self.policies: TlsPolicies | None = None
 
     def close(self) -> Deferred[None]:
         """Quit sessions that are kept; cut the others."""
@@ -209,6 +222,10 @@ class RemoteCourier:
         """Where a route leads now."""
         return await find_hops(route, self._resolver, self.ours, self.port, self.ipv6, self._shuffle)
 
+    async def plan(self, route: Route, hops: NextHops) -> Plan | None:
+        """What the recipients' domain wants of TLS; None where a row of ours decides, or nobody is asked."""
+        return await plan_of(self.policies, route, hops)
+
     def targets(self, route: Route, hops: NextHops) -> list[Target]:
         """Each address of each host, in the order of trying.
 
@@ -254,7 +271,12 @@ class _Attempt:
             targets = self.courier.targets(route, hops)
         except NoSession as none:
             return self._all("deferred", none.reply, none.ours)
-        if self.envelope.asks("REQUIRETLS"):
+        plan = await self.courier.plan(route, hops)
+        required = self.envelope.asks("REQUIRETLS")
+        if plan is not None:
+            self.strict = required
+            targets = self._as_published(targets, plan, required)
+        elif required:
             # RFC 8689 §4.2: whatever the row leaves open, the sender does not.
             self.strict = route.tls in ("none", "opportunistic")
             targets = [_protected(target) for target in targets]
@@ -278,13 +300,41 @@ class _Attempt:
                 break
         return [_final(self.outcomes[index]) for index in range(len(self.recipients))]
 
+    def _as_published(self, targets: list[Target], plan: Plan, required: bool) -> list[Target]:
+        """The targets as the recipients' domain wants them spoken to; of those that may not be used it is
+        noted why. ``required``: the sender wants their names proved (RFC 8689 §4.2.1)."""
+        everybody = list(range(len(self.recipients)))
+        found, told = [], set[str]()
+        for target in targets:
+            policy = plan.of(target.host)
+            reply: Reply | None = None
+            if policy.use == "wait":
+                reply = Reply(451, "4.7.5", f"{target.host} is not used: {policy.words}"[:400])
+            elif required and not policy.authentic:
+                reply = MAYBE_PROVED if plan.unsure else NOT_PROVED
+            if reply is not None:
+                self._unreached(everybody, NoSession(reply), target)
+                if target.host not in told and policy.use == "wait":
+                    self.courier.sessions.observed(target, policy, policy.fault, policy.words)
+                told.add(target.host)
+                continue
+            tls = policy.requirement
+            if required and policy.check is None:
+                tls = "verified"
+            found.append(attrs.evolve(target, tls=tls, check=policy.check, policy=policy))
+        if plan.fault and targets:
+            missing = HostPolicy("any", "", plan.published)
+            self.courier.sessions.observed(targets[0], missing, plan.fault, plan.words)
+        return found
+
     def _unreached(self, indices: list[int], none: NoSession, target: Target) -> None:
+        published = target.policy is not None and bool(none.fault)
         for index in indices:
             # what a host said of the recipient tells more than that another cannot be reached
             known = self.outcomes.get(index)
             if known is None or not known.host:
-                # a sender's wish that a host cannot grant is no fault of ours
-                ours = none.ours and not self.strict
+                # what a sender or the recipients' domain wants and a host does not do is no fault of ours
+                ours = none.ours and not self.strict and not published
                 self._set(index, "deferred", none.reply, ours, str(target) if none.remote else "")
 
     def _all(self, kind: _Kind, reply: Reply, ours: bool) -> list[Outcome]:
@@ -333,7 +383,7 @@ class _Attempt:
             elif one.reply.permanent:
                 kind = "failed"
             host = str(target) if one.remote else ""
-            self._set(index, kind, one.reply, False, host, session.wire.tls, confirms, keeps_time)
+            self._set(index, kind, one.reply, False, host, _tls_words(session, target), confirms, keeps_time)
         return [
             index for index, one in zip(part, sent, strict=True) if one.reply.temporary and not one.uncertain
         ]
@@ -349,6 +399,21 @@ def _source(route: Route, address: str) -> str:
     return next((one for one in route.source if (":" in one) == (":" in address)), "")
 
 
+async def plan_of(policies: TlsPolicies | None, route: Route, hops: NextHops) -> Plan | None:
+    """What the domain that a route leads to wants of TLS; None where a row of ours decides, or nobody is
+    asked. The courier and ``lorrainemail explain`` both ask here."""
+    if policies is None or route.kind != "mx" or route.tls != "opportunistic":
+        return None
+    return await policies.plan(route.domain, [(hop.host, hop.port) for hop in hops.hops])
+
+
+def _tls_words(session: ClientSession, target: Target) -> str:
+    """What the session runs under, and what its host proved by that."""
+    if target.policy is None or not target.policy.short or not session.wire.tls:
+        return session.wire.tls
+    return f"{session.wire.tls}, {target.policy.short}"
+
+
 def _protected(target: Target) -> Target:
     """The same under TLS with a verified name, where its row asks for nothing better."""
     return attrs.evolve(target, tls="verified") if target.tls in ("none", "opportunistic") else target
@@ -359,6 +424,9 @@ def _final(outcome: Outcome) -> Outcome:
     if outcome.reply == NO_REQUIRETLS:
         # RFC 8689 §4.2.
         reply = Reply(550, "5.7.30", "no server of the recipient knows REQUIRETLS")
+    elif outcome.reply == NOT_PROVED:
+        words = "neither DNSSEC nor MTA-STS proves the names of the recipient's servers"
+        reply = Reply(550, "5.7.30", words)
     elif outcome.reply == NO_DELIVERBY:
         reply = Reply(550, "5.3.3", "no server of the recipient promises delivery by a time")
     else:

@@ -23,6 +23,9 @@ from lorrainemail.delivery.wire import InThread, SessionLost, Wire
 from lorrainemail.errors import Reply
 from lorrainemail.interfaces import IClientTls, TlsRequirement
 from lorrainemail.net.peers import is_loopback
+from lorrainemail.ops.metrics import Counter
+from lorrainemail.tlspolicy.plan import HostPolicy, Observed
+from lorrainemail.tlspolicy.tlsa import TlsaCheck
 
 #: Seconds for the TCP handshake.
 CONNECT_TIME: Final = 30.0
@@ -30,6 +33,14 @@ CONNECT_TIME: Final = 30.0
 KEEP_TIME: Final = 5.0
 MAX_TRANSACTIONS: Final = 100
 MAX_KEPT: Final = 50
+#: RFC 8460 §4.3.
+NOT_OFFERED: Final = "starttls-not-supported"
+
+_SESSIONS = Counter(
+    "lorrainemail_outgoing_tls",
+    "Sessions with mail servers of other domains, by policy and fault of TLS",
+    ["policy", "result"],
+)
 
 _log = Logger("lorrainemail.delivery.sessions")
 
@@ -41,6 +52,9 @@ class Target:
     :ivar host: name for TLS and people; ``address`` and ``port`` to connect to.
     :ivar credentials: user and secret, None for no login.
     :ivar source: our address to connect from, "" for any.
+    :ivar check: what the certificates must be, in place of ``tls``'s own rule.
+    :ivar policy: what its domain publishes of TLS, None where nobody asked. It is no part of what makes
+        targets equal: what it asks for is in ``tls`` and ``check``.
     """
 
     host: str
@@ -49,6 +63,8 @@ class Target:
     tls: TlsRequirement = "opportunistic"
     credentials: tuple[str, str] | None = attrs.field(default=None, repr=False)
     source: str = ""
+    check: TlsaCheck | None = attrs.field(default=None, repr=False)
+    policy: HostPolicy | None = attrs.field(default=None, repr=False, eq=False)
 
     def __str__(self) -> str:
         name = "" if self.host == self.address else self.host
@@ -60,13 +76,15 @@ class NoSession(Exception):
 
     :ivar reply: why, in the host's words or ours. ``remote``: the host's.
     :ivar ours: our side failed (a required TLS, a login) and a person should know.
+    :ivar fault: what was wrong with TLS (RFC 8460 §4.3), "" where it was something else.
     """
 
-    def __init__(self, reply: Reply, remote: bool = False, ours: bool = False) -> None:
+    def __init__(self, reply: Reply, remote: bool = False, ours: bool = False, fault: str = "") -> None:
         super().__init__(str(reply))
         self.reply = reply
         self.remote = remote
         self.ours = ours
+        self.fault = fault
 
 
 @attrs.define(slots=True, eq=False)
@@ -104,6 +122,9 @@ class Sessions:
         self._kept: dict[Target, list[_Kept]] = {}
         self._open: set[Wire] = set()
         self._closed = False
+        #: Told of each new session under TLS with a host whose policy was asked for, and of what kept one
+        #: from it.
+        self.observe: Callable[[Observed], None] | None = None
 
     async def get(self, target: Target, fresh: bool = False) -> ClientSession:
         """A session ready for MAIL.
@@ -119,7 +140,7 @@ class Sessions:
             return await self._begin(target, encrypted=target.tls != "none")
         except _TlsFailed as failed:
             if target.tls != "opportunistic":
-                raise NoSession(failed.reply, ours=True) from None
+                raise NoSession(failed.reply, ours=True, fault=failed.fault) from None
             _log.info(
                 "TLS with {target} failed, in clear text then: {reply}", target=target, reply=failed.reply
             )
@@ -236,16 +257,38 @@ class Sessions:
     async def _encrypt(self, session: ClientSession, target: Target, tls: IClientTls) -> None:
         required = target.tls != "opportunistic"
         try:
-            await session.starttls(tls.creator(target.host, target.tls))
+            await session.starttls(_creator(tls, target))
         except Unusable as unusable:
+            fault = NOT_OFFERED if unusable.tls else ""
+            if fault:
+                self._observed(session, target, fault, unusable.reply.text)
             if required:
                 Deferred.fromCoroutine(session.quit())
-                raise NoSession(_temporary(unusable.reply), ours=True) from None
+                raise NoSession(_temporary(unusable.reply), ours=True, fault=fault) from None
             if not unusable.tls:
                 raise
             # not offered, or refused: opportunistic means clear text then
         except SessionLost as lost:
-            raise _TlsFailed(_temporary(lost.reply)) from None
+            if lost.fault:
+                self._observed(session, target, lost.fault, lost.reply.text)
+            raise _TlsFailed(_temporary(lost.reply), lost.fault) from None
+        else:
+            heard = session.wire.heard
+            self._observed(session, target, heard.fault, heard.words)
+
+    def _observed(self, session: ClientSession, target: Target, fault: str, words: str) -> None:
+        if target.policy is not None:
+            self.observed(target, target.policy, fault, words, session.wire.ours)
+
+    def observed(
+        self, target: Target, policy: HostPolicy, fault: str, words: str = "", ours: str = ""
+    ) -> None:
+        """Note what a session with a host came to under a policy. ``fault``: "" for none."""
+        if not fault:
+            fault, words = policy.fault, policy.words if policy.fault else ""
+        _SESSIONS.labels(policy.published.type, fault or "good").inc()
+        if self.observe is not None:
+            self.observe(Observed(policy.published, target.host, target.address, ours, fault, words))
 
     async def _login(self, session: ClientSession, target: Target) -> None:
         assert target.credentials is not None
@@ -262,9 +305,18 @@ class Sessions:
 
 
 class _TlsFailed(Exception):
-    def __init__(self, reply: Reply) -> None:
+    def __init__(self, reply: Reply, fault: str = "") -> None:
         super().__init__(str(reply))
         self.reply = reply
+        self.fault = fault
+
+
+def _creator(tls: IClientTls, target: Target) -> object:
+    if target.check is not None:
+        return tls.checking(target.host, target.check)
+    if target.policy is not None and target.policy.use == "watched" and target.tls == "opportunistic":
+        return tls.watching(target.host)
+    return tls.creator(target.host, target.tls)
 
 
 def _temporary(reply: Reply) -> Reply:

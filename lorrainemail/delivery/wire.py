@@ -34,7 +34,7 @@ from lorrainemail.delivery.replies import MalformedReply, RemoteReply, ReplyPars
 from lorrainemail.delivery.stuffing import Counted, DotStuffer
 from lorrainemail.errors import Reply
 from lorrainemail.interfaces import IContent
-from lorrainemail.net.tls import tls_facts, tls_fault
+from lorrainemail.net.tls import Heard, tls_facts, tls_fault
 
 #: Octets read and written at once of a message.
 CHUNK: Final = 65536
@@ -47,16 +47,18 @@ InThread = Callable[[Callable[[], Any]], Deferred[Any]]
 
 
 class SessionLost(Exception):
-    """The session is over. ``reply`` says how, in the words of the other side or in ours."""
+    """The session is over. ``reply`` says how, in the words of the other side or in ours; ``fault``, where it
+    was TLS, the same as in RFC 8460 §4.3."""
 
-    def __init__(self, reply: Reply, remote: bool = False) -> None:
+    def __init__(self, reply: Reply, remote: bool = False, fault: str = "") -> None:
         super().__init__(str(reply))
         self.reply = reply
         self.remote = remote
+        self.fault = fault
 
 
-def _lost(text: str, enhanced: str = "4.4.2") -> SessionLost:
-    return SessionLost(Reply(421, enhanced, text))
+def _lost(text: str, enhanced: str = "4.4.2", fault: str = "") -> SessionLost:
+    return SessionLost(Reply(421, enhanced, text), fault=fault)
 
 
 def encode_line(line: str) -> bytes:
@@ -98,6 +100,10 @@ class Wire(Protocol):
         self.over: SessionLost | None = None
         self.secure = False
         self.tls = ""
+        #: Our address of the connection, "" where it has none.
+        self.ours = ""
+        #: What was wrong with the certificate, also where that is no reason to end.
+        self.heard = Heard()
 
     def now(self) -> float:
         """Wall-clock seconds."""
@@ -176,6 +182,8 @@ class Wire(Protocol):
         transport: Any = self.transport
         if hasattr(transport, "setTcpNoDelay"):
             transport.setTcpNoDelay(True)
+        if hasattr(transport, "getHost"):
+            self.ours = str(getattr(transport.getHost(), "host", ""))
 
     def dataReceived(self, data: bytes) -> None:
         if self.over is not None:
@@ -210,7 +218,8 @@ class Wire(Protocol):
         fault = tls_fault(reason)
         if self._handshake is not None or fault:
             # a certificate of another name is found out just after the handshake
-            self.end(_lost(f"TLS failed: {fault or reason.getErrorMessage()[:200]}", "4.7.5"))
+            words = self.heard.words or fault or reason.getErrorMessage()[:200]
+            self.end(_lost(f"TLS failed: {words}", "4.7.5", self.heard.fault or "validation-failure"))
         else:
             self.end(_lost(f"the connection was lost at {what}"))
 
@@ -227,6 +236,7 @@ class Wire(Protocol):
             self.end(lost)
             return fail(lost)
         self._handshake = done
+        self.heard = getattr(creator, "heard", self.heard)
         transport: Any = self.transport
         transport.startTLS(creator)
         self._arm(seconds, "TLS")

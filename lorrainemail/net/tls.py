@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final, Literal
 
@@ -34,6 +34,7 @@ from lorrainemail.envelope import TlsFacts
 from lorrainemail.errors import ConfigurationError, Problem
 from lorrainemail.interfaces import IClientTls, IServerTls, TlsRequirement
 from lorrainemail.net.certificates import (
+    MAX_CHAIN,
     MODERN,
     NO_RENEGOTIATION,
     RELEASE_BUFFERS,
@@ -245,7 +246,40 @@ def _acme_tls(_connection: SSL.Connection, _offered: list[bytes]) -> bytes:
 
 
 class PeerNotVerified(Exception):
-    """The server at the other end is not who it has to be; the message says why."""
+    """The server at the other end is not who it has to be; the message says why.
+
+    ``fault``: the same in the vocabulary of RFC 8460 §4.3, which reports are made of.
+    """
+
+    def __init__(self, words: str, fault: str = "validation-failure") -> None:
+        super().__init__(words)
+        self.fault = fault
+
+
+#: Whoever knows what a server's certificates must be: given them as shown, leaf first, raises
+#: PeerNotVerified.
+PeerCheck = Callable[[Sequence[x509.Certificate]], None]
+
+
+@attrs.define(slots=True, eq=False)
+class Heard:
+    """What was found wrong with the other side's certificate: ``fault`` as above, "" for nothing, and
+    words."""
+
+    fault: str = ""
+    words: str = ""
+
+
+#: OpenSSL's verdicts that people can do something about (X509_V_ERR_...).
+_VERDICTS: Final = {
+    9: ("certificate-expired", "the certificate is not valid yet"),
+    10: ("certificate-expired", "the certificate has expired"),
+    18: ("certificate-not-trusted", "the certificate is self-signed"),
+    19: ("certificate-not-trusted", "the certificate is of an unknown authority"),
+    20: ("certificate-not-trusted", "the certificate is of an unknown authority"),
+    21: ("certificate-not-trusted", "the certificate is of an unknown authority"),
+}
+_OTHER_VERDICT: Final = ("certificate-not-trusted", "the certificate is not acceptable")
 
 
 class _CheckedConnection(SSL.Connection):
@@ -264,6 +298,10 @@ class _Creator:
     host: str
     check: Literal["none", "name", "fingerprint"]
     fingerprint: str = ""
+    #: Asked in place of the above; whether what is wrong is only noted; what was found.
+    peer_check: PeerCheck | None = None
+    watched: bool = False
+    heard: Heard = attrs.field(factory=Heard)
 
     def clientConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:
         connection = _CheckedConnection(self.context, None)
@@ -276,6 +314,23 @@ class _Creator:
 
     def verify(self, connection: SSL.Connection) -> None:
         """:raises PeerNotVerified: with the reason."""
+        try:
+            if self.peer_check is not None:
+                shown = connection.get_peer_cert_chain() or []
+                self.peer_check([one.to_cryptography() for one in shown[:MAX_CHAIN]])
+            else:
+                self._verify(connection)
+        except PeerNotVerified as wrong:
+            self.note(wrong.fault, str(wrong))
+            if not self.watched:
+                raise
+
+    def note(self, fault: str, words: str) -> None:
+        """The first thing that is wrong is what is told."""
+        if not self.heard.fault:
+            self.heard.fault, self.heard.words = fault, words
+
+    def _verify(self, connection: SSL.Connection) -> None:
         if self.check == "name":
             try:
                 if _ip_or_none(self.host):
@@ -283,7 +338,8 @@ class _Creator:
                 else:
                     verify_hostname(connection, self.host)
             except (VerificationError, CertificateError):
-                raise PeerNotVerified(f"the certificate is not for {self.host}") from None
+                words = f"the certificate is not for {self.host}"
+                raise PeerNotVerified(words, "certificate-host-mismatch") from None
         elif self.check == "fingerprint":
             certificate = connection.get_peer_certificate()
             found = "" if certificate is None else certificate.digest("sha256").decode("ascii")
@@ -299,6 +355,14 @@ def _on_handshake(connection: SSL.Connection, where: int, _result: int) -> None:
         connection.creator.verify(connection)
     except Exception:  # whatever it is, an unverified peer must not be talked to
         connection.protocol.failVerification(Failure())  # type: ignore[no-untyped-call]
+
+
+def _on_verdict(connection: SSL.Connection, _certificate: Any, error: int, _depth: int, good: int) -> bool:
+    """OpenSSL's verdict on one certificate of the chain; whether to go on."""
+    if good or not isinstance(connection, _CheckedConnection):
+        return bool(good)
+    connection.creator.note(*_VERDICTS.get(error, _OTHER_VERDICT))
+    return connection.creator.watched
 
 
 def _ip_or_none(host: str) -> str | None:
@@ -323,6 +387,7 @@ class ClientTls:
     def __init__(self, trust: str = "") -> None:
         self._opportunistic = self._context(_OPPORTUNISTIC)
         self._verified: SSL.Context | None = None
+        self._watching: SSL.Context | None = None
         self._trust = trust
         if trust:
             self._verified = self._verifying()
@@ -338,13 +403,23 @@ class ClientTls:
             return _Creator(self._opportunistic, host, "fingerprint", wanted)
         return _Creator(self._opportunistic, host, "none")
 
+    def checking(self, host: str, check: PeerCheck) -> object:
+        """A creator that asks ``check`` about the server's certificates, and nobody else."""
+        return _Creator(self._opportunistic, host, "none", peer_check=check)
+
+    def watching(self, host: str) -> object:
+        """A creator that goes on whatever the certificate; its ``heard`` tells what was wrong with it."""
+        if self._watching is None:
+            self._watching = self._verifying(_OPPORTUNISTIC)
+        return _Creator(self._watching, host, "name", watched=True)
+
     def take(self, other: ClientTls) -> None:
         """Use another one's authorities from now on (a reload, which had them checked in the other one)."""
-        self._trust, self._verified = other._trust, other._verified
+        self._trust, self._verified, self._watching = other._trust, other._verified, other._watching
 
-    def _verifying(self) -> SSL.Context:
-        context = self._context(MODERN)
-        context.set_verify(SSL.VERIFY_PEER)
+    def _verifying(self, ciphers: bytes = MODERN) -> SSL.Context:
+        context = self._context(ciphers)
+        context.set_verify(SSL.VERIFY_PEER, _on_verdict)
         if not self._trust:
             context.set_default_verify_paths()
             return context

@@ -34,6 +34,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("sieve",),
     ("certs",),
     ("mailauth",),
+    ("tlspolicy",),
     ("filters",),
     ("policy",),
     ("delivery",),
