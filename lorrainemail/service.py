@@ -71,6 +71,7 @@ from lorrainemail.setup.checkup import daily_of
 from lorrainemail.setup.couriers import Couriers
 from lorrainemail.setup.first_start import directories
 from lorrainemail.setup.logins import Logins, prepare_logins
+from lorrainemail.setup.outgoing import Outgoing
 from lorrainemail.setup.policy import Remembered, make_policy
 from lorrainemail.setup.ports import BoundPort
 from lorrainemail.setup.senders import Neighbours, Senders
@@ -169,8 +170,8 @@ class Server(Ordered):
         self.senders = Senders(settings, neighbours)
         self.policy = self._policy(settings)
         self.signer = Signer(KeyRing(settings.state), in_thread)
-        scripts = Scripts(places.mail, os.path.join(settings.state, "sieve"))
-        self.filter = SieveFilter(reactor, scripts, self.store, in_thread, settings.hostname)
+        self.scripts = Scripts(places.mail, os.path.join(settings.state, "sieve"))
+        self.filter = SieveFilter(reactor, self.scripts, self.store, in_thread, settings.hostname)
         self.filter.separators = settings.subaddress
         self.intake = Intake(
             reactor,
@@ -206,6 +207,8 @@ class Server(Ordered):
             self.tables, self.resolver, sessions, ends, settings.queue.port, settings.dns.ipv6
         )
         self.remote.sign = self.signer.sign
+        self.outgoing = Outgoing(settings, reactor, self.resolver, self._fetcher, in_thread)
+        self.remote.policies = self.outgoing.policies
         self._copy_and_rewrite(settings)
         self.future = FutureRelease(
             reactor,
@@ -297,6 +300,7 @@ class Server(Ordered):
             self._remembered,
             self.intake,
             self.senders,
+            self.outgoing,
             self.runner,
             self.certificates,
             self.doctor,
@@ -367,11 +371,11 @@ class Server(Ordered):
         door.connections.banned = partial(self.logins.bans.refuses, logins=name != "smtp")
         return door
 
-    def _reader(self, name: str, plaintext: bool) -> Pop3Factory | ImapFactory:
-        settings = self.settings
+    def _counter(self, name: str) -> ConnectionCounter:
+        """Who is connected at a door where users log in."""
         counter = self._counters.get(name)
         if counter is None:
-            limits = settings.limits
+            limits = self.settings.limits
             counter = ConnectionCounter(limits.connections, limits.connections_per_peer)
             counter.banned = partial(self.logins.bans.refuses, logins=True)
             self._counters[name] = counter
@@ -566,6 +570,7 @@ class Server(Ordered):
         self._copy_and_rewrite(new)
         self.intake.reconfigure(new.policy.hide_submitter)
         self.senders.use(new)
+        self.outgoing.use(new)
         self.intake.seal_with(self.senders.seal)
         self.filter.separators = new.subaddress
         for (name, loopback), door in self._smtp.items():

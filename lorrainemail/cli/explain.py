@@ -12,11 +12,13 @@ import argparse
 import json
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any, Final
 
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
+from twisted.internet.threads import deferToThreadPool
 
 import lorrainemail.plugins
 from lorrainemail.addresses import Address, AddressError, parse_address
@@ -24,6 +26,7 @@ from lorrainemail.config.load import load, locate
 from lorrainemail.config.model import Settings
 from lorrainemail.config.values import Wrong, endpoint_port, parse_ip
 from lorrainemail.delivery.hops import NextHops, OurEnds, find_hops
+from lorrainemail.delivery.remote import plan_of
 from lorrainemail.envelope import Door, Envelope, Recipient, Session
 from lorrainemail.errors import MailError, Reply
 from lorrainemail.interfaces import (
@@ -46,7 +49,9 @@ from lorrainemail.interfaces import (
     Final as FinalRecipient,
 )
 from lorrainemail.net.resolver import Resolver
+from lorrainemail.net.tls import ClientTls
 from lorrainemail.ops.content import Content
+from lorrainemail.setup.outgoing import policies_of
 from lorrainemail.setup.policy import make_policy
 from lorrainemail.smtp.acceptance import (
     MayAccept,
@@ -61,6 +66,7 @@ from lorrainemail.smtp.acceptance import (
 from lorrainemail.tables.backend import find_backend
 from lorrainemail.tables.rules import Rules
 from lorrainemail.tables.snapshot import Snapshot
+from lorrainemail.tlspolicy.plan import HostPolicy, Plan
 
 #: Who asks where nothing is said: an address of nobody's (RFC 5737 §3).
 STRANGER = "192.0.2.1"
@@ -69,6 +75,7 @@ STRANGER = "192.0.2.1"
 MAX_MESSAGE: Final = 100 * 10**6
 
 FindHops = Callable[[Route], Awaitable[NextHops]]
+FindPlan = Callable[[Route, NextHops], Awaitable[Plan | None]]
 
 
 def configure(subparsers: Any) -> None:
@@ -126,13 +133,15 @@ class Stage:
 class Way:
     """Where one final recipient's copy goes; ``route`` and ``hops`` for those elsewhere.
 
-    ``rewritten``: under an address of ours that leads back to its sender.
+    ``rewritten``: under an address of ours that leads back to its sender. ``plan``: what the domain wants of
+    TLS.
     """
 
     final: FinalRecipient
     route: Route | None = None
     hops: NextHops | None = None
     rewritten: bool = False
+    plan: Plan | None = None
 
 
 @attrs.frozen(slots=True)
@@ -151,7 +160,12 @@ class Explanation:
 
 
 async def explain(
-    question: Question, tables: ITables, policy: IPolicy, may_accept: MayAccept, find: FindHops
+    question: Question,
+    tables: ITables,
+    policy: IPolicy,
+    may_accept: MayAccept,
+    find: FindHops,
+    secure: FindPlan | None = None,
 ) -> Explanation:
     """Take the question through the server's own decisions, verb by verb."""
     session, stages = question.session, list[Stage]()
@@ -197,7 +211,7 @@ async def explain(
         if stages[-1].reply is not None:
             return Explanation(question, tuple(stages), judged.expansion)
     if judged.reply is None:
-        ways = [await _way(final, question, tables, find) for final in judged.expansion.finals]
+        ways = [await _way(final, question, tables, find, secure) for final in judged.expansion.finals]
     return Explanation(question, tuple(stages), judged.expansion, tuple(ways))
 
 
@@ -234,14 +248,17 @@ async def _message(
     return Stage("data", reply, verdicts, "goes to Junk" if junk and reply is None else "")
 
 
-async def _way(final: FinalRecipient, question: Question, tables: ITables, find: FindHops) -> Way:
+async def _way(
+    final: FinalRecipient, question: Question, tables: ITables, find: FindHops, secure: FindPlan | None
+) -> Way:
     if not isinstance(final, RemoteMailbox):
         return Way(final)
     route = await later(tables.route(final.address, question.sender))
     rewritten = (
         final.forwarded and question.sender is not None and await later(tables.rewrites(question.sender))
     )
-    return Way(final, route, await find(route), rewritten)
+    hops = await find(route)
+    return Way(final, route, hops, rewritten, None if secure is None else await secure(route, hops))
 
 
 # -- the command -----------------------------------------------------------------------------------------
@@ -275,7 +292,18 @@ def run(arguments: argparse.Namespace) -> int:
                 route, resolver, our_ends(settings), settings.queue.port, settings.dns.ipv6
             )
 
-        found = await explain(question, tables, policy, _room, find)
+        def fetcher() -> Any:
+            from lorrainemail.certs.fetch import Fetcher
+
+            return Fetcher(reactor, ClientTls(settings.tls.trust), resolver)
+
+        in_thread = partial(deferToThreadPool, reactor, reactor.getThreadPool())
+        policies = policies_of(settings, reactor, resolver, fetcher, in_thread)
+
+        async def secure(route: Route, hops: NextHops) -> Plan | None:
+            return await plan_of(policies, route, hops)
+
+        found = await explain(question, tables, policy, _room, find, secure)
         if arguments.json:
             print(json.dumps(as_json(found), ensure_ascii=False))
         else:
@@ -408,7 +436,13 @@ def _way_text(way: Way) -> Iterator[str]:
         yield "    our own users' addresses are written as [rewrite] says"
     if way.rewritten:
         yield "    its sender becomes an address of ours that leads back to him (SRS)"
-    yield from (f"    {number}. {hop}" for number, hop in enumerate(way.hops.hops, 1))
+    for number, hop in enumerate(way.hops.hops, 1):
+        yield f"    {number}. {hop}"
+        if way.plan is not None:
+            policy = way.plan.of(hop.host)
+            yield f"       {'not used: ' if policy.use == 'wait' else ''}{policy.words}"
+    if way.plan is not None and way.plan.fault:
+        yield f"    its MTA-STS policy cannot be had: {way.plan.words}"
     if way.hops.reply is not None:
         kept = way.hops.ours or way.hops.reply.temporary
         fate = "would wait in the queue" if kept else "would come back to the sender"
@@ -510,8 +544,20 @@ def _way_json(way: Way) -> dict[str, Any]:
                 "port": hop.port,
                 "preference": hop.preference,
                 "addresses": list(hop.addresses),
+                "security": None if way.plan is None else _policy_json(way.plan.of(hop.host)),
             }
             for hop in way.hops.hops
         ],
+        "tls_fault": way.plan.fault if way.plan is not None else "",
         "reply": str(way.hops.reply) if way.hops.reply is not None else None,
+    }
+
+
+def _policy_json(policy: HostPolicy) -> dict[str, Any]:
+    return {
+        "use": policy.use,
+        "words": policy.words,
+        "policy": policy.published.type,
+        "authentic": policy.authentic,
+        "records": list(policy.published.strings),
     }

@@ -545,6 +545,20 @@ class Queue:
 
 
 @attrs.frozen(slots=True)
+class OutgoingTls:
+    """What other domains want of the TLS of mail that is sent to them, where no row of ``[relay]``
+    decides."""
+
+    mta_sts: bool = attrs.field(
+        default=True, metadata=_doc("keep to the MTA-STS policies of other domains (RFC 8461)")
+    )
+    dane: bool = attrs.field(
+        default=True,
+        metadata=_doc("keep to the TLSA records of their servers (RFC 7672); needs [dns] trusted = true"),
+    )
+
+
+@attrs.frozen(slots=True)
 class Forwarding:
     """Mail of others that aliases and filters send on to other servers."""
 
@@ -800,6 +814,7 @@ class Settings:
     doctor: Doctor = attrs.field(factory=Doctor)
     limits: Limits = attrs.field(factory=Limits)
     queue: Queue = attrs.field(factory=Queue)
+    outgoing_tls: OutgoingTls = attrs.field(factory=OutgoingTls)
     forwarding: Forwarding = attrs.field(factory=Forwarding)
     policy: Policy = attrs.field(factory=Policy)
     store: Store = attrs.field(factory=Store)

@@ -1,0 +1,66 @@
+"""What other domains want of TLS, put together for the couriers: MTA-STS, DANE, and reports of it.
+
+Made by :mod:`lorrainemail.service`, which hands it the new configuration at a reload; ``lorrainemail
+explain`` takes :func:`policies_of` alone. What is off costs nothing but its settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred
+
+from lorrainemail.config.model import Settings
+from lorrainemail.net.resolver import Resolver
+from lorrainemail.tlspolicy.dane import Dane
+from lorrainemail.tlspolicy.plan import TlsPolicies
+from lorrainemail.tlspolicy.sts import StsPolicies, fetch_with
+from lorrainemail.tlspolicy.sts_cache import StsCache
+
+
+class Outgoing(MultiService):
+    """The parts that run.
+
+    :param fetcher: makes what fetches by verified HTTPS, when something is to be fetched.
+    :ivar policies: what the remote courier asks.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        reactor: Any,
+        resolver: Resolver,
+        fetcher: Callable[[], Any],
+        in_thread: Callable[[Callable[[], Any]], Deferred[Any]],
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._sts = StsPolicies(resolver, fetch_with(fetcher), StsCache(settings.state), in_thread, reactor)
+        self._sts.setServiceParent(self)  # type: ignore[no-untyped-call]
+        self._dane = Dane(resolver, settings.dns.ipv6)
+        self.policies = TlsPolicies(None, None)
+        self.use(settings)
+
+    def use(self, settings: Settings) -> None:
+        """Other settings."""
+        wanted = settings.outgoing_tls
+        self.policies.sts = self._sts if wanted.mta_sts else None
+        self.policies.dane = self._dane if wanted.dane else None
+        self._dane.ipv6 = settings.dns.ipv6
+
+
+def policies_of(
+    settings: Settings,
+    reactor: Any,
+    resolver: Resolver,
+    fetcher: Callable[[], Any],
+    in_thread: Callable[[Callable[[], Any]], Deferred[Any]],
+) -> TlsPolicies:
+    """The same for a dry run: nothing is kept."""
+    cache = StsCache(settings.state)
+    sts = StsPolicies(resolver, fetch_with(fetcher), cache, in_thread, reactor, read_only=True)
+    wanted = settings.outgoing_tls
+    return TlsPolicies(
+        sts if wanted.mta_sts else None, Dane(resolver, settings.dns.ipv6) if wanted.dane else None
+    )
