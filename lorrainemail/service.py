@@ -170,8 +170,8 @@ class Server(Ordered):
         self.senders = Senders(settings, neighbours)
         self.policy = self._policy(settings)
         self.signer = Signer(KeyRing(settings.state), in_thread)
-        self.scripts = Scripts(places.mail, os.path.join(settings.state, "sieve"))
-        self.filter = SieveFilter(reactor, self.scripts, self.store, in_thread, settings.hostname)
+        scripts = Scripts(places.mail, os.path.join(settings.state, "sieve"))
+        self.filter = SieveFilter(reactor, scripts, self.store, in_thread, settings.hostname)
         self.filter.separators = settings.subaddress
         self.intake = Intake(
             reactor,
@@ -371,11 +371,11 @@ class Server(Ordered):
         door.connections.banned = partial(self.logins.bans.refuses, logins=name != "smtp")
         return door
 
-    def _counter(self, name: str) -> ConnectionCounter:
-        """Who is connected at a door where users log in."""
+    def _reader(self, name: str, plaintext: bool) -> Pop3Factory | ImapFactory:
+        settings = self.settings
         counter = self._counters.get(name)
         if counter is None:
-            limits = self.settings.limits
+            limits = settings.limits
             counter = ConnectionCounter(limits.connections, limits.connections_per_peer)
             counter.banned = partial(self.logins.bans.refuses, logins=True)
             self._counters[name] = counter
