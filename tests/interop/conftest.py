@@ -45,6 +45,15 @@ def tool() -> Callable[[str], str]:
     return find
 
 
+@pytest.fixture
+def passable() -> Iterator[Path]:
+    """A directory that other users can pass through, for peers that give up root. pytest's own are closed to
+    them, and any other pytest that starts meanwhile closes their parent again."""
+    with tempfile.TemporaryDirectory(prefix="lorrainemail-", ignore_cleanup_errors=True) as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
 class Postfix:
     """A Postfix of Debian's package with queue, configuration and Maildirs of its own, on loopback."""
 

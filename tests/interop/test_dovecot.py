@@ -53,6 +53,11 @@ class Dovecot:
 
 
 @pytest.fixture
+def tmp_path(passable: Path) -> Path:
+    return passable
+
+
+@pytest.fixture
 def dovecot(tmp_path: Path) -> Callable[[Path], Dovecot]:
     if not os.path.exists(IMAP):
         pytest.skip("dovecot is not installed")

@@ -108,6 +108,11 @@ service lmtp {{
 
 
 @pytest.fixture
+def tmp_path(passable: Path) -> Path:
+    return passable
+
+
+@pytest.fixture
 def dovecot(tmp_path: Path, tool: Callable[[str], str]) -> Iterator[Dovecot]:
     program = tool("dovecot")
     if not os.path.exists("/usr/lib/dovecot/lmtp"):

@@ -98,6 +98,11 @@ _LINE = re.compile(r"postfix/(\w+)\[\d+\]: \w+: to=<([^>]*)>,.*status=(\w+) \((.
 
 
 @pytest.fixture
+def tmp_path(passable: Path) -> Path:
+    return passable
+
+
+@pytest.fixture
 def files(tmp_path: Path) -> Path:
     directory = tmp_path / "maps"
     directory.mkdir(mode=0o755)

@@ -10,6 +10,7 @@ import smtplib
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,14 @@ class Helper:
 
     def run(self, command: str, account: str = BOB, **environment: str) -> dict[str, Any]:
         return self.ask({"version": 1, "account": account, "command": command, "environment": environment})
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """Other users pass through it; another pytest that starts meanwhile would close the usual one to them."""
+    with tempfile.TemporaryDirectory(prefix="lorrainemail-", ignore_cleanup_errors=True) as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
 
 
 @pytest.fixture
