@@ -10,10 +10,11 @@ from __future__ import annotations
 import email.policy
 import html
 import re
-from email.header import decode_header
 from email.message import Message
 from email.parser import BytesParser
 from typing import Final
+
+from lorrainemail.message.charsets import decode, decode_words
 
 #: Octets of a message that are looked at, words that are kept, and characters of one.
 MAX_OCTETS: Final = 128 * 1024
@@ -24,9 +25,10 @@ MAX_PARTS: Final = 30
 MAX_TEXT: Final = 60_000
 
 _WORD = re.compile(r"[^\W_][\w'$€£%-]{1,60}")
-_TAG = re.compile(
-    r"<(?:style|script)\b.{0,20000}?</(?:style|script)>|<[^>]{0,2000}>", re.DOTALL | re.IGNORECASE
-)
+# None of these looks at a character more than a few times, whatever strangers send: a pattern that does holds
+# up the whole server, in a thread too.
+_TAG = re.compile(r"<[^<>]{0,2000}>")
+_BLOCK = re.compile(r"<(/?)(?:style|script)\b[^<>]{0,2000}>?", re.IGNORECASE)
 _LINK = re.compile(r"https?://([A-Za-z0-9.-]{1,253})", re.IGNORECASE)
 _ADDRESS = re.compile(r"([^\s<>@\"]{1,64})@([A-Za-z0-9.-]{1,253})")
 _RESULT = re.compile(r"\b(spf|dkim|dmarc)=([a-z]{2,12})")
@@ -37,7 +39,13 @@ def words_of(octets: bytes) -> frozenset[str]:
 
     :param octets: a message, or its beginning.
     """
-    message = BytesParser(policy=email.policy.compat32).parsebytes(octets[:MAX_OCTETS])
+    parser = BytesParser(policy=email.policy.compat32)
+    try:
+        message = parser.parsebytes(octets[:MAX_OCTETS])
+        body = _body(message)
+    except RecursionError:
+        # Nested more deeply than any mail is: its header has to do.
+        message, body = parser.parsebytes(octets[:MAX_OCTETS], headersonly=True), {}
     found: dict[str, None] = {}
     for name in ("From", "Reply-To", "Return-Path", "Sender"):
         for local, domain in _ADDRESS.findall(str(message.get(name, "")))[:3]:
@@ -50,23 +58,14 @@ def words_of(octets: bytes) -> frozenset[str]:
             found[f"{field.lower()}:{value[:LONGEST]}"] = None
     results = str(message.get("Authentication-Results", ""))[:4000]
     found.update(dict.fromkeys(f"auth:{method}={result}" for method, result in _RESULT.findall(results)))
-    for word in _split(_decoded(str(message.get("Subject", ""))[:2000])):
+    subject = str(message.get("Subject", ""))[:2000].encode("utf-8", "replace")
+    for word in _split(decode_words(subject)):
         found[f"subject:{word}"] = None
-    for word in _body(message):
+    for word in body:
         if len(found) >= MAX_WORDS:
             break
         found[word] = None
     return frozenset(found)
-
-
-def _decoded(value: str) -> str:
-    try:
-        return "".join(
-            part.decode(charset or "latin-1", "replace") if isinstance(part, bytes) else part
-            for part, charset in decode_header(value)
-        )
-    except (LookupError, ValueError):
-        return value
 
 
 def _split(text: str) -> list[str]:
@@ -88,13 +87,23 @@ def _body(message: Message) -> dict[str, None]:
         payload = part.get_payload(decode=True)
         if not isinstance(payload, bytes):
             continue
-        try:
-            text = payload.decode(part.get_content_charset() or "utf-8", "replace")[:room]
-        except LookupError:
-            text = payload.decode("latin-1")[:room]
+        text = decode(payload, part.get_content_charset() or "")[:room]
         room -= len(text)
         found.update(dict.fromkeys(f"host:{host.lower()[:60]}" for host in _LINK.findall(text)[:50]))
         if kind == "text/html":
-            text = html.unescape(_TAG.sub(" ", text))
+            text = html.unescape(_TAG.sub(" ", _shown(text)))
         found.update(dict.fromkeys(_split(text)))
     return found
+
+
+def _shown(text: str) -> str:
+    """HTML without its styles and scripts; one that is never closed hides nothing."""
+    parts: list[str] = []
+    position, hidden = 0, False
+    for tag in _BLOCK.finditer(text):
+        if hidden == bool(tag[1]):
+            if not hidden:
+                parts.append(text[position : tag.start()])
+            position, hidden = tag.end(), not hidden
+    parts.append(text[position:])
+    return " ".join(parts)

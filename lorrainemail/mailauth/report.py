@@ -2,8 +2,9 @@
 
 :func:`to_xml` writes ours; :func:`from_octets` reads whatever somebody sends: XML, gzip, or a zip archive of
 one of them. Hostile input is bounded before it is looked at: :data:`MAX_PACKED` octets come in, at most
-:data:`MAX_XML` come out of any packing, a document type or entity is refused unread, and at most
-:data:`MAX_RECORDS` records are kept. Reports of before RFC 9990 (no namespace, or another) are read too.
+:data:`MAX_XML` come out of any packing, a document type or entity is refused unread. It is read piece by
+piece (the interpreter is not held for long), only one record is in memory as elements, and at most
+:data:`MAX_RECORDS` are kept. Reports of before RFC 9990 (no namespace, or another) are read too.
 """
 
 from __future__ import annotations
@@ -28,6 +29,12 @@ MAX_XML: Final = 40 * 10**6
 MAX_RECORDS: Final = 20_000
 MAX_RESULTS: Final = 20
 MAX_TEXT: Final = 255
+#: Octets that are read at once; elements of one record, and how deep they may lie.
+STEP: Final = 64 * 1024
+MAX_ELEMENTS: Final = 5000
+MAX_DEPTH: Final = 32
+#: Files of an archive.
+MAX_FILES: Final = 100
 #: Seconds that a report may cover; a larger span is nonsense.
 MAX_SPAN: Final = 40 * 86400
 
@@ -180,12 +187,43 @@ def from_octets(octets: bytes) -> Report:
     if _FORBIDDEN.search(document) or _FORBIDDEN.search(document.replace(b"\0", b"")):
         raise ReportFault("it has a document type of its own")
     try:
-        root = ElementTree.fromstring(document)
+        root, records = _read(document)
     except (ElementTree.ParseError, ValueError, LookupError, RecursionError) as error:
+        if isinstance(error, ReportFault):
+            raise
         raise ReportFault(f"no XML: {error}") from None
     if _local(root) != "feedback":
         raise ReportFault("no feedback report")
-    return _report(root)
+    return _report(root, records)
+
+
+def _read(document: bytes) -> tuple[ElementTree.Element, tuple[Record, ...]]:
+    """The document without its records, and those."""
+    parser = ElementTree.XMLPullParser(("start", "end"))
+    path: list[ElementTree.Element] = []
+    root: ElementTree.Element | None = None
+    records: list[Record] = []
+    elements = 0
+    for position in range(0, len(document), STEP):
+        parser.feed(document[position : position + STEP])
+        for event, element in parser.read_events():
+            if event == "start":
+                path.append(element)
+                elements += 1
+                if elements > MAX_ELEMENTS or len(path) > MAX_DEPTH:
+                    raise ReportFault("it has too many elements")
+                root = root if root is not None else element
+                continue
+            path.pop()
+            if len(path) == 1 and _local(element) not in ("report_metadata", "policy_published"):
+                if _local(element) == "record" and len(records) < MAX_RECORDS:
+                    records.append(_record(element))
+                path[0].remove(element)
+                elements = 0
+    parser.close()
+    if root is None:
+        raise ReportFault("it is empty")
+    return root, tuple(records)
 
 
 def unpacked(octets: bytes) -> bytes:
@@ -198,10 +236,15 @@ def unpacked(octets: bytes) -> bytes:
             with gzip.GzipFile(fileobj=io.BytesIO(octets)) as file:
                 return _bounded(file.read(MAX_XML + 1))
         if octets.startswith(b"PK"):
+            if octets.count(b"PK\x01\x02") > MAX_FILES:
+                raise ReportFault(f"the archive has more than {MAX_FILES} files")
             with zipfile.ZipFile(io.BytesIO(octets)) as archive:
                 names = [one for one in archive.infolist()[:10] if one.filename.lower().endswith(".xml")]
                 if not names:
                     raise ReportFault("the archive has no XML file")
+                if names[0].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    # Others may ask for gigabytes to unpack.
+                    raise ReportFault("the archive is packed in an unusual way")
                 with archive.open(names[0]) as inner:
                     return _bounded(inner.read(MAX_XML + 1))
     except (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
@@ -253,7 +296,7 @@ def _word(text: str) -> str:
     return lower if _WORD.match(lower) else ""
 
 
-def _report(root: ElementTree.Element) -> Report:
+def _report(root: ElementTree.Element, records: tuple[Record, ...]) -> Report:
     metadata, policy = _child(root, "report_metadata"), _child(root, "policy_published")
     begin = _number(_said(metadata, "date_range", "begin"))
     end = _number(_said(metadata, "date_range", "end"))
@@ -269,7 +312,6 @@ def _report(root: ElementTree.Element) -> Report:
         _word(_said(policy, "np")),
         testing=_said(policy, "testing") == "y",
     )
-    records = tuple(_record(one) for one in _children(root, "record")[:MAX_RECORDS])
     return Report(
         _said(metadata, "org_name"),
         _said(metadata, "email"),

@@ -175,3 +175,29 @@ def test_words_are_found_in_whatever_a_message_is_packed_in() -> None:
 @given(st.binary(max_size=3000))
 def test_any_octets_have_words_within_bounds(octets: bytes) -> None:
     assert len(words_of(octets)) <= MAX_WORDS + 200
+
+
+@pytest.mark.parametrize("charset", ["undefined", "idna", '"a\0b"', "punycode", "rot13", "no-such"])
+def test_a_strange_character_set_costs_no_word(charset: str) -> None:
+    head = f"From: a@b.example\r\nSubject: =?{charset}?q?greetings?=\r\n"
+    head += f"Content-Type: text/plain; charset={charset}"
+    found = words_of(f"{head}\r\n\r\ncaf\xe9 holidays\r\n".encode("latin-1"))
+    assert {"holidays", "from:b.example"} <= found
+
+
+@pytest.mark.parametrize("part", [b"multipart/mixed; boundary=%d\r\n\r\n--%d", b"message/rfc822\r\n"])
+def test_a_message_nested_beyond_reason_is_judged_by_its_header(part: bytes) -> None:
+    nested = b"".join(
+        b"Content-Type: " + (part % (number, number) if b"%" in part else part) + b"\r\n"
+        for number in range(2500)
+    )
+    assert "subject:offer" in words_of(b"From: a@b.example\r\nSubject: offer\r\n" + nested)
+
+
+def test_markup_is_looked_at_a_few_times_however_it_is_written() -> None:
+    head = b"From: a@b.example\r\nContent-Type: text/html\r\n\r\n"
+    html = b"one <style type='x'>hidden { }</style> two <b title='q'>three</b> <script>four</SCRIPT> five"
+    words = {word for word in words_of(head + html) if ":" not in word}
+    assert words == {"one", "two", "three", "five"}
+    # An open style hides nothing, and thousands of them are no more work than one.
+    assert "seen" in words_of(head + b"<style " * 8000 + b"> seen")

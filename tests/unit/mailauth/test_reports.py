@@ -64,11 +64,18 @@ REPORT = Report(
 )
 
 
-def zipped(octets: bytes, name: str = "r.xml") -> bytes:
+def zipped(octets: bytes, name: str = "r.xml", packing: int = zipfile.ZIP_DEFLATED) -> bytes:
     held = io.BytesIO()
-    with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(held, "w", packing) as archive:
         archive.writestr(name, octets)
     return held.getvalue()
+
+
+def many_files(number: int) -> bytes:
+    """An archive whose directory alone is large in memory."""
+    octets = zipped(b"<feedback/>")
+    directory, end = octets.index(b"PK\x01\x02"), octets.index(b"PK\x05\x06")
+    return octets[:directory] + octets[directory:end] * number + octets[end:]
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress, zipped])
@@ -107,7 +114,11 @@ LAUGHS = b'<!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;">]><feedback>&b;</fee
         (b"<html/>", "no feedback"),
         (b"<feedback/>", "number"),
         (b"no xml", "no XML"),
-        (b"<a>" * 100_000, "no XML"),
+        (b"<a>" * 100_000, "too many elements"),
+        # A few octets of gzip that would be a gigabyte as elements.
+        (gzip.compress(b"<feedback><record>" + b"<a/>" * 2_000_000), "too many elements"),
+        (many_files(20_000), "more than 100 files"),
+        (zipped(b"<feedback/>", packing=zipfile.ZIP_LZMA), "unusual way"),
         (b"x" * 11_000_000, "larger than"),
     ],
 )
