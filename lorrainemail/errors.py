@@ -9,6 +9,8 @@ Callers: everybody. Invariant: ``Reply.text`` is one line of printable text with
 
 from __future__ import annotations
 
+from typing import Final
+
 import attrs
 
 
@@ -90,6 +92,23 @@ class Problem:
         line = f":{self.line}" if self.line else ""
         place = f"{self.where}{line}: " if self.where else ""
         return f"{place}{self.what}" + (f" ({self.mend})" if self.mend else "")
+
+
+@attrs.frozen(slots=True)
+class Origin:
+    """Where a setting or a row was written: file and line ("" and 0 for the embedded default)."""
+
+    file: str = ""
+    line: int = 0
+
+    def __str__(self) -> str:
+        if not self.file:
+            return "built-in default"
+        return f"{self.file}:{self.line}" if self.line else self.file
+
+
+#: The embedded default.
+BUILT_IN: Final = Origin()
 
 
 class ConfigurationError(Exception):

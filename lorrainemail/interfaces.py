@@ -12,24 +12,26 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
 
 import attrs
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
 from zope.interface import Attribute, Interface
 
 from lorrainemail.addresses import Address
 from lorrainemail.envelope import Envelope, Recipient, Session
-from lorrainemail.errors import Problem, Reply
+from lorrainemail.errors import BUILT_IN, Origin, Problem, Reply
+
+if TYPE_CHECKING:  # commands that need no reactor load none of it
+    from twisted.internet.defer import Deferred
+    from twisted.internet.interfaces import IReactorTime
 
 T = TypeVar("T")
 
 
 async def later(value: T | Deferred[T]) -> T:
     """Await a value that may be known already."""
-    if isinstance(value, Deferred):
-        return await value
+    if hasattr(value, "__await__"):
+        return await cast("Deferred[T]", value)
     return value
 
 
@@ -171,19 +173,6 @@ class IResolver(Interface):
 
 
 @attrs.frozen(slots=True)
-class Origin:
-    """Where a row was written: file and line ("" and 0 for the embedded default)."""
-
-    file: str = ""
-    line: int = 0
-
-    def __str__(self) -> str:
-        if not self.file:
-            return "built-in default"
-        return f"{self.file}:{self.line}" if self.line else self.file
-
-
-@attrs.frozen(slots=True)
 class Credential:
     """One proof of an account: scheme ("argon2id", "scram-sha-256", ...), its value, a label for people."""
 
@@ -220,7 +209,7 @@ class Account:
     quota: int = 0
     quota_messages: int = 0
     may_send_as: tuple[str, ...] = ()
-    origin: Origin = Origin()
+    origin: Origin = BUILT_IN
     system: SystemUser | None = None
 
 
@@ -229,7 +218,7 @@ class Step:
     """One step of an expansion, for people: "alias sales@x.org → bob@x.org", and where it is written."""
 
     what: str
-    origin: Origin = Origin()
+    origin: Origin = BUILT_IN
 
 
 @attrs.frozen(slots=True)
@@ -357,7 +346,7 @@ class Route:
     credentials: str = ""
     reply: Reply | None = None
     pattern: str = ""
-    origin: Origin = Origin()
+    origin: Origin = BUILT_IN
     reasons: tuple[str, ...] = ()
     source: tuple[str, ...] = ()
     pace: Pace = Pace()
@@ -379,7 +368,7 @@ class DeliveryRow:
     argument: str = ""
     accounts: bool = True
     tls: TlsRequirement = "opportunistic"
-    origin: Origin = Origin()
+    origin: Origin = BUILT_IN
 
 
 @attrs.frozen(slots=True)
@@ -560,7 +549,7 @@ class PolicyResources:
     :ivar heard_from: whether an account (its folded address) has mail from a domain; None: not to be asked.
     :ivar trusted_sealers: domains whose ARC seals are believed.
     :ivar forwarders: networks and names of servers that forward to an account, by its folded address.
-    :ivar reports: what hears of every DMARC evaluation (:class:`lorrainemail.mailauth.check.Reports`), or None.
+    :ivar reports: hears of every DMARC evaluation (:class:`lorrainemail.mailauth.check.Reports`), or None.
     """
 
     clock: IReactorTime
@@ -889,7 +878,7 @@ class IMailHome(Interface):
         """Set or clear a subscription."""
 
     def rights(name: str, user: str = "") -> Deferred[str]:
-        """The letters (RFC 4314 §2.1) of what the session's user, or that account (folded address), may do."""
+        """The letters (RFC 4314 §2.1) of what the session's user, or that account (folded), may do."""
 
     def acl(name: str) -> Deferred[dict[str, str]]:
         """Who, besides the owner, has which rights: account or "anyone" → letters."""
@@ -1186,7 +1175,7 @@ class Redirection:
 
 
 #: What :meth:`IInjector.inject` is.
-Inject = Callable[[Address | None, Sequence[Address], IContent, int, str], Deferred[str]]
+Inject = Callable[[Address | None, Sequence[Address], IContent, int, str], "Deferred[str]"]
 
 
 @attrs.frozen(slots=True)
@@ -1240,7 +1229,7 @@ class IChannel(Interface):
         """The octets of one, None where there is none of that kind."""
 
     def client_certificates() -> Sequence[Any]:
-        """``cryptography.x509.Certificate``s that the client showed, its own first; none where it showed none.
+        """``cryptography.x509.Certificate``s that the client showed, its own first; maybe none.
         It has proved that it holds the first one's key; who signed them is still to be checked."""
 
 

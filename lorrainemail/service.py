@@ -69,9 +69,9 @@ from lorrainemail.queue.schedule import Schedule
 from lorrainemail.queue.spool import Spool
 from lorrainemail.setup.checkup import daily_of
 from lorrainemail.setup.couriers import Couriers
-from lorrainemail.setup.first_start import directories
 from lorrainemail.setup.logins import Logins, prepare_logins
 from lorrainemail.setup.outgoing import Outgoing
+from lorrainemail.setup.places import directories
 from lorrainemail.setup.policy import Remembered, make_policy
 from lorrainemail.setup.ports import BoundPort
 from lorrainemail.setup.senders import Neighbours, Senders

@@ -26,7 +26,7 @@ from lorrainemail.config.values import Wrong, parse_size
 from lorrainemail.errors import ConfigurationError, PermanentError, Problem
 from lorrainemail.interfaces import Credential
 from lorrainemail.ops.ids import new_id
-from lorrainemail.setup.first_start import PASSWORD_FILE, directories
+from lorrainemail.setup.places import PASSWORD_FILE, directories
 from lorrainemail.store.paths import home_path
 from lorrainemail.tables import edit
 from lorrainemail.tables.accounts import AccountRow, parse_accounts

@@ -21,8 +21,7 @@ from lorrainemail.config.model import DOORS, OAuth, Settings
 from lorrainemail.config.review import Finding, finding, review_settings
 from lorrainemail.delivery.agents import find_plugins
 from lorrainemail.delivery.hops import is_local
-from lorrainemail.errors import ConfigurationError, Problem
-from lorrainemail.interfaces import Origin
+from lorrainemail.errors import ConfigurationError, Origin, Problem
 from lorrainemail.setup.policy import make_policy
 from lorrainemail.tables.backend import AliasRow, find_backend
 from lorrainemail.tables.edit import confirm

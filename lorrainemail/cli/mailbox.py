@@ -18,8 +18,8 @@ import attrs
 from lorrainemail.addresses import Address, AddressError, parse_address
 from lorrainemail.config.load import locate
 from lorrainemail.errors import ConfigurationError, Problem
-from lorrainemail.setup.first_start import directories
 from lorrainemail.setup.lock import Locked, StateLock
+from lorrainemail.setup.places import directories
 from lorrainemail.store import inspection
 from lorrainemail.store.inspection import FolderReport
 from lorrainemail.store.paths import home_path

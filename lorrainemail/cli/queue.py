@@ -206,7 +206,7 @@ def run_history(arguments: argparse.Namespace) -> int:
         )
 
     from lorrainemail.queue.history import records
-    from lorrainemail.setup.first_start import directories
+    from lorrainemail.setup.places import directories
 
     try:
         newest = records(f"{directories(state).queue}/history", since, arguments.what, wanted)
@@ -297,7 +297,7 @@ def _offline(state: str) -> Ask:
     from lorrainemail.ops.files import SYSTEM
     from lorrainemail.queue.commands import Offline
     from lorrainemail.queue.files import Directory
-    from lorrainemail.setup.first_start import directories
+    from lorrainemail.setup.places import directories
 
     return Offline(Directory(directories(state).queue, SYSTEM), time.time()).call
 

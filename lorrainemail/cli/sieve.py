@@ -20,7 +20,7 @@ from lorrainemail.addresses import Address, AddressError, parse_address
 from lorrainemail.config.load import locate
 from lorrainemail.errors import ConfigurationError, Problem
 from lorrainemail.grammar.sieve import MAX_SCRIPT, SieveError
-from lorrainemail.setup.first_start import directories
+from lorrainemail.setup.places import directories
 from lorrainemail.sieve.effects import (
     Context,
     Effect,

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import attrs
 
-from lorrainemail.interfaces import Origin
+from lorrainemail.errors import Origin
 
 MB = 10**6
 HOUR = 3600

@@ -15,8 +15,7 @@ import attrs
 
 from lorrainemail.config.model import DOORS, Settings
 from lorrainemail.config.values import bound_to_loopback, endpoint_port, proxied, unix_path
-from lorrainemail.errors import Problem
-from lorrainemail.interfaces import Origin
+from lorrainemail.errors import Origin, Problem
 
 #: RFC 5321 §4.5.3.1.8 and §4.5.3.1.7.
 LEAST_RECIPIENTS: Final = 100

@@ -12,8 +12,6 @@ import re
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
-from twisted.internet import endpoints
-
 from lorrainemail.addresses import AddressError, normalise_domain, parse_address
 from lorrainemail.ops.commandline import words_of
 
@@ -349,17 +347,45 @@ def parse_sender_pattern(text: str) -> str:
     return "<>" if text == "<>" else parse_pattern(text)
 
 
-def _endpoint_words(text: str) -> tuple[list[str], dict[str, str]]:
-    """Twisted's own splitting of an endpoint string."""
-    arguments, keywords = cast(Any, endpoints)._parse(text)
-    return list(arguments), dict(keywords)
+def endpoint_words(text: str) -> tuple[list[str], dict[str, str]]:
+    """An endpoint string's words and its ``name=value`` pairs, as Twisted splits it (which commands that only
+    look at the configuration need not load).
+
+    :raises ValueError: where it ends in a lone backslash.
+    """
+    arguments: list[str] = []
+    keywords: dict[str, str] = {}
+    characters = iter(text)
+    word, name = "", None
+    for character in characters:
+        if character == "\\":
+            following = next(characters, None)
+            if following is None:
+                raise ValueError("a lone backslash")
+            word += following
+        elif character == ":":
+            _add_word(arguments, keywords, name, word)
+            word, name = "", None
+        elif character == "=" and name is None:
+            word, name = "", word
+        else:
+            word += character
+    _add_word(arguments, keywords, name, word)
+    return arguments, keywords
+
+
+def _add_word(arguments: list[str], keywords: dict[str, str], name: str | None, word: str) -> None:
+    if name is None:
+        arguments.append(word)
+    else:
+        keywords[name] = word
 
 
 def parse_endpoint(text: str) -> str:
     """A Twisted server endpoint string, checked without binding."""
     words: list[str] = []
     try:
-        words, keywords = _endpoint_words(text)
+        words, keywords = endpoint_words(text)
     except ValueError:
         raise Wrong(f'"{text}" is no endpoint', "write for example 'tcp:25:interface=\\:\\:'") from None
     kinds = [word.lower() for word in words[:2]]
@@ -376,7 +402,11 @@ def parse_endpoint(text: str) -> str:
         interface = keywords.get("interface", "")
         if interface:
             parse_ip(interface.partition("%")[0])
+        if words[0] == "tcp" and len(words) == 2 and keywords.keys() <= {"interface"}:
+            return text
     try:
+        from twisted.internet import endpoints  # dear, and not needed for the usual ones
+
         cast(Any, endpoints).serverFromString(None, text)
     except (ValueError, TypeError) as error:
         raise Wrong(
@@ -393,7 +423,7 @@ def parse_endpoint(text: str) -> str:
 
 def endpoint_port(text: str) -> tuple[str, int] | None:
     """(interface, port) of a TCP endpoint string, or None for any other kind."""
-    words, keywords = _endpoint_words(text)
+    words, keywords = endpoint_words(text)
     if words[0].lower() not in ("tcp", "tcp4", "tcp6"):
         return None
     return keywords.get("interface", ""), int(keywords.get("port", words[1] if len(words) > 1 else "0"))
@@ -407,7 +437,7 @@ def proxied(text: str) -> str | None:
 
 def unix_path(text: str) -> str | None:
     """The path of a UNIX endpoint string, or None for any other kind."""
-    words, keywords = _endpoint_words(text)
+    words, keywords = endpoint_words(text)
     if words[0].lower() != "unix":
         return None
     return keywords.get("address", words[1] if len(words) > 1 else "")
@@ -415,7 +445,7 @@ def unix_path(text: str) -> str | None:
 
 def bound_to_loopback(text: str) -> bool:
     """Whether a listener is reachable from this machine alone: what ``[auth] plaintext`` asks."""
-    words, keywords = _endpoint_words(text)
+    words, keywords = endpoint_words(text)
     if words[0].lower() not in ("tcp", "tcp4", "tcp6"):
         return False
     interface = keywords.get("interface", "")

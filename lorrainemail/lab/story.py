@@ -24,7 +24,7 @@ from lorrainemail.lab.words import Language, Voice
 from lorrainemail.lab.world import World
 from lorrainemail.net.tls import ClientTls
 from lorrainemail.setup.failure import StartError
-from lorrainemail.setup.first_start import directories
+from lorrainemail.setup.places import directories
 from lorrainemail.store.paths import home_path
 
 #: Seconds for the servers' own work between two steps.

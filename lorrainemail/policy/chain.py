@@ -23,14 +23,13 @@ from twisted.plugin import getPlugins
 from zope.interface import implementer
 
 import lorrainemail.plugins
-from lorrainemail.errors import ConfigurationError, MailError, Problem, Reply
+from lorrainemail.errors import ConfigurationError, MailError, Origin, Problem, Reply
 from lorrainemail.interfaces import (
     Action,
     Circumstances,
     IPolicy,
     IPolicyCheck,
     IPolicyPlugin,
-    Origin,
     PolicyResources,
     Stage,
     Verdict,

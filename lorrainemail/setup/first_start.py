@@ -27,12 +27,11 @@ from lorrainemail.ops.files import SYSTEM
 from lorrainemail.queue import files as queue
 from lorrainemail.sasl.credentials import hash_password
 from lorrainemail.setup.failure import StartError
+from lorrainemail.setup.places import PASSWORD_FILE, directories
 from lorrainemail.setup.state import Owner, Undo
 from lorrainemail.store.filesystem import network_type
 from lorrainemail.tables.edit import add_account
 
-#: Holds the first account's password until it is changed.
-PASSWORD_FILE: Final = "first-account"
 #: Letters and digits without look-alikes; 20 of them are 100 bits.
 _PASSWORD_LETTERS: Final = "23456789abcdefghjkmnpqrstuvwxyz2"
 _PASSWORD_LENGTH: Final = 20
@@ -50,20 +49,6 @@ class Prepared:
     located: Located
     certificate: CertificatePair
     authority: str
-
-
-@attrs.frozen(slots=True)
-class Directories:
-    """The parts of a state directory that the server works in."""
-
-    mail: str
-    queue: str
-    spill: str
-
-
-def directories(state: str) -> Directories:
-    """Where they are. Messages too large for memory spill beside the queue, on the same file system."""
-    return Directories(*(os.path.join(state, name) for name in ("mail", "queue", "spill")))
 
 
 def certificate_of(settings: Settings, addresses: tuple[str, ...] = ()) -> tuple[CertificatePair, str]:

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 
 from lorrainemail.config.default import ACCOUNT
 from lorrainemail.config.model import Settings
-from lorrainemail.setup.first_start import PASSWORD_FILE, Prepared
+from lorrainemail.setup.first_start import Prepared
+from lorrainemail.setup.places import PASSWORD_FILE
 from lorrainemail.setup.ports import BoundPort
 from lorrainemail.version import VERSION
 

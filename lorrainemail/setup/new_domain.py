@@ -25,7 +25,8 @@ from lorrainemail.config.model import Settings
 from lorrainemail.errors import ConfigurationError
 from lorrainemail.interfaces import Credential
 from lorrainemail.mailauth import keys
-from lorrainemail.setup.first_start import PASSWORD_FILE, write_small
+from lorrainemail.setup.first_start import write_small
+from lorrainemail.setup.places import PASSWORD_FILE
 from lorrainemail.tables import edit
 from lorrainemail.tables.accounts import parse_accounts
 from lorrainemail.tables.files import parse_domains

@@ -12,7 +12,7 @@ from lorrainemail.config.default import asks_dns_about_senders
 from lorrainemail.config.model import Settings
 from lorrainemail.interfaces import IPolicyPlugin, IResolver, PolicyResources
 from lorrainemail.policy.chain import PolicyChain, build_chain
-from lorrainemail.setup.first_start import directories
+from lorrainemail.setup.places import directories
 
 
 class Remembered(Service):

@@ -17,8 +17,8 @@ from urllib.parse import quote, unquote
 import attrs
 
 from lorrainemail.addresses import Address, AddressError, parse_address
-from lorrainemail.errors import Problem
-from lorrainemail.interfaces import Account, Credential, Origin, SystemUser
+from lorrainemail.errors import Origin, Problem
+from lorrainemail.interfaces import Account, Credential, SystemUser
 
 #: Longest line; a row with a dozen credentials has about 2 KiB.
 MAX_LINE: Final = 64 * 2**10

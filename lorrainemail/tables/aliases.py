@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from lorrainemail.addresses import AddressError, fold_local, normalise_domain, parse_address
-from lorrainemail.errors import Problem
-from lorrainemail.interfaces import Origin
+from lorrainemail.errors import Origin, Problem
 from lorrainemail.ops.commandline import words_of
 from lorrainemail.tables.backend import AliasRow
 from lorrainemail.tables.targets import parse_targets, unquoted

@@ -18,8 +18,8 @@ from zope.interface import Attribute, Interface
 
 from lorrainemail.addresses import Address
 from lorrainemail.config.model import RelayRow
-from lorrainemail.errors import ConfigurationError, Problem, Reply
-from lorrainemail.interfaces import Account, ITableBackend, Origin
+from lorrainemail.errors import ConfigurationError, Origin, Problem, Reply
+from lorrainemail.interfaces import Account, ITableBackend
 from lorrainemail.tables.rules import DomainRow, NetworkRow, RouteRow, Rules
 
 __all__ = [

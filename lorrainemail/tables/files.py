@@ -17,8 +17,8 @@ from twisted.plugin import IPlugin
 from zope.interface import implementer
 
 from lorrainemail.config.values import Wrong, parse_domain
-from lorrainemail.errors import ConfigurationError, Problem
-from lorrainemail.interfaces import Account, ITableBackend, Origin
+from lorrainemail.errors import ConfigurationError, Origin, Problem
+from lorrainemail.interfaces import Account, ITableBackend
 from lorrainemail.tables.accounts import AccountRow, parse_accounts
 from lorrainemail.tables.aliases import parse_aliases, without_duplicates
 from lorrainemail.tables.backend import AliasRow, DomainRow, IBackend, ITableSource, TableSet

@@ -16,7 +16,8 @@ import attrs
 from twisted.internet.defer import Deferred
 
 from lorrainemail.addresses import Address, AddressError, fold_local, parse_address
-from lorrainemail.interfaces import Account, Handed, Origin, Step, later
+from lorrainemail.errors import Origin
+from lorrainemail.interfaces import Account, Handed, Step, later
 from lorrainemail.ops.commandline import words_of
 from lorrainemail.tables.backend import AliasRow, AliasTarget, TableSet
 from lorrainemail.tables.lists import path_of

@@ -13,8 +13,7 @@ import os
 from collections.abc import Iterable
 from typing import Final
 
-from lorrainemail.errors import Problem
-from lorrainemail.interfaces import Origin
+from lorrainemail.errors import Origin, Problem
 from lorrainemail.tables.aliases import entries
 from lorrainemail.tables.backend import AliasRow, AliasTarget
 from lorrainemail.tables.targets import MAX_TARGETS, parse_targets

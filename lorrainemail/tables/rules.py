@@ -14,7 +14,8 @@ import attrs
 
 from lorrainemail.config.model import Aliases, RelayRow, Settings
 from lorrainemail.config.values import Network
-from lorrainemail.interfaces import DeliveryRow, Origin
+from lorrainemail.errors import Origin
+from lorrainemail.interfaces import DeliveryRow
 from lorrainemail.tables.srs import Srs
 
 RouteTable = Literal["relay", "relay_by_sender"]

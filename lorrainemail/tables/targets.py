@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from lorrainemail.addresses import Address, AddressError, normalise_domain, parse_address
-from lorrainemail.errors import Reply
-from lorrainemail.interfaces import Origin
+from lorrainemail.errors import Origin, Reply
 from lorrainemail.tables.backend import AliasTarget
 
 #: Targets of one alias; a larger list is a mailing list.

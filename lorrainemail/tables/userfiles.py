@@ -16,7 +16,8 @@ from typing import Final
 import attrs
 
 from lorrainemail.addresses import fold_local
-from lorrainemail.interfaces import Origin, SystemUser
+from lorrainemail.errors import Origin
+from lorrainemail.interfaces import SystemUser
 from lorrainemail.tables.aliases import entries
 from lorrainemail.tables.backend import AliasTarget
 from lorrainemail.tables.targets import MAX_TARGETS, parse_targets

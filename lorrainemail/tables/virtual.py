@@ -15,8 +15,7 @@ import re
 from typing import Final
 
 from lorrainemail.addresses import AddressError, normalise_domain, parse_address
-from lorrainemail.errors import Problem
-from lorrainemail.interfaces import Origin
+from lorrainemail.errors import Origin, Problem
 from lorrainemail.tables.aliases import entries, parse_key, without_duplicates
 from lorrainemail.tables.backend import AliasRow, AliasTarget
 from lorrainemail.tables.rules import DomainRow

@@ -12,8 +12,7 @@ import pytest
 from lorrainemail.config.default import default_settings, default_toml
 from lorrainemail.config.load import MAX_FILE, Located, load, load_text, locate
 from lorrainemail.config.model import RelayRow, Settings
-from lorrainemail.errors import ConfigurationError, Problem
-from lorrainemail.interfaces import Origin
+from lorrainemail.errors import ConfigurationError, Origin, Problem
 
 DESIGN = r"""
 hostname = "mail.bricoleur.com"

@@ -13,8 +13,8 @@ from twisted.internet.task import Clock
 import lorrainemail.plugins
 from lorrainemail.addresses import Address, parse_address
 from lorrainemail.config.load import load_text
-from lorrainemail.errors import ConfigurationError, Problem
-from lorrainemail.interfaces import Account, Credential, Expansion, Origin, SystemUser
+from lorrainemail.errors import ConfigurationError, Origin, Problem
+from lorrainemail.interfaces import Account, Credential, Expansion, SystemUser
 from lorrainemail.tables import files
 from lorrainemail.tables.accounts import AccountLine, parse_accounts
 from lorrainemail.tables.aliases import parse_aliases
