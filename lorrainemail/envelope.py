@@ -13,7 +13,9 @@ import attrs
 
 from lorrainemail.addresses import Address
 
-Door = Literal["smtp", "submission", "submissions", "lmtp", "pop3", "pop3s", "imap", "imaps", "local"]
+Door = Literal[
+    "smtp", "submission", "submissions", "lmtp", "pop3", "pop3s", "imap", "imaps", "managesieve", "local",
+]  # fmt: skip
 
 
 @attrs.frozen(slots=True)

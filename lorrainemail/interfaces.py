@@ -1237,6 +1237,11 @@ class IExchange(Interface):
     """One SASL exchange. Both fail as :meth:`IAuthenticator.authenticate` does, and with the other replies of
     RFC 4954 §4 and §6 for what cannot be understood."""
 
+    complete: bool = Attribute(
+        "the challenge was the mechanism's last word, to which only an empty response can follow: a door whose "
+        "protocol can send it along with success asks for the principal at once"
+    )
+
     def start() -> Awaitable[bytes | IPrincipal]:
         """The first challenge in base64 (without "334 " or "+ "), or who that is."""
 

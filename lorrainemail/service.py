@@ -93,6 +93,8 @@ from lorrainemail.tables.service import TableService
 
 if TYPE_CHECKING:
     from lorrainemail.http.site import Site
+    from lorrainemail.managesieve.factory import ManageSieveFactory
+    from lorrainemail.managesieve.scripts import ScriptKeeper
 
 _log = Logger(namespace="lorrainemail")
 
@@ -170,8 +172,8 @@ class Server(Ordered):
         self.senders = Senders(settings, neighbours)
         self.policy = self._policy(settings)
         self.signer = Signer(KeyRing(settings.state), in_thread)
-        scripts = Scripts(places.mail, os.path.join(settings.state, "sieve"))
-        self.filter = SieveFilter(reactor, scripts, self.store, in_thread, settings.hostname)
+        self.scripts = Scripts(places.mail, os.path.join(settings.state, "sieve"))
+        self.filter = SieveFilter(reactor, self.scripts, self.store, in_thread, settings.hostname)
         self.filter.separators = settings.subaddress
         self.intake = Intake(
             reactor,
@@ -272,7 +274,8 @@ class Server(Ordered):
         self._smtp: dict[tuple[str, bool], Door] = {}
         self._counters: dict[str, ConnectionCounter] = {}
         self._proxies: list[ProxyFactory] = []
-        self._readers: list[tuple[Pop3Factory | ImapFactory, BoundPort]] = []
+        self._readers: list[tuple[Pop3Factory | ImapFactory | ManageSieveFactory, BoundPort]] = []
+        self._script_keeper: ScriptKeeper | None = None
         self.responder = Responder(self.senders.zones(settings.dns.zones), reactor)
         self.served = served_of(self, reactor, in_thread)
         self.challenges.dns = challenges_of(self, reactor)
@@ -340,6 +343,8 @@ class Server(Ordered):
             reader = self._reader(name, _plaintext(self.settings, port.loopback))
             self._readers.append((reader, port))
             return Open(port, self._maybe_tls(name, reader), reader.close_sessions)
+        if name == "managesieve":
+            return self._managesieve_door(port)
         door = self._smtp.get((name, port.loopback))
         if door is None:
             door = self._smtp[name, port.loopback] = self._smtp_door(cast(DoorName, name), port.loopback)
@@ -371,14 +376,36 @@ class Server(Ordered):
         door.connections.banned = partial(self.logins.bans.refuses, logins=name != "smtp")
         return door
 
-    def _reader(self, name: str, plaintext: bool) -> Pop3Factory | ImapFactory:
-        settings = self.settings
+    def _counter(self, name: str) -> ConnectionCounter:
+        """Who is connected at a door where users log in."""
         counter = self._counters.get(name)
         if counter is None:
-            limits = settings.limits
+            limits = self.settings.limits
             counter = ConnectionCounter(limits.connections, limits.connections_per_peer)
             counter.banned = partial(self.logins.bans.refuses, logins=True)
             self._counters[name] = counter
+        return counter
+
+    def _managesieve_door(self, port: BoundPort) -> Open:
+        from lorrainemail.managesieve.factory import ManageSieveFactory
+        from lorrainemail.managesieve.scripts import ScriptKeeper
+
+        if self._script_keeper is None:
+            self._script_keeper = ScriptKeeper(self.scripts, self._in_thread, self.committer.writable)
+        factory = ManageSieveFactory(
+            self.authenticator,
+            self._reactor,
+            self._counter(port.door),
+            self._script_keeper,
+            self.server_tls,
+            _plaintext(self.settings, port.loopback),
+        )
+        self._readers.append((factory, port))
+        return Open(port, factory, factory.close_sessions)
+
+    def _reader(self, name: str, plaintext: bool) -> Pop3Factory | ImapFactory:
+        settings = self.settings
+        counter = self._counter(name)
         if name in ("pop3", "pop3s"):
             secure: Literal["pop3", "pop3s"] = "pop3s" if name == "pop3s" else "pop3"
             return Pop3Factory(secure, self.authenticator, self._reactor, counter, self.server_tls, plaintext)

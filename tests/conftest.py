@@ -39,6 +39,7 @@ PORTS = {
     "pop3s": 2995,
     "imap": 2143,
     "imaps": 2993,
+    "managesieve": 2419,
 }
 
 BIN = Path(sys.executable).parent

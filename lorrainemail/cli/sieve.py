@@ -34,6 +34,7 @@ from lorrainemail.sieve.effects import (
 )
 from lorrainemail.sieve.language import compile_script
 from lorrainemail.sieve.message import Message
+from lorrainemail.sieve.review import review
 from lorrainemail.sieve.run import run_program
 from lorrainemail.sieve.storage import Scripts, StorageError
 from lorrainemail.store.paths import home_path
@@ -107,14 +108,16 @@ def _sender(text: str) -> Address | str:
 
 
 def run_check(arguments: argparse.Namespace) -> int:
-    error = _error_of(_read(arguments.script, MAX_SCRIPT + 1), _beside(arguments.script))
+    warnings, error = _reviewed(_read(arguments.script, MAX_SCRIPT + 1), _beside(arguments.script))
     if arguments.json:
         facts = None
         if error is not None:
             facts = {"line": error.line, "column": error.column, "what": error.what, "script": error.script}
-        print(json.dumps({"version": 1, "valid": error is None, "error": facts}, ensure_ascii=False))
+        answer = {"version": 1, "valid": error is None, "error": facts, "warnings": warnings}
+        print(json.dumps(answer, ensure_ascii=False))
     elif error is None:
         print(f"{arguments.script}: a script that may be used")
+        _warn(arguments.script, warnings)
     else:
         print(f"{arguments.script}: {error}", file=sys.stderr)
     return 0 if error is None else 1
@@ -235,10 +238,11 @@ def run_put(arguments: argparse.Namespace) -> int:
         print("lorrainemail sieve: a script from standard input needs --name", file=sys.stderr)
         return 2
     with _scripts(arguments) as scripts:
-        error = _error_of(script, _library(scripts, arguments.address))
+        warnings, error = _reviewed(script, scripts.library(arguments.address))
         if error is not None:
             print(f"{arguments.script}: {error}", file=sys.stderr)
             return 1
+        _warn(arguments.script, warnings)
         scripts.put(arguments.address, name, script)
         if arguments.activate:
             scripts.activate(arguments.address, name)
@@ -264,7 +268,7 @@ def run_list(arguments: argparse.Namespace) -> int:
         found = []
         for stored in scripts.list(arguments.address):
             octets = scripts.read(arguments.address, stored.name) or b""
-            found.append((stored, _error_of(octets, _library(scripts, arguments.address))))
+            found.append((stored, _error_of(octets, scripts.library(arguments.address))))
     if arguments.json:
         rows = [
             {
@@ -319,16 +323,6 @@ def _is_account(state: str, address: Address) -> bool:
     return any(row.account.address.key == address.key for row in rows)
 
 
-def _library(scripts: Scripts, address: Address) -> Any:
-    def read(where: str, name: str) -> bytes | None:
-        try:
-            return scripts.read_shared(name) if where == "global" else scripts.read(address, name)
-        except StorageError:
-            return None
-
-    return read
-
-
 def _beside(path: str) -> Any:
     """Scripts that a file includes: those beside it."""
     directory = os.path.dirname(os.path.abspath(path))
@@ -345,6 +339,19 @@ def _beside(path: str) -> Any:
         return None
 
     return read
+
+
+def _reviewed(script: bytes, library: Any) -> tuple[tuple[str, ...], SieveError | None]:
+    """The warnings of a script, or why it is none."""
+    try:
+        return review(script, library), None
+    except SieveError as error:
+        return (), error
+
+
+def _warn(script: str, warnings: tuple[str, ...]) -> None:
+    for warning in warnings:
+        print(f"{script}: warning: {warning}", file=sys.stderr)
 
 
 def _error_of(script: bytes, library: Any) -> SieveError | None:

@@ -27,6 +27,7 @@ DOORS = (
     "pop3s",
     "imap",
     "imaps",
+    "managesieve",
     "dns",
     "http",
     "https",
@@ -191,6 +192,13 @@ class Listen:
     pop3s: tuple[str, ...] = attrs.field(default=(), metadata=_doc("POP3, TLS at once", kind="endpoint"))
     imap: tuple[str, ...] = attrs.field(default=(), metadata=_doc("IMAP4 with STARTTLS", kind="endpoint"))
     imaps: tuple[str, ...] = attrs.field(default=(), metadata=_doc("IMAP4, TLS at once", kind="endpoint"))
+    managesieve: tuple[str, ...] = attrs.field(
+        default=(),
+        metadata=_doc(
+            "ManageSieve with STARTTLS, port 4190: mail programs look after their user's filter scripts",
+            kind="endpoint",
+        ),
+    )
     dns: tuple[str, ...] = attrs.field(
         default=(), metadata=_doc("the authoritative DNS door", kind="endpoint")
     )

@@ -62,7 +62,9 @@ class _DoorConnection(SSL.Connection):
 
 
 #: Where users log in.
-_LOGIN_DOORS: Final = frozenset({"submission", "submissions", "pop3", "pop3s", "imap", "imaps"})
+_LOGIN_DOORS: Final = frozenset(
+    {"submission", "submissions", "pop3", "pop3s", "imap", "imaps", "managesieve"}
+)
 
 
 class _WatchedConnection(_DoorConnection):

@@ -32,7 +32,10 @@ from lorrainemail.sasl.mechanisms import (
 
 
 class Conversation(Protocol):
-    """One mechanism's part in one exchange."""
+    """One mechanism's part in one exchange.
+
+    A mechanism that ends with octets for the client has an attribute ``complete``: they have been given.
+    """
 
     def respond(self, response: bytes | None) -> Awaitable[bytes | IPrincipal]:
         """The answer to the client's octets; None is asked first where the client sent none at once."""
@@ -79,6 +82,11 @@ class Exchange:
     def __init__(self, conversation: Conversation, initial: bytes | None = None) -> None:
         self._conversation = conversation
         self._initial = initial
+
+    @property
+    def complete(self) -> bool:
+        """See :class:`~lorrainemail.interfaces.IExchange`."""
+        return bool(getattr(self._conversation, "complete", False))
 
     async def start(self) -> bytes | IPrincipal:
         """The first challenge, or the principal where the initial response was enough."""

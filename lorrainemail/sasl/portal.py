@@ -302,6 +302,10 @@ class _Guarded:
         self._conversation = conversation
         self._session = session
 
+    @property
+    def complete(self) -> bool:
+        return bool(getattr(self._conversation, "complete", False))
+
     def respond(self, response: bytes | None) -> Awaitable[bytes | IPrincipal]:
         return guarded(self._conversation.respond(response), self._session)
 

@@ -95,6 +95,11 @@ class ScramConversation:
         self._label = ""
         self._proof: ScramProof | None = None
 
+    @property
+    def complete(self) -> bool:
+        """The last octets were the final ones: nothing but an empty response can come."""
+        return self._state == "done"
+
     async def respond(self, response: bytes | None) -> bytes | IPrincipal:
         if response is None:
             return b""

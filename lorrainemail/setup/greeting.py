@@ -28,6 +28,7 @@ _DOORS = {
     "pop3s": "POP3, TLS",
     "imap": "IMAP, STARTTLS",
     "imaps": "IMAP, TLS",
+    "managesieve": "ManageSieve, STARTTLS",
     "dns": "DNS",
     "http": "HTTP",
     "https": "HTTPS",

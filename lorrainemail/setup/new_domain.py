@@ -44,6 +44,7 @@ DOORS: Final = {
     "submissions": (465, 2465),
     "pop3s": (995, 2995),
     "imaps": (993, 2993),
+    "managesieve": (4190, 2419),
     "http": (80, 2080),
     "https": (443, 2443),
 }

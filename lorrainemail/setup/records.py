@@ -38,6 +38,7 @@ _SERVICES: Final = (
     ("imap", "imap", 10),
     ("pop3s", "pop3s", 20),
     ("pop3", "pop3", 30),
+    ("sieve", "managesieve", 0),  # RFC 5804 §1.8
 )
 
 Topic = Literal[

@@ -46,7 +46,14 @@ Stamp = tuple[int, int, int] | None
 
 
 class StorageError(ValueError):
-    """It cannot be stored; the text says why."""
+    """It cannot be stored; the text says why.
+
+    :ivar code: the response code of RFC 5804 §1.3, "" where none says it.
+    """
+
+    def __init__(self, what: str, code: str = "") -> None:
+        super().__init__(what)
+        self.code = code
 
 
 @attrs.frozen(slots=True)
@@ -150,7 +157,7 @@ class Scripts:
         directory, active = self.directory(address), self.active(address)
         found = []
         try:
-            entries = sorted(os.listdir(directory))
+            entries = os.listdir(directory)
         except FileNotFoundError:
             return []
         for entry in entries:
@@ -158,25 +165,43 @@ class Scripts:
             if name is not None:
                 size = os.lstat(f"{directory}/{entry}").st_size
                 found.append(Stored(name, size, name == active))
-        return found
+        return sorted(found, key=lambda stored: stored.name)
 
     # -- changing ----------------------------------------------------------------------------------
 
-    def put(self, address: Address, name: str, script: bytes) -> None:
-        """Store a script, new or instead of an old one. Its maker has checked that it is one."""
+    def may_put(self, address: Address, name: str, size: int) -> None:
+        """Whether a script of that size could be stored.
+
+        :raises StorageError: where not.
+        """
         check_name(name)
-        if len(script) > MAX_SCRIPT:
-            raise StorageError(f"a script is {MAX_SCRIPT} octets long at most")
+        if size > MAX_SCRIPT:
+            raise StorageError(f"a script is {MAX_SCRIPT} octets long at most", "QUOTA/MAXSIZE")
         names = {stored.name for stored in self.list(address)}
         if name not in names and len(names) >= MAX_SCRIPTS:
-            raise StorageError(f"an account has {MAX_SCRIPTS} scripts at most")
+            raise StorageError(f"an account has {MAX_SCRIPTS} scripts at most", "QUOTA/MAXSCRIPTS")
+
+    def put(self, address: Address, name: str, script: bytes) -> None:
+        """Store a script, new or instead of an old one. Its maker has checked that it is one."""
+        self.may_put(address, name, len(script))
         self._write(address, f"{encode_component(name)}.sieve", script)
+
+    def library(self, address: Address) -> Callable[[str, str], bytes | None]:
+        """What looks for scripts that the account's include (RFC 6609)."""
+
+        def read(where: str, name: str) -> bytes | None:
+            try:
+                return self.read_shared(name) if where == "global" else self.read(address, name)
+            except (StorageError, OSError):
+                return None
+
+        return read
 
     def activate(self, address: Address, name: str) -> None:
         """Make a script the active one, or none ("")."""
         if name:
             if self.read(address, name) is None:
-                raise StorageError(f'there is no script "{name}"')
+                raise StorageError(f'there is no script "{name}"', "NONEXISTENT")
             self._write(address, "active", name.encode("utf-8") + b"\n")
         else:
             self._unlink(f"{self.directory(address)}/active")
@@ -184,18 +209,18 @@ class Scripts:
     def delete(self, address: Address, name: str) -> None:
         """Remove a script; the active one stays (RFC 5804 §2.10)."""
         if self.read(address, name) is None:
-            raise StorageError(f'there is no script "{name}"')
+            raise StorageError(f'there is no script "{name}"', "NONEXISTENT")
         if self.active(address) == name:
-            raise StorageError("the active script cannot be removed")
+            raise StorageError("the active script cannot be removed", "ACTIVE")
         self._unlink(self.path(address, name))
 
     def rename(self, address: Address, old: str, new: str) -> None:
         """Another name; the active script stays active (RFC 5804 §2.11.1)."""
         script = self.read(address, old)
         if script is None:
-            raise StorageError(f'there is no script "{old}"')
+            raise StorageError(f'there is no script "{old}"', "NONEXISTENT")
         if self.read(address, new) is not None:
-            raise StorageError(f'there is a script "{new}" already')
+            raise StorageError(f'there is a script "{new}" already', "ALREADYEXISTS")
         # Both are there until the new one is in use, so that a crash leaves no account without its script.
         self._write(address, f"{encode_component(new)}.sieve", script)
         if self.active(address) == old:

@@ -38,7 +38,9 @@ CLOCK_BAD: Final = 60.0
 WIDE_4: Final = 8
 WIDE_6: Final = 19
 #: The doors that are tried, with those whose certificate is looked at.
-_TRIED: Final = ("smtp", "submission", "submissions", "imap", "imaps", "pop3", "pop3s", "https")
+_TRIED: Final = (
+    *("smtp", "submission", "submissions", "imap", "imaps", "pop3", "pop3s", "managesieve", "https"),
+)
 _CERTIFIED: Final = ("smtp", "submissions", "imaps")
 
 InThread = Callable[..., Deferred[Any]]
