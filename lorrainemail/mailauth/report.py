@@ -17,7 +17,7 @@ import xml.etree.ElementTree as ElementTree
 import zipfile
 import zlib
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 from xml.sax.saxutils import escape
 
 import attrs
@@ -199,7 +199,7 @@ def from_octets(octets: bytes) -> Report:
 
 def _read(document: bytes) -> tuple[ElementTree.Element, tuple[Record, ...]]:
     """The document without its records, and those."""
-    parser = ElementTree.XMLPullParser(("start", "end"))
+    parser: Any = ElementTree.XMLPullParser(("start", "end"))
     path: list[ElementTree.Element] = []
     root: ElementTree.Element | None = None
     records: list[Record] = []
