@@ -12,10 +12,11 @@ from __future__ import annotations
 import json
 import os
 import threading
+import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, TypeVar, cast
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -28,16 +29,25 @@ from lorrainemail.interfaces import (
     IContent,
     IMailbox,
     IMailHome,
+    IMessage,
+    MessageFacts,
+    SortingFacts,
     StoreResult,
+    TextCandidates,
 )
 from lorrainemail.ops.files import SYSTEM
 from lorrainemail.store.failures import cannot, nonexistent
+from lorrainemail.store.paths import canonical_name
 from lorrainemail.store.rights import ALL, ANYONE, refused, rights_of
+
+T = TypeVar("T")
 
 PREFIX: Final = "user/"
 #: Accounts whose folders one LIST looks into.
 MAX_OWNERS: Final = 500
-_MAX_FILE: Final = 8 << 20
+#: Identifiers of one owner that are noted: nobody fills the file for all others.
+MAX_GIVEN: Final = 500
+_MAX_FILE: Final = 64 << 20
 
 #: The account's annotations that remember such subscriptions.
 _SUBSCRIBED: Final = "/private/vendor/lorrainemail/subscribed/"
@@ -65,7 +75,8 @@ class Registry:
 
     def note(self, owner: str, identifiers: Iterable[str]) -> None:
         """These have rights to something of the owner's. In a thread."""
-        wanted = sorted({identifier for identifier in identifiers if not identifier.startswith("-")})
+        given_to = {identifier for identifier in identifiers if not identifier.startswith("-")}
+        wanted = sorted(given_to, key=lambda one: (one != ANYONE, one))[:MAX_GIVEN]
         with self._lock:
             given = dict(self._load())
             if given.get(owner, []) == wanted:
@@ -119,6 +130,18 @@ class Shares:
         self.own = home
         self.find = find
         self.registry = registry
+        #: What sessions have open: rights that are taken away are gone for these too.
+        self.opened: weakref.WeakSet[SharedMailbox] = weakref.WeakSet()
+
+    async def set_acl(self, home: IMailHome, folder: str, identifier: str, rights: str) -> None:
+        """Give rights to a folder of that home, or take them; for who has it open as well."""
+        await home.set_acl(folder, identifier, rights)
+        owner, name = home.account.address.key, canonical_name(folder)
+        affected = [one for one in self.opened if one.owner == owner and one.folder == name]
+        if affected:
+            acl = await home.acl(folder)
+            for one in affected:
+                one.rights = ALL if one.user == owner else rights_of(acl, one.user)
 
     def home(self, account: Account) -> IMailHome:
         """What an account may see."""
@@ -203,8 +226,16 @@ class SharedHome:
             return self._own.open(name)
 
         async def open_shared() -> IMailbox:
-            home, folder, rights = await self._resolve(name, "r")
-            return cast(IMailbox, SharedMailbox(await home.open(folder), name, rights))
+            home, folder, _ = await self._resolve(name, "r")
+            found = SharedMailbox(await home.open(folder), name, home.account.address.key, self._user)
+            self._shares.opened.add(found)
+            try:
+                # As they are now: they may have gone while it was opened.
+                found.rights = (await self._resolve(name, "r"))[2]
+            except BaseException:
+                found.close()
+                raise
+            return cast(IMailbox, found)
 
         return Deferred.fromCoroutine(open_shared())
 
@@ -321,12 +352,11 @@ class SharedHome:
         return self._own.acls()
 
     def set_acl(self, name: str, identifier: str, rights: str) -> Deferred[None]:
-        if not self._is_shared(name):
-            return self._own.set_acl(name, identifier, rights)
-
         async def set_acl() -> None:
-            home, folder, _ = await self._resolve(name, "a")
-            await home.set_acl(folder, identifier, rights)
+            home, folder = self._own, name
+            if self._is_shared(name):
+                home, folder, _ = await self._resolve(name, "a")
+            await self._shares.set_acl(home, folder, identifier, rights)
 
         return Deferred.fromCoroutine(set_acl())
 
@@ -341,13 +371,21 @@ class SharedHome:
 class SharedMailbox:
     """A folder of another account: what its rights do not allow is refused; all else goes to the folder.
 
-    :ivar rights: as they were when it was opened.
+    :ivar rights: as they are now; :class:`Shares` keeps them so.
+    :ivar owner: whose folder it is, and ``user``, who opened it, by their keys.
     """
 
-    def __init__(self, mailbox: IMailbox, name: str, rights: str) -> None:
+    def __init__(self, mailbox: IMailbox, name: str, owner: str, user: str) -> None:
         self._mailbox = mailbox
         self.name = name
-        self.rights = rights
+        self.rights = ""
+        self.owner = owner
+        self.user = user
+
+    @property
+    def folder(self) -> str:
+        """Its name in the owner's home."""
+        return self._mailbox.name
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._mailbox, name)
@@ -359,6 +397,29 @@ class SharedMailbox:
     def _allowed(self, flags: Iterable[str]) -> list[str]:
         """Those of the flags that the user may set (RFC 4314 §4)."""
         return [flag for flag in flags if _FLAG_RIGHTS.get(flag.lower(), "w") in self.rights]
+
+    def _readable(self, read: Callable[[], Deferred[T]]) -> Deferred[T]:
+        return read() if "r" in self.rights else fail(refused())
+
+    def message(self, uid: int) -> Deferred[IMessage]:
+        return self._readable(lambda: self._mailbox.message(uid))
+
+    def facts(self, uids: Sequence[int], wire: bool = False) -> Deferred[list[MessageFacts]]:
+        return self._readable(lambda: self._mailbox.facts(uids, wire))
+
+    def sorting(self, uids: Sequence[int]) -> Deferred[list[SortingFacts]]:
+        return self._readable(lambda: self._mailbox.sorting(uids))
+
+    def candidates(
+        self, field: Literal["envelope", "references"], words: Sequence[bytes]
+    ) -> Deferred[list[int]]:
+        return self._readable(lambda: self._mailbox.candidates(field, words))
+
+    def text_candidates(self, grams: Sequence[str]) -> Deferred[TextCandidates]:
+        return self._readable(lambda: self._mailbox.text_candidates(grams))
+
+    def examine(self, uids: Sequence[int], work: Callable[[bytes], T]) -> Deferred[dict[int, T | None]]:
+        return self._readable(lambda: self._mailbox.examine(uids, work))
 
     def change_flags(
         self,
@@ -416,11 +477,11 @@ class SharedMailbox:
         return Deferred.fromCoroutine(append())
 
     def copy_to(self, uids: Sequence[int], target: IMailbox) -> Deferred[list[tuple[int, int]]]:
-        return self._mailbox.copy_to(uids, self._plain(target))
+        return self._readable(lambda: self._mailbox.copy_to(uids, self._plain(target)))
 
     def move_to(self, uids: Sequence[int], target: IMailbox) -> Deferred[list[tuple[int, int]]]:
         async def move() -> list[tuple[int, int]]:
-            self._need("te")  # RFC 6851 §3.1, RFC 4314 §4
+            self._need("rte")  # RFC 6851 §3.1, RFC 4314 §4
             return await self._mailbox.move_to(uids, self._plain(target))
 
         return Deferred.fromCoroutine(move())

@@ -101,6 +101,36 @@ async def test_each_flag_needs_its_right(homes: Any) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_rights_that_are_taken_away_are_gone_for_who_has_the_folder_open(homes: Any) -> None:
+    bobs, toms = homes
+    inbox = await bobs.open("INBOX")
+    await inbox.append(MESSAGE, [], None)
+    await bobs.set_acl("INBOX", "tom@bricoleur.test", "lrswite")
+    shared, mine = await toms.open("user/bob@bricoleur.test/inbox"), await toms.open("INBOX")
+    await bobs.set_acl("inbox", "tom@bricoleur.test", "lr")
+    await refused("NOPERM", shared.change_flags([1], "add", ["\\Flagged"]))
+    await refused("NOPERM", shared.append(MESSAGE, [], None))
+    assert len(await shared.facts([1])) == 1
+    await bobs.set_acl("INBOX", "tom@bricoleur.test", "")
+    reads = [
+        lambda: shared.message(1),
+        lambda: shared.facts([1], True),
+        lambda: shared.sorting([1]),
+        lambda: shared.candidates("envelope", [b"x"]),
+        lambda: shared.text_candidates(["hel"]),
+        lambda: shared.examine([1], len),
+        lambda: shared.copy_to([1], mine),
+        lambda: shared.move_to([1], mine),
+    ]
+    for read in reads:
+        await refused("NOPERM", read())
+    await bobs.set_acl("INBOX", "anyone", "lr")
+    assert len(await shared.facts([1])) == 1
+    for mailbox in (inbox, shared, mine):
+        mailbox.close()
+
+
+@pytest_twisted.ensureDeferred
 async def test_rights_to_folders_themselves(homes: Any) -> None:
     bobs, toms = homes
     await bobs.create("Work")
@@ -135,6 +165,8 @@ def test_who_shares_is_remembered_and_a_damaged_file_is_no_disaster(tmp_path: Pa
     assert Registry(str(path)).owners("eve") == []
     registry.note("bob", set())
     assert Registry(str(path)).owners("tom") == ["eve"]
+    registry.note("eve", {*(f"{number}@bricoleur.test" for number in range(5000)), "anyone"})
+    assert Registry(str(path)).owners("tom") == ["eve"] and path.stat().st_size < 20_000
     path.write_bytes(b"{")
     assert Registry(str(path)).owners("tom") == []
 
