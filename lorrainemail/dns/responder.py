@@ -6,6 +6,7 @@ fails: what is no query gets no answer, what cannot be read FORMERR, what we do 
 
 from __future__ import annotations
 
+import ipaddress
 import struct
 from typing import Final
 
@@ -22,7 +23,7 @@ from twisted.logger import Logger
 
 from lorrainemail.dns.zones import Zones
 from lorrainemail.net.limits import TokenBuckets
-from lorrainemail.net.peers import is_loopback, network_key
+from lorrainemail.net.peers import is_loopback
 from lorrainemail.ops.metrics import Counter
 
 log = Logger(namespace="lorrainemail.dns")
@@ -38,7 +39,8 @@ LARGEST_UDP: Final = 1232
 LARGEST_TCP: Final = 65535
 #: A query is one question with its options; larger ones are not read.
 LARGEST_QUERY: Final = 4096
-#: UDP responses a second to one peer network, and at once; a victim of forged queries gets no more.
+#: UDP responses a second to one peer network (IPv4 /24, IPv6 /56), and at once; a victim of forged queries
+#: gets no more.
 RATE: Final = 50.0
 BURST: Final = 200.0
 #: Of those over the rate, every so many-th gets a truncated answer, so that a true client can use TCP.
@@ -68,7 +70,7 @@ class Responder:
         if message is None:
             return None
         response, largest = message
-        if not is_loopback(peer) and not self._buckets.take(network_key(peer)):
+        if not is_loopback(peer) and not self._buckets.take(_target(peer)):
             self._over += 1
             _LIMITED.inc()
             if self._over % SLIP:
@@ -142,6 +144,12 @@ class Responder:
         if made is None or (other is not None and len(other.origin) > len(made.origin)):
             return self.zones
         return self.made
+
+
+def _target(peer: str) -> str:
+    """The network that forged queries would flood: a whole one, as its line is what is filled."""
+    prefix = 56 if ":" in peer else 24
+    return str(ipaddress.ip_network(f"{peer}/{prefix}", strict=False))
 
 
 def _format_error(wire: bytes) -> dns.message.Message:

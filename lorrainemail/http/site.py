@@ -83,6 +83,8 @@ class Site:
     async def _to_https(self, question: Question) -> Answer:
         """Never to a name that is not ours: that would be a link to wherever anybody likes."""
         host = question.host
+        if not question.path.startswith("/"):
+            return NOT_FOUND  # "GET .evil.example/" would go on behind our name
         if host != self.hostname and not await self._local(host) and not await self._domain_below(host):
             return NOT_FOUND
         # The path alone: what a program puts into its query in the clear is an address.

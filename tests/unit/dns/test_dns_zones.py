@@ -259,6 +259,8 @@ def test_a_flood_is_answered_up_to_the_rate_then_by_truncation_or_silence(zones:
     cut = [a for a in answers if a is not None and a[2] & 2]
     assert (len(full), len(cut)) == (5, 10)
     assert all(len(a) <= len(wire) + 11 for a in cut)
+    # Another address of the same line is no other victim.
+    assert not any(a is not None and not a[2] & 2 for a in [responder.udp(wire, "192.0.2.10")] * 3)
     assert responder.udp(wire, "198.51.100.1") is not None
     clock.advance(2)
     again = responder.udp(wire, "192.0.2.9")

@@ -90,6 +90,14 @@ def test_who_comes_in_the_clear_is_sent_to_https_but_never_to_a_name_that_is_not
         assert ask(site, f"{host}/mail/config-v1.1.xml", secure=False).status == 404
 
 
+@pytest.mark.parametrize("path", [".evil.test/x", "@evil.test/x", "http://evil.test/", "*", ""])
+def test_a_request_for_no_path_is_sent_nowhere(site: Site, path: str) -> None:
+    found: list[Answer] = []
+    question = Question("GET", "ours.test", path, secure=False)
+    Deferred.fromCoroutine(site.answer(question)).addCallback(found.append)
+    assert found[0].status == 404
+
+
 def test_a_location_carries_no_line_end_that_was_in_the_path(site: Site) -> None:
     found = ask(site, "ours.test/a\r\nSet-Cookie: x", secure=False)
     assert "\r" not in dict(found.more)["Location"] and "\n" not in dict(found.more)["Location"]
