@@ -90,6 +90,7 @@ class SmtpConnection(ESMTP):
         self._settled = True
         self._waiting = False
         self._turn: IDelayedCall | None = None
+        self._end: IDelayedCall | None = None
         self._errors = 0
         self._leaving = False
         # The client has said all that it will say (``printf ... | nc``), and reads on.
@@ -190,7 +191,8 @@ class SmtpConnection(ESMTP):
             self._goodbye(replies.SHUTTING_DOWN)
 
     def abort(self) -> None:
-        self.transport.abortConnection()
+        if self._end is None:
+            self.transport.abortConnection()
 
     # -- pace: to the transport we are the producer of replies -----------------------------------------
 
@@ -417,9 +419,20 @@ class SmtpConnection(ESMTP):
         self._closing = True
         self._active = self._door.clock.seconds()
         self._drop_input()
+        transport = self.transport
         # A registered producer that is paused would keep the connection open.
-        self.transport.unregisterProducer()
-        self.transport.loseConnection()
+        transport.unregisterProducer()
+        if not self._direct or self._secure:
+            transport.loseConnection()
+            return
+        # The kernel has all of it. loseConnection would wait until the socket is writable, to write nothing.
+        transport.stopReading()
+        self._end = transport.reactor.callLater(0, self._end_now)
+
+    def _end_now(self) -> None:
+        self._end = None
+        if self.transport.connected:
+            self.transport.connectionLost(Failure(ConnectionDone()))
 
     def _refuse(
         self, reply: Reply, detail: str = "", message: OpenTransaction | None = None, **facts: object
