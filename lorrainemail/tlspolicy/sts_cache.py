@@ -18,6 +18,8 @@ from lorrainemail.certs.files import make_directory, read_json, write_json
 from lorrainemail.tlspolicy.sts_policy import MAX_PATTERNS, StsPolicy
 
 DIRECTORY: Final = "tls-policies"
+#: Seconds for which any policy is used, so that not each message has it fetched.
+MIN_AGE: Final = 300
 #: Policies that are kept; beyond, new ones are not.
 MAX_KEPT: Final = 50_000
 #: The files hold only this kind of name, and nothing that leads out of the directory.
@@ -42,7 +44,7 @@ class Kept:
 
     @property
     def ends(self) -> float:
-        return self.fetched + self.policy.max_age
+        return self.fetched + max(self.policy.max_age, MIN_AGE)
 
 
 class StsCache:
