@@ -12,131 +12,21 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final
 
-import attrs
-
 from lorrainemail.grammar import imap_acl, imap_order
+from lorrainemail.grammar.imap_append import MAX_TAG
+from lorrainemail.grammar.imap_commands import BadCommand, Command, Resync, SelectArguments, StoreArguments
 from lorrainemail.grammar.imap_fetch import fetch_items
-from lorrainemail.grammar.imap_metadata import entry_names, get_metadata, set_metadata
+from lorrainemail.grammar.imap_folders import create, list_mailboxes, lsub, rename, status_of
+from lorrainemail.grammar.imap_metadata import get_metadata, set_metadata
 from lorrainemail.grammar.imap_multisearch import esearch
-from lorrainemail.grammar.imap_names import Pattern, decode_name
 from lorrainemail.grammar.imap_notify import notify
 from lorrainemail.grammar.imap_results import fetch_modifiers, result_options
 from lorrainemail.grammar.imap_scan import Scanner, SyntaxFault
 from lorrainemail.grammar.imap_search import UnknownCharset, is_fuzzy, search_program
 from lorrainemail.grammar.imap_sets import SequenceSet
-from lorrainemail.message.dates import parse_date_time
 
-#: Octets of a tag; a longer one is a syntax error.
-MAX_TAG: Final = 100
-#: Patterns of one LIST (RFC 5258).
-MAX_PATTERNS: Final = 20
 #: Pairs of one ID (RFC 2971 §3.3).
 MAX_ID_PAIRS: Final = 30
-
-
-class BadCommand(Exception):
-    """A command that is not IMAP: its tag (b"" where there was none) and the words for the BAD."""
-
-    def __init__(self, tag: bytes, text: str) -> None:
-        super().__init__(text)
-        self.tag = tag
-        self.text = text
-
-
-@attrs.frozen(slots=True)
-class Command:
-    """One command. ``name`` in upper case without "UID "; ``arguments`` as the production's parser made
-    them."""
-
-    tag: bytes
-    name: str
-    uid: bool
-    arguments: tuple[Any, ...]
-
-
-@attrs.frozen(slots=True)
-class StoreArguments:
-    """STORE: "add", "remove" or "set"; ``unchanged_since`` of RFC 7162 §3.1.3, None where not given."""
-
-    messages: SequenceSet
-    operation: str
-    silent: bool
-    flags: tuple[str, ...]
-    unchanged_since: int | None = None
-
-
-@attrs.frozen(slots=True)
-class Resync:
-    """What a client knows of a mailbox (RFC 7162 §3.2.5).
-
-    :ivar numbers: message numbers, ascending, and in ``uids`` what they were; as the client remembers them.
-    """
-
-    uid_validity: int
-    modseq: int
-    known: SequenceSet | None = None
-    numbers: SequenceSet | None = None
-    uids: SequenceSet | None = None
-
-
-@attrs.frozen(slots=True)
-class SelectArguments:
-    """SELECT and EXAMINE (RFC 7162 §3.1.8, §3.2.5)."""
-
-    mailbox: str
-    condstore: bool = False
-    resync: Resync | None = None
-
-
-@attrs.frozen(slots=True)
-class ListArguments:
-    """LIST, plain or extended (RFC 5258), and LSUB."""
-
-    patterns: tuple[Pattern, ...]
-    select: frozenset[str] = frozenset()
-    give: frozenset[str] = frozenset()
-    status: tuple[str, ...] = ()
-    extended: bool = False
-    empty: bool = False
-    metadata: tuple[str, ...] = ()
-
-
-@attrs.frozen(slots=True)
-class AppendArguments:
-    """APPEND or REPLACE up to its literal; the message itself follows as octets.
-
-    :ivar utf8: the message is announced as one with UTF-8 in its header (RFC 6855 §4).
-    :ivar replaces: number or UID of the message that goes for it (RFC 8508), 0 for APPEND.
-    """
-
-    tag: bytes
-    mailbox: str
-    flags: tuple[str, ...]
-    date: int | None
-    name: str = "APPEND"
-    utf8: bool = False
-    replaces: int = 0
-    by_uid: bool = False
-
-
-STATUS_ITEMS: Final = frozenset(
-    {
-        "MESSAGES",
-        "RECENT",
-        "UIDNEXT",
-        "UIDVALIDITY",
-        "UNSEEN",
-        "SIZE",
-        "DELETED",
-        "HIGHESTMODSEQ",
-        "MAILBOXID",
-        "DELETED-STORAGE",
-    }
-)
-_SELECT_OPTIONS: Final = frozenset({"SUBSCRIBED", "REMOTE", "RECURSIVEMATCH", "SPECIAL-USE"})
-_RETURN_OPTIONS: Final = frozenset({"SUBSCRIBED", "CHILDREN", "SPECIAL-USE", "MYRIGHTS"})
-
-_QUOTED_DATE = re.compile(rb'"([^"]{26})"')
 
 
 def _nothing(scanner: Scanner) -> tuple[Any, ...]:
@@ -215,123 +105,6 @@ def _plain_set(scanner: Scanner) -> SequenceSet:
     if found.has_star:
         raise SyntaxFault('"*" is not known')  # RFC 7162 §7 ``known-uids``
     return found
-
-
-def _rename(scanner: Scanner) -> tuple[Any, ...]:
-    scanner.space()
-    old = scanner.mailbox()
-    scanner.space()
-    return old, scanner.mailbox()
-
-
-def _create(scanner: Scanner) -> tuple[Any, ...]:
-    scanner.space()
-    name = scanner.mailbox()
-    uses: tuple[str, ...] = ()
-    if scanner.skip(b" ("):  # RFC 6154 §3
-        if scanner.keyword() != b"USE":
-            raise SyntaxFault("unknown CREATE parameter")
-        scanner.space()
-        uses = scanner.flag_list()
-        scanner.expect(b")")
-    return name, uses
-
-
-def _status_items(scanner: Scanner) -> tuple[str, ...]:
-    scanner.expect(b"(")
-    items = [scanner.keyword().decode("ascii")]
-    while not scanner.skip(b")"):
-        scanner.space()
-        items.append(scanner.keyword().decode("ascii"))
-    if not STATUS_ITEMS.issuperset(items):
-        raise SyntaxFault("unknown STATUS item")
-    return tuple(dict.fromkeys(items))
-
-
-def _status(scanner: Scanner) -> tuple[Any, ...]:
-    scanner.space()
-    name = scanner.mailbox()
-    scanner.space()
-    return name, _status_items(scanner)
-
-
-def _pattern(scanner: Scanner, reference: bytes, wire: bytes) -> Pattern:
-    try:
-        return Pattern(decode_name(reference + wire, scanner.utf8))
-    except ValueError as error:
-        raise SyntaxFault(str(error)) from None
-
-
-def _lsub(scanner: Scanner) -> tuple[Any, ...]:
-    scanner.space()
-    reference = scanner.astring()
-    scanner.space()
-    wire = scanner.list_mailbox()
-    return (ListArguments((_pattern(scanner, reference, wire),), empty=not wire),)
-
-
-def _words(scanner: Scanner, known: frozenset[str]) -> frozenset[str]:
-    """A parenthesised list of option words after its "(", which may be empty."""
-    words: set[str] = set()
-    while not scanner.skip(b")"):
-        if words:
-            scanner.space()
-        word = scanner.keyword().decode("ascii")
-        if word not in known:
-            raise SyntaxFault("unknown LIST option")
-        words.add(word)
-    return frozenset(words)
-
-
-def _list(scanner: Scanner) -> tuple[Any, ...]:
-    scanner.space()
-    select: frozenset[str] = frozenset()
-    give: frozenset[str] = frozenset()
-    status: tuple[str, ...] = ()
-    metadata: tuple[str, ...] = ()
-    extended = False
-    if scanner.skip(b"("):
-        select = _words(scanner, _SELECT_OPTIONS)
-        scanner.space()
-        extended = True
-        if "RECURSIVEMATCH" in select and not select & {"SUBSCRIBED", "SPECIAL-USE"}:
-            raise SyntaxFault("RECURSIVEMATCH needs something to match")  # RFC 5258 §3
-    reference = scanner.astring()
-    scanner.space()
-    wires: list[bytes] = []
-    if scanner.skip(b"("):
-        extended = True
-        wires.append(scanner.list_mailbox())
-        while not scanner.skip(b")"):
-            scanner.space()
-            wires.append(scanner.list_mailbox())
-            if len(wires) > MAX_PATTERNS:
-                raise SyntaxFault("too many patterns")
-    else:
-        wires.append(scanner.list_mailbox())
-    if scanner.skip(b" "):
-        if scanner.keyword() != b"RETURN":
-            raise SyntaxFault("unknown LIST argument")
-        scanner.space()
-        scanner.expect(b"(")
-        extended = True
-        words: set[str] = set()
-        while not scanner.skip(b")"):
-            if words:
-                scanner.space()
-            word = scanner.keyword().decode("ascii")
-            words.add(word)
-            if word == "STATUS":  # RFC 5819
-                scanner.space()
-                status = _status_items(scanner)
-            elif word == "METADATA":  # RFC 9590
-                scanner.space()
-                metadata = entry_names(scanner)
-            elif word not in _RETURN_OPTIONS:
-                raise SyntaxFault("unknown LIST option")
-        give = frozenset(words)
-    patterns = tuple(_pattern(scanner, reference, wire) for wire in wires)
-    return (ListArguments(patterns, select, give, status, extended, not any(wires), metadata),)
 
 
 def _fetch(scanner: Scanner) -> tuple[Any, ...]:
@@ -468,14 +241,14 @@ _PARSERS: Final[dict[bytes, Callable[[Scanner], tuple[Any, ...]]]] = {
     b"NAMESPACE": _nothing,
     b"SELECT": _select,
     b"EXAMINE": _select,
-    b"CREATE": _create,
+    b"CREATE": create,
     b"DELETE": _mailbox,
-    b"RENAME": _rename,
+    b"RENAME": rename,
     b"SUBSCRIBE": _mailbox,
     b"UNSUBSCRIBE": _mailbox,
-    b"LIST": _list,
-    b"LSUB": _lsub,
-    b"STATUS": _status,
+    b"LIST": list_mailboxes,
+    b"LSUB": lsub,
+    b"STATUS": status_of,
     b"IDLE": _nothing,
     b"NOTIFY": notify,
     b"CHECK": _nothing,
@@ -549,87 +322,6 @@ def parse_command(data: bytes, utf8: bool = False, charsets: bool = True) -> Com
     except SyntaxFault as fault:
         raise BadCommand(tag, str(fault)) from None
     return Command(tag, name.decode("ascii"), uid, arguments)
-
-
-def tag_of(data: bytes) -> bytes:
-    """The tag of a command that may be no command, b"" where there is none."""
-    try:
-        tag = Scanner(data[: MAX_TAG + 1]).tag()
-    except SyntaxFault:
-        return b""
-    return tag if len(tag) <= MAX_TAG and data[len(tag) : len(tag) + 1] == b" " else b""
-
-
-def parse_append(data: bytes, utf8: bool = False) -> AppendArguments | None:
-    """What stands before a literal, if that literal is the message of an APPEND or REPLACE; else None.
-
-    :param data: the command up to the literal's "{".
-    :raises BadCommand: where it is one whose arguments are wrong.
-    """
-    scanner = Scanner(data, utf8=utf8)
-    by_uid = False
-    try:
-        tag = scanner.tag()
-        scanner.space()
-        name = scanner.keyword()
-        if name == b"UID":
-            scanner.space()
-            name = scanner.keyword()
-            by_uid = True
-        if name not in ((b"REPLACE",) if by_uid else (b"APPEND", b"REPLACE")) or len(tag) > MAX_TAG:
-            return None
-    except SyntaxFault:
-        return None
-    try:
-        scanner.space()
-        replaces = 0
-        if name == b"REPLACE":
-            replaces = scanner.number()
-            if not replaces:
-                raise SyntaxFault("message 0")
-            scanner.space()
-        if scanner.at_end():
-            return None  # the mailbox is a literal
-        mailbox = scanner.mailbox()
-        scanner.space()
-        flags, date, in_utf8 = _append_options(scanner)
-    except SyntaxFault as fault:
-        raise BadCommand(tag, str(fault)) from None
-    return AppendArguments(tag, mailbox, flags, date, name.decode("ascii"), in_utf8, replaces, by_uid)
-
-
-def parse_append_options(data: bytes) -> tuple[tuple[str, ...], int | None, bool]:
-    """What stands before a further message of an APPEND (RFC 3502 §6.3.11).
-
-    :raises BadCommand: where it is wrong.
-    """
-    scanner = Scanner(data)
-    try:
-        scanner.space()
-        return _append_options(scanner)
-    except SyntaxFault as fault:
-        raise BadCommand(b"", str(fault)) from None
-
-
-def _append_options(scanner: Scanner) -> tuple[tuple[str, ...], int | None, bool]:
-    """Flags, date, and whether ``UTF8 (`` stands before the literal (RFC 6855 §4)."""
-    flags: tuple[str, ...] = ()
-    date: int | None = None
-    if scanner.at(b"("):
-        flags = scanner.flag_list()
-        scanner.space()
-    if scanner.at(b'"'):
-        match = _QUOTED_DATE.match(scanner.data, scanner.position)
-        date = parse_date_time(match.group(1)) if match is not None else None
-        if match is None or date is None:
-            raise SyntaxFault("malformed date-time")
-        scanner.position = match.end()
-        scanner.space()
-    in_utf8 = scanner.data[scanner.position : scanner.position + 6].upper() == b"UTF8 ("
-    if in_utf8:
-        scanner.position += 6
-    scanner.end()
-    return flags, date, in_utf8
 
 
 # -- printers ----------------------------------------------------------------------------------------

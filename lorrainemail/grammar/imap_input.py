@@ -20,13 +20,8 @@ from typing import Final
 
 import attrs
 
-from lorrainemail.grammar.imap import (
-    AppendArguments,
-    BadCommand,
-    parse_append,
-    parse_append_options,
-    tag_of,
-)
+from lorrainemail.grammar.imap_append import parse_append, parse_append_options, tag_of
+from lorrainemail.grammar.imap_commands import AppendArguments, BadCommand
 
 _LITERAL = re.compile(rb"(~?)\{([0-9]{1,20})(\+?)\}\Z")
 _SENT_LITERAL = re.compile(rb"\{([0-9]{1,20})\+\}\r?\Z")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from lorrainemail.errors import PermanentError, TemporaryError
-from lorrainemail.grammar.imap import Command
+from lorrainemail.grammar.imap_commands import Command
 from lorrainemail.imap import capabilities
 from lorrainemail.imap.server import MAX_LOGIN_FAILURES, Bad, ImapServer, No
 from lorrainemail.interfaces import IPrincipal

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lorrainemail.errors import MailError
-from lorrainemail.grammar.imap import Command
+from lorrainemail.grammar.imap_commands import Command
 from lorrainemail.grammar.imap_names import wire_name
 from lorrainemail.imap.server import Bad, ImapServer, No
 from lorrainemail.message.quoting import astring

@@ -12,7 +12,7 @@ from typing import Final
 import attrs
 
 from lorrainemail.errors import MailError
-from lorrainemail.grammar.imap import AppendArguments, BadCommand
+from lorrainemail.grammar.imap_commands import AppendArguments, BadCommand
 from lorrainemail.grammar.imap_input import AppendMessage, next_message
 from lorrainemail.grammar.imap_sets import print_set
 from lorrainemail.imap.folders import target_failure

@@ -17,7 +17,8 @@ import attrs
 from twisted.logger import Logger
 
 from lorrainemail.errors import MailError, PermanentError
-from lorrainemail.grammar.imap import Command, flag_list
+from lorrainemail.grammar.imap import flag_list
+from lorrainemail.grammar.imap_commands import Command
 from lorrainemail.grammar.imap_fetch import FetchItem
 from lorrainemail.grammar.imap_sets import print_ranges
 from lorrainemail.imap.messages import EXPUNGED, chosen

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from lorrainemail.errors import MailError, PermanentError
-from lorrainemail.grammar.imap import Command, ListArguments, SelectArguments
+from lorrainemail.grammar.imap_commands import Command, ListArguments, SelectArguments
 from lorrainemail.grammar.imap_names import DELIMITER, Pattern, wire_name
 from lorrainemail.imap import acl
 from lorrainemail.imap.metadata import of_listed

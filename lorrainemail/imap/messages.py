@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final, Literal, cast
 
 from lorrainemail.errors import MailError
-from lorrainemail.grammar.imap import Command, StoreArguments
+from lorrainemail.grammar.imap_commands import Command, StoreArguments
 from lorrainemail.grammar.imap_sets import SequenceSet, print_set
 from lorrainemail.imap.folders import target_failure
 from lorrainemail.imap.server import Bad, ImapServer, No

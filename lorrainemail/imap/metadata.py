@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from lorrainemail.errors import MailError
-from lorrainemail.grammar.imap import Command
+from lorrainemail.grammar.imap_commands import Command
 from lorrainemail.grammar.imap_metadata import MetadataArguments
 from lorrainemail.grammar.imap_names import wire_name
 from lorrainemail.imap.server import ImapServer, No

@@ -8,7 +8,7 @@ in silence (RFC 7377 §2.1).
 from __future__ import annotations
 
 from lorrainemail.errors import PermanentError
-from lorrainemail.grammar.imap import Command
+from lorrainemail.grammar.imap_commands import Command
 from lorrainemail.grammar.imap_multisearch import Source
 from lorrainemail.grammar.imap_names import DELIMITER, wire_name
 from lorrainemail.grammar.imap_search import SearchKey

@@ -13,7 +13,7 @@ from typing import Final
 from twisted.internet.interfaces import IDelayedCall
 
 from lorrainemail.errors import MailError
-from lorrainemail.grammar.imap import Command
+from lorrainemail.grammar.imap_commands import Command
 from lorrainemail.grammar.imap_names import DELIMITER, wire_name
 from lorrainemail.grammar.imap_notify import EVENTS, EventGroup, NotifyArguments
 from lorrainemail.imap.asides import Telling

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from lorrainemail.grammar.imap import Command
+from lorrainemail.grammar.imap_commands import Command
 from lorrainemail.grammar.imap_order import Criterion
 from lorrainemail.imap.matching import MAX_SCORE
 from lorrainemail.imap.search import Scores, asks_relevancy, find, note_modseq, results, saving

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from lorrainemail.grammar.imap import Resync
+from lorrainemail.grammar.imap_commands import Resync
 from lorrainemail.grammar.imap_sets import SequenceSet, intersect, print_ranges
 from lorrainemail.imap.server import ImapServer
 from lorrainemail.imap.view import View

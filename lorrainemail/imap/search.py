@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, Final, Literal
 
 from lorrainemail.errors import MailError, PermanentError
-from lorrainemail.grammar.imap import Command
+from lorrainemail.grammar.imap_commands import Command
 from lorrainemail.grammar.imap_results import ResultOptions
 from lorrainemail.grammar.imap_search import SearchKey
 from lorrainemail.grammar.imap_sets import print_set

@@ -32,7 +32,9 @@ from twisted.python.failure import Failure
 
 from lorrainemail.envelope import Door, Session
 from lorrainemail.errors import MailError, TemporaryError
-from lorrainemail.grammar.imap import BadCommand, Command, human, parse_command, tag_of
+from lorrainemail.grammar.imap import human, parse_command
+from lorrainemail.grammar.imap_append import tag_of
+from lorrainemail.grammar.imap_commands import BadCommand, Command
 from lorrainemail.grammar.imap_input import (
     AFTER_LOGIN,
     AppendMessage,

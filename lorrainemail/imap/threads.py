@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from lorrainemail.grammar.imap import Command
+from lorrainemail.grammar.imap_commands import Command
 from lorrainemail.imap.order import SLICE, sliced_sort
 from lorrainemail.imap.search import find, note_modseq
 from lorrainemail.imap.server import ImapServer

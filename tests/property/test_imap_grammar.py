@@ -7,7 +7,8 @@ import re
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorrainemail.grammar.imap import BadCommand, parse_command
+from lorrainemail.grammar.imap import parse_command
+from lorrainemail.grammar.imap_commands import BadCommand
 from lorrainemail.grammar.imap_input import AFTER_LOGIN, AppendMessage, CommandReader, Fault, Limits, Ready
 from lorrainemail.grammar.imap_names import Pattern, decode_name, encode_name
 from lorrainemail.grammar.imap_scan import Scanner

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from lorrainemail.grammar.imap import BadCommand, Command, parse_append, parse_command
+from lorrainemail.grammar.imap import parse_command
+from lorrainemail.grammar.imap_append import parse_append
+from lorrainemail.grammar.imap_commands import BadCommand, Command
 from lorrainemail.grammar.imap_input import (
     AFTER_LOGIN,
     BEFORE_LOGIN,
