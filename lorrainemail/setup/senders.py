@@ -98,9 +98,9 @@ class Senders(MultiService):
             self._reporter.failures = wanted and dmarc.failure_reports
         reader: Any = self._parts.get("reader")
         if dmarc.mailbox and reader is None:
-            from lorrainemail.mailauth.report_mail import ReportReader
+            from lorrainemail.mailauth.report_mail import report_reader
 
-            reader = self._parts["reader"] = ReportReader(
+            reader = self._parts["reader"] = report_reader(
                 dmarc.mailbox,
                 near.store,
                 near.tables,
