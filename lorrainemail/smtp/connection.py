@@ -432,7 +432,7 @@ class SmtpConnection(ESMTP):
     def _end_now(self) -> None:
         self._end = None
         if self.transport.connected:
-            self.transport.connectionLost(Failure(ConnectionDone()))
+            self.transport.connectionLost(Failure(ConnectionDone()))  # type: ignore[no-untyped-call]
 
     def _refuse(
         self, reply: Reply, detail: str = "", message: OpenTransaction | None = None, **facts: object
