@@ -78,6 +78,7 @@ from lorrainemail.setup.senders import Neighbours, Senders
 from lorrainemail.setup.served import challenges_of, served_of
 from lorrainemail.setup.serving import Doors, Open, Ordered
 from lorrainemail.setup.sts_checks import StsChecks
+from lorrainemail.sieve.events import MailboxScripts, Rule
 from lorrainemail.sieve.filter import SieveFilter
 from lorrainemail.sieve.storage import Scripts
 from lorrainemail.smtp.door import Door
@@ -90,6 +91,7 @@ from lorrainemail.tables.archive import Archive
 from lorrainemail.tables.backend import find_backend
 from lorrainemail.tables.rules import Rules
 from lorrainemail.tables.service import TableService
+from lorrainemail.transfer.serving import commands as transfer_commands
 
 if TYPE_CHECKING:
     from lorrainemail.http.site import Site
@@ -187,6 +189,16 @@ class Server(Ordered):
             self.signer.sign,
         )
         self.store.filling = self._warn_of_quota
+        self.mailbox_scripts = MailboxScripts(
+            self.scripts,
+            self.store,
+            self.filter,
+            self.intake.inject,
+            in_thread,
+            settings.hostname,
+            reactor.seconds,
+            Rule.of(settings.mailbox_scripts),
+        )
 
         self.intake.seal_with(self.senders.seal)
 
@@ -288,6 +300,7 @@ class Server(Ordered):
             "trace.flush": self.trace.flush,
             **self.logins.commands(),
             **queue_commands(self.queue, self.runner),
+            **transfer_commands(self.store, self._account, places.spill),
         }
         self.doors = Doors(reactor, [self.open_door(port) for port in ports])
         self.doctor = daily_of(self, reactor, in_thread)
@@ -409,7 +422,7 @@ class Server(Ordered):
         if name in ("pop3", "pop3s"):
             secure: Literal["pop3", "pop3s"] = "pop3s" if name == "pop3s" else "pop3"
             return Pop3Factory(secure, self.authenticator, self._reactor, counter, self.server_tls, plaintext)
-        return ImapFactory(
+        imap = ImapFactory(
             "imaps" if name == "imaps" else "imap",
             self.authenticator,
             self._reactor,
@@ -420,7 +433,11 @@ class Server(Ordered):
             self.server_tls,
             plaintext,
             settings.hostname,
+            self.mailbox_scripts,
         )
+        if any(port.door == "managesieve" for port in self._ports):
+            imap.sieve_host = settings.hostname
+        return imap
 
     def _http_door(self, port: BoundPort) -> Open:
         from lorrainemail.http.door import HttpFactory
@@ -600,6 +617,7 @@ class Server(Ordered):
         self.outgoing.use(new)
         self.intake.seal_with(self.senders.seal)
         self.filter.separators = new.subaddress
+        self.mailbox_scripts.rules = Rule.of(new.mailbox_scripts)
         for (name, loopback), door in self._smtp.items():
             door.settings = _door_settings(new, cast(DoorName, name), loopback, self._spill)
             door.policy = policy

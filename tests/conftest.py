@@ -103,6 +103,10 @@ class RunningServer:
         with open(self.state / "accounts", "a", encoding="utf-8") as accounts:
             accounts.write(f"{address}:{{ARGON2ID}}{password_hash()}\n")
 
+    def command_line(self, word: str) -> list[str]:
+        """The operator's command on this server, for tests that run it themselves."""
+        return [str(BIN / "lorrainemail"), word, "--state", str(self.state)]
+
     def command(self, *words: str, input: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run the operator's command on this server."""
         return subprocess.run(

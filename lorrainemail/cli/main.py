@@ -45,6 +45,8 @@ COMMANDS: Final = {
     "mta-sts": Command("mta_sts", "what our MTA-STS policies say, and whether they may enforce"),
     "dmarc": Command("dmarc", "what other servers report of mail in the name of our domains"),
     "mailbox": Command("mailbox", "mailboxes on disk: what is in them, whether their index is sound"),
+    "import": Command("transfer", "take mailboxes over: Maildirs, mbox files, or from a running IMAP server"),
+    "export": Command("transfer", "write mailboxes out, as Maildirs or mbox files"),
     "sieve": Command("sieve", "filter scripts of accounts: check, test, put, activate, list"),
     "lab": Command("lab", "see one message travel through two complete servers"),
     "status": Command("server", "whether the server runs, and how it is"),

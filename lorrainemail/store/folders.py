@@ -298,6 +298,11 @@ def read_subscriptions(tree: Tree) -> list[str]:
             text = file.read(_MAX_SUBSCRIPTIONS)
     except FileNotFoundError:
         return []
+    return parse_subscriptions(text)
+
+
+def parse_subscriptions(text: str) -> list[str]:
+    """The names in such a file, in its order."""
     lines = text.split("\n")
     tabbed = lines[0] == "V\t2"  # Dovecot 2.3's second form: levels between tabs
     names = []

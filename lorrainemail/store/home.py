@@ -586,3 +586,7 @@ class MailHome:
 
     def usage(self) -> Deferred[tuple[int, int]]:
         return Deferred.fromCoroutine(self._live.known_usage())
+
+    def on_tree(self, work: Callable[[Tree], Generator[None, None, T]]) -> Deferred[T]:
+        """A job of those who move mailboxes in and out as a whole, in order with all others of this home."""
+        return self._live.slices(lambda: work(self._live.tree))

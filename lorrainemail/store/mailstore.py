@@ -20,7 +20,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from lorrainemail.errors import Reply
-from lorrainemail.interfaces import Account, ICommitter, IContent, IMailHome, IPlacement, IStore
+from lorrainemail.interfaces import Account, ICommitter, IContent, IPlacement, IStore
 from lorrainemail.ops.files import SYSTEM, Files
 from lorrainemail.store.failures import OVER_QUOTA
 from lorrainemail.store.home import LiveHome, MailHome
@@ -154,7 +154,7 @@ class MailStore(Service):
 
         return Deferred.fromCoroutine(ask())
 
-    def home(self, account: Account) -> IMailHome:
+    def home(self, account: Account) -> MailHome:
         return MailHome(self._live(account), account)
 
     def watch(self, listener: Callable[[str, str, str], None]) -> None:
