@@ -484,7 +484,7 @@ def _archive_rows(value: Any, converter: Converter) -> dict[str, str]:
     def one(item: tuple[str, Any]) -> None:
         head, colon, pattern = item[0].partition(":")
         who = f"{head}:" if colon and head in ("from", "to") else ""
-        if not isinstance(item[1], str):
+        if not isinstance(item[1], str) or not item[1]:
             raise Wrong(f"{_shown(item[1])} is no address", 'write for example "archive@bricoleur.com"')
         rows[who + values.parse_pattern(pattern if who else item[0])] = values.parse_account(item[1])
 

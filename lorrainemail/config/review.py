@@ -6,6 +6,7 @@ Pure but for looking at the modes of the files that are named. :class:`Finding` 
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import stat
 from collections.abc import Iterator
@@ -20,6 +21,14 @@ from lorrainemail.errors import Origin, Problem
 #: RFC 5321 §4.5.3.1.8 and §4.5.3.1.7.
 LEAST_RECIPIENTS: Final = 100
 LEAST_MESSAGE: Final = 64 * 1024
+#: Broader networks than these are hardly one's own.
+WIDEST: Final = {4: 8, 6: 19}
+#: Whose words are believed about who a client is, and what that comes to.
+_BELIEVED: Final = {
+    "xclient_networks": "may say that it is anybody, also whom relay_networks lets send anywhere",
+    "proxy_networks": "may say that it is anybody, also whom relay_networks lets send anywhere",
+    "xforward_networks": "may say whom its messages came from, in trace and log",
+}
 #: Doors at which somebody logs in, in the clear first.
 _LOGIN_DOORS: Final = ("submission", "pop3", "imap")
 #: Files of the state directory that hold secrets; ``credentials`` is refused by the tables themselves.
@@ -46,6 +55,7 @@ def finding(kind: Kind, origin: Origin, what: str, mend: str) -> Finding:
 def review_settings(settings: Settings) -> Iterator[Finding]:
     """Everything unwise outside the tables."""
     yield from _doors(settings)
+    yield from _believed(settings)
     yield from _names(settings)
     yield from _tls_files(settings)
     yield from _acme(settings)
@@ -112,6 +122,18 @@ def _doors(settings: Settings) -> Iterator[Finding]:
                     yield finding("useless", settings.origin("listen", door, index), what, mend)
 
 
+def _believed(settings: Settings) -> Iterator[Finding]:
+    """Servers in front that are everybody."""
+    for name, means in _BELIEVED.items():
+        for index, text in enumerate(getattr(settings, name)):
+            network = ipaddress.ip_network(text)
+            if network.prefixlen < WIDEST[network.version]:
+                what = f"{name} {network}: whoever connects from there {means}"
+                yield finding(
+                    "dangerous", settings.origin(name, index), what, "name the servers in front only"
+                )
+
+
 def _helper(settings: Settings) -> Iterator[Finding]:
     """Commands of users are run by the helper alone; where it is not there, their mail waits."""
     path = settings.commands.helper
@@ -148,6 +170,15 @@ def _tls_files(settings: Settings) -> Iterator[Finding]:
             yield finding(
                 "broken", settings.origin("tls", name), f"{path} cannot be read", "mend the path or its mode"
             )
+    key = settings.dns_update.key
+    if key and not os.access(key, os.R_OK):
+        where = settings.origin("dns_update", "key")
+        yield finding("broken", where, f"{key} cannot be read", "mend the path or its mode")
+    for index, directory in enumerate(settings.aliases.file_directories):
+        if directory.rstrip("/") in ("", settings.state) or not os.path.isdir(directory):
+            where = settings.origin("aliases", "file_directories", index)
+            what = f"{directory} is no directory of its own: no mail is filed there"
+            yield finding("broken", where, what, "name one that exists, for such files alone")
     for index, path in enumerate(settings.dns.zones):
         if not os.access(path, os.R_OK):
             origin = settings.origin("dns", "zones", index)

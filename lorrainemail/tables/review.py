@@ -13,7 +13,7 @@ from typing import Final, Literal
 from twisted.internet.defer import Deferred
 
 from lorrainemail.addresses import Address
-from lorrainemail.config.review import Finding, finding
+from lorrainemail.config.review import WIDEST, Finding, finding
 from lorrainemail.config.values import split_port
 from lorrainemail.errors import Problem
 from lorrainemail.interfaces import Expansion, LocalMailbox
@@ -23,8 +23,6 @@ from lorrainemail.tables.route import best, patterns_of
 from lorrainemail.tables.rules import DomainRow, RouteRow, RouteTable
 from lorrainemail.tables.snapshot import Snapshot
 
-#: Broader networks than these are hardly one's own.
-WIDEST: Final = {4: 8, 6: 19}
 #: Aliases looked at; each costs an expansion.
 MAX_ALIASES: Final = 100_000
 

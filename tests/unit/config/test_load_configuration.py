@@ -127,6 +127,7 @@ def test_a_backslash_in_double_quotes_is_told_to_use_single_ones() -> None:
 @pytest.mark.parametrize(
     "line",
     [
+        """archive."*" = "" """,
         "limits.recipients = true",
         'limits.recipients = "1000"',
         "limits.recipients = 10.0",
