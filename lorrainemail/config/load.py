@@ -9,11 +9,13 @@ runs and at a reload; the file read is small and bounded.
 from __future__ import annotations
 
 import difflib
+import functools
 import os
 import re
 import socket
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any, Final, Literal, NoReturn, TypeVar, get_args, get_origin
 
 import attrs
@@ -152,7 +154,11 @@ def load_text(text: str, file: str, state: str) -> Settings:
     problems: list[Problem] = []
     settings: Settings | None = None
     try:
-        settings = _converter(state).structure(data, Settings)
+        reading = _relative_to.set(state)
+        try:
+            settings = _converter().structure(data, Settings)
+        finally:
+            _relative_to.reset(reading)
     except ClassValidationError as error:
         for path, fault in _faults(error, ()):
             problems.extend(_problem(file, lines, path, fault))
@@ -250,9 +256,14 @@ def _state_in(file: str, default: str) -> str:
 
 Hook = Callable[[Any, Any], Any]
 
+#: The state directory of the text that is being read.
+_relative_to: ContextVar[str] = ContextVar("lorrainemail.config.load")
 
-def _converter(state: str) -> Converter:
-    """A strict converter: nothing is coerced, unknown keys are faults, each value goes through its parser."""
+
+@functools.cache
+def _converter() -> Converter:
+    """A strict converter: nothing is coerced, unknown keys are faults, each value goes through its parser.
+    Dear to make, and the same for every text."""
     converter = Converter(detailed_validation=True, forbid_extra_keys=True)
 
     def class_hook(cls: Any) -> Hook:
@@ -264,7 +275,7 @@ def _converter(state: str) -> Converter:
             if "doc" not in field.metadata:
                 overrides[field.name] = override(omit=True)
             else:
-                overrides[field.name] = override(struct_hook=_field_hook(field, state, converter))
+                overrides[field.name] = override(struct_hook=_field_hook(field, converter))
         fill: Any = make_dict_structure_fn(cls, converter, True, **overrides)
 
         def structure(value: Any, kind: Any) -> Any:
@@ -278,7 +289,7 @@ def _converter(state: str) -> Converter:
     return converter
 
 
-def _field_hook(field: attrs.Attribute[Any], state: str, converter: Converter) -> Hook:
+def _field_hook(field: attrs.Attribute[Any], converter: Converter) -> Hook:
     """How one setting is read, from its type and its metadata."""
     kind: Any = field.type
     element = kind
@@ -300,7 +311,7 @@ def _field_hook(field: attrs.Attribute[Any], state: str, converter: Converter) -
     elif element is int:
         one = _number(field.metadata)
     else:
-        one = _string(field.metadata.get("kind", ""), state)
+        one = _string(field.metadata.get("kind", ""))
     if element is kind:
         return lambda value, _: one(value)
     lone = field.metadata.get("kind") == "hop"  # a relay row's single host needs no list
@@ -352,7 +363,7 @@ def _number(metadata: Mapping[str, Any]) -> Callable[[Any], int]:
     return read
 
 
-def _string(kind: str, state: str) -> Callable[[Any], str]:
+def _string(kind: str) -> Callable[[Any], str]:
     def read(value: Any) -> str:
         if not isinstance(value, str):
             raise Wrong(f"{_shown(value)} is no text", 'write it in quotes: "..."')
@@ -361,7 +372,7 @@ def _string(kind: str, state: str) -> Callable[[Any], str]:
                 "the text is too long or has a null character", f"at most {values.MAX_WORD} characters"
             )
         if kind in ("path", "state"):
-            return os.path.normpath(os.path.join(state, value)) if value else ""
+            return os.path.normpath(os.path.join(_relative_to.get(), value)) if value else ""
         return _KINDS[kind](value)
 
     return read

@@ -98,7 +98,7 @@ def paths(value: Any, path: KeyPath = ()) -> set[KeyPath]:
     return found
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(documents())
 def test_every_key_that_toml_has_gets_a_line_and_no_other(text: str) -> None:
     try:
@@ -110,7 +110,7 @@ def test_every_key_that_toml_has_gets_a_line_and_no_other(text: str) -> None:
     assert all(1 <= line <= text.count("\n") + 1 for line in lines.values())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(keys(), values, blanks), max_size=6, unique_by=lambda item: item[0][0]))
 def test_a_key_is_on_the_line_where_it_was_written(items: list[tuple[tuple[str, str], str, str]]) -> None:
     text, expected = "", {}

@@ -25,7 +25,7 @@ WORDS = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(WORDS, max_size=14))
 def test_any_command_is_a_value_or_bad(words: list[bytes]) -> None:
     for data in (b" ".join(words), b"".join(words), b"t " + b" ".join(words)):
@@ -83,7 +83,7 @@ def test_events_do_not_depend_on_how_the_octets_arrive(commands: list[bytes], cu
     assert run([data]) == run(chunks)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=200))
 def test_the_reader_never_breaks(data: bytes) -> None:
     reader = CommandReader(AFTER_LOGIN)

@@ -89,7 +89,7 @@ def domain(tmp_path_factory: pytest.TempPathFactory) -> Domain:
     return Domain(str(tmp_path_factory.mktemp("state")))
 
 
-quiet = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quiet = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @quiet
@@ -138,7 +138,7 @@ def test_after_any_change_both_say_the_same(
     assert (domain.verify(field + changed) == ["pass"]) == expected
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
     st.lists(st.sampled_from([b" ", b"\t", b"\r\n", b"\r", b"\n", b"a", b"  ", b" \r\n"]), max_size=30).map(
         b"".join

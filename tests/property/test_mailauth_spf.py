@@ -67,7 +67,7 @@ def oracle(rows: dict[str, list[tuple[str, Any]]], peer: str, sender: str) -> st
         spf.DNSLookup = before
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(zones, st.sampled_from(ADDRESSES))
 def test_the_result_is_that_of_pyspf(zone: dict[str, list[str]], peer: str) -> None:
     rows = rows_of(zone)

@@ -56,7 +56,7 @@ def same(data: bytes, part: Part, oracle: email.message.Message) -> None:
         assert data[part.body : part.end] == payload.encode("ascii", "surrogateescape")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(entities())
 def test_parts_are_where_the_standard_library_finds_them(data: bytes) -> None:
     same(data, parse_structure(data), email.message_from_bytes(data, policy=email.policy.compat32))
@@ -75,7 +75,7 @@ HOSTILE = st.lists(
 ).map(b"".join)  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(HOSTILE)
 def test_no_octets_whatever_break_the_summary(data: bytes) -> None:
     summary = summarize(data)
@@ -85,7 +85,7 @@ def test_no_octets_whatever_break_the_summary(data: bytes) -> None:
         assert 0 <= part.start <= part.body <= part.end <= len(data)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(HOSTILE)
 def test_fields_cover_exactly_their_octets(data: bytes) -> None:
     end = body_offset(data)
@@ -98,7 +98,7 @@ def test_fields_cover_exactly_their_octets(data: bytes) -> None:
     assert b"".join(data[f.start : f.end] for f in fields(data)).rstrip(b"\r\n") == chosen.rstrip(b"\r\n")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(HOSTILE)
 def test_address_lists_never_fail(data: bytes) -> None:
     for mailbox in parse_addresses(data):
@@ -114,7 +114,7 @@ NAME = st.one_of(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(NAME, WORD, WORD), max_size=5), st.sampled_from([",", ", ", " ,\t", ",,"]))
 def test_well_formed_address_lists_are_read_back(
     addresses: list[tuple[str | None, str, str]], comma: str

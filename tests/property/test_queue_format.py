@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorrainemail.addresses import Address, AddressError, parse_address
@@ -83,11 +83,13 @@ def items(draw: st.DrawFn) -> Stored:
     return Stored(item, draw(st.booleans()), float(draw(st.integers(0, 10**6))))
 
 
+@settings(max_examples=50, deadline=None)
 @given(items())
 def test_every_item_comes_back_as_it_went(stored: Stored) -> None:
     assert decode(encode(stored)) == stored
 
 
+@settings(max_examples=50, deadline=None)
 @given(items())
 def test_the_first_look_agrees_with_the_second(stored: Stored) -> None:
     identity, age, next_try = peek(encode(stored))
@@ -96,6 +98,7 @@ def test_the_first_look_agrees_with_the_second(stored: Stored) -> None:
     assert next_try == min(waiting, default=float("inf"))
 
 
+@settings(max_examples=50, deadline=None)
 @given(items(), st.data())
 def test_damage_is_said_and_never_anything_else(stored: Stored, data: st.DataObject) -> None:
     octets = bytearray(encode(stored))
@@ -115,6 +118,7 @@ JSON = st.recursive(
 )
 
 
+@settings(max_examples=50, deadline=None)
 @given(items(), st.data())
 def test_values_of_wrong_kinds_are_damage_too(stored: Stored, data: st.DataObject) -> None:
     document = json.loads(encode(stored))

@@ -186,7 +186,7 @@ class Silent:
         pass
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     local,
     st.lists(st.sampled_from(DOMAINS), max_size=1),
@@ -248,7 +248,7 @@ def by_the_book(relay: list[str], recipient: Address) -> str:
     return best
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(relay, addresses, st.randoms(use_true_random=False))
 def test_the_most_specific_row_wins_whatever_the_order(
     relay: dict[str, RelayRow], recipient: Address, random: Any
@@ -284,7 +284,7 @@ def expansion_of(snapshot: Snapshot, address: Address) -> Expansion:
     return found
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(local, accounts, aliases, relay, addresses)
 def test_an_expansion_ends_and_reaches_nobody_twice(
     domains: list[str],
@@ -313,7 +313,7 @@ def test_an_expansion_ends_and_reaches_nobody_twice(
         reached.add(key)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(local, accounts, aliases, relay, addresses)
 def test_a_table_that_answers_later_means_the_same(
     domains: list[str],

@@ -7,6 +7,7 @@ may import anything; nothing but composition imports composition.
 from __future__ import annotations
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,7 @@ def owner(path: Path) -> str:
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
+@functools.cache
 def imports(path: Path) -> set[str]:
     """Full names of what a file imports, wherever in it, also for the type checker alone."""
     found: set[str] = set()
