@@ -425,11 +425,10 @@ class Batch:
             elif job.what == "discard":
                 for write in job.writes:
                     self._unlink(write.temporary)
-        if len(opened) > 1:
-            for _job, _index, _write, descriptor in opened:
-                self._files.begin_sync(descriptor)
-        for job, index, write, descriptor in opened:
-            self._sync(job, index, write, descriptor)
+        if opened:
+            errors = self._files.fsync_all([descriptor for _job, _index, _write, descriptor in opened])
+            for (job, index, write, descriptor), error in zip(opened, errors, strict=True):
+                self._synced(job, index, write, descriptor, error)
         renamed: list[tuple[_Job, int, FileWrite]] = []
         for job in jobs:
             if job.what in ("publish", "commit"):
@@ -462,12 +461,9 @@ class Batch:
             return -1
         return descriptor
 
-    def _sync(self, job: _Job, index: int, write: FileWrite, descriptor: int) -> None:
-        error: OSError | None = None
-        try:
-            self._files.fsync(descriptor)
-        except OSError as caught:
-            error = caught
+    def _synced(
+        self, job: _Job, index: int, write: FileWrite, descriptor: int, error: OSError | None
+    ) -> None:
         try:
             self._files.close(descriptor)
         except OSError as caught:
@@ -494,29 +490,26 @@ class Batch:
     def _sync_directories(self, renamed: list[tuple[_Job, int, FileWrite]]) -> None:
         """Sync each directory once; new directories' parents before what is in them."""
         failed: dict[str, OSError] = {}
-        synced: set[str] = set()
-
-        def sync(directory: str) -> None:
-            if directory in synced:
-                return
-            synced.add(directory)
-            try:
-                self._files.fsync_directory(directory)
-            except OSError as error:
-                failed[directory] = error
-                self._alarm(directory, error)
-
-        count = 0
+        above: dict[str, None] = {}
+        last: dict[str, None] = {}
+        directories = []
         for _job, _index, write in renamed:
             for directory in write.new_directories:
-                sync(os.path.dirname(directory))
-            sync(os.path.dirname(write.final))
-        for job, index, write in renamed:
+                above[os.path.dirname(directory)] = None
+            directories.append(os.path.dirname(write.final))
+            last[directories[-1]] = None
+        for directory in above:
+            self._note_directory(failed, directory, self._files.fsync_directories((directory,))[0])
+        rest = [directory for directory in last if directory not in above] if above else list(last)
+        for directory, error in zip(rest, self._files.fsync_directories(rest), strict=True):
+            self._note_directory(failed, directory, error)
+        count = 0
+        for (job, index, write), directory in zip(renamed, directories, strict=True):
             error = None
             if failed:
-                error = failed.get(os.path.dirname(write.final))
-                for directory in write.new_directories:
-                    error = error or failed.get(os.path.dirname(directory))
+                error = failed.get(directory)
+                for made in write.new_directories:
+                    error = error or failed.get(os.path.dirname(made))
             if error is None:
                 count += 1
                 continue
@@ -524,6 +517,11 @@ class Batch:
                 self._unlink(write.final)
             self._fail(job, index, error)
         _FILES.inc(count)
+
+    def _note_directory(self, failed: dict[str, OSError], directory: str, error: OSError | None) -> None:
+        if error is not None:
+            failed[directory] = error
+            self._alarm(directory, error)
 
     def _fail(self, job: _Job, index: int, error: Exception) -> None:
         if not isinstance(error, OSError):

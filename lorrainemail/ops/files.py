@@ -13,8 +13,13 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from collections.abc import Sequence
-from typing import Final
+import threading
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
+
+from lorrainemail.ops.aio import DEPTH, SyncQueue, make_queue
+
+T = TypeVar("T")
 
 #: How new files are opened: never an existing one, never through a link, never inherited by a child.
 CREATE: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -82,6 +87,13 @@ class Files:
         lost pages as clean, so that a second call would succeed without them."""
         os.fsync(descriptor)
 
+    def fsync_all(self, descriptors: Sequence[int]) -> list[OSError | None]:
+        """As :meth:`fsync` of each, once, whatever became of the others; how each of them went."""
+        if len(descriptors) > 1:
+            for descriptor in descriptors:
+                self.begin_sync(descriptor)
+        return [_caught(self.fsync, descriptor) for descriptor in descriptors]
+
     def close(self, descriptor: int) -> None:
         os.close(descriptor)
 
@@ -134,9 +146,84 @@ class Files:
         finally:
             os.close(descriptor)
 
+    def fsync_directories(self, paths: Sequence[str]) -> list[OSError | None]:
+        """As :meth:`fsync_directory` of each, in any order; how each of them went."""
+        return [_caught(self.fsync_directory, path) for path in paths]
+
+
+class SystemFiles(Files):
+    """The same, several syncs at once where the kernel can do that."""
+
+    __slots__ = ("_own",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._own = threading.local()
+
+    def fsync_all(self, descriptors: Sequence[int]) -> list[OSError | None]:
+        if len(descriptors) < 2:
+            return super().fsync_all(descriptors)
+        results: list[OSError | None] = []
+        while len(results) < len(descriptors):
+            start = len(results)
+            part = descriptors[start : start + DEPTH]
+            queue = self._queue()
+            done: list[OSError | None] = []
+            if queue is not None:
+                try:
+                    done = queue.fsync(part)
+                except OSError as error:
+                    # Nobody knows how they went, and a sync is never repeated.
+                    self._own.queue = None
+                    done = [error] * len(part)
+            results += done
+            if len(done) < len(part):
+                results += super().fsync_all(part[len(done) :])
+        return results
+
+    def _queue(self) -> SyncQueue | None:
+        """This thread's, made at its first use."""
+        try:
+            queue: SyncQueue | None = self._own.queue
+        except AttributeError:
+            queue = self._own.queue = make_queue()
+        return queue
+
+    def fsync_directories(self, paths: Sequence[str]) -> list[OSError | None]:
+        if len(paths) < 2 or self._queue() is None:
+            return super().fsync_directories(paths)
+        results: list[OSError | None] = []
+        for start in range(0, len(paths), DEPTH):
+            results += self._fsync_directories(paths[start : start + DEPTH])
+        return results
+
+    def _fsync_directories(self, paths: Sequence[str]) -> list[OSError | None]:
+        results: list[OSError | None] = [None] * len(paths)
+        opened: dict[int, int] = {}  # index -> descriptor
+        try:
+            for index, path in enumerate(paths):
+                try:
+                    opened[index] = os.open(path, _DIRECTORY)
+                except OSError as error:
+                    results[index] = error
+            for index, error_ in zip(opened, self.fsync_all(list(opened.values())), strict=True):
+                results[index] = error_
+        finally:
+            for descriptor in opened.values():
+                os.close(descriptor)
+        return results
+
+
+def _caught(sync: Callable[[T], None], what: T) -> OSError | None:
+    try:
+        sync(what)
+    except OSError as error:
+        return error
+    return None
+
 
 #: The real thing.
-SYSTEM: Final = Files()
+SYSTEM: Final = SystemFiles()
 
 
 def make_directories(files: Files, root: str, path: str, mode: int = 0o700) -> None:
