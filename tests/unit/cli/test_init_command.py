@@ -20,7 +20,9 @@ from lorrainemail.setup import unit
 from lorrainemail.setup.new_domain import Wishes, configuration, place
 
 Init = Callable[..., dict[str, Any]]
-COMMON = ("--yes", "--json", "--no-probe", "--high-ports", "--interface", "127.0.0.1")
+#: A loopback address of this process alone, whose ports nobody else holds.
+HOST = f"127.66.{os.getpid() >> 8 & 255}.{os.getpid() & 255}"
+COMMON = ("--yes", "--json", "--no-probe", "--high-ports", "--interface", HOST)
 
 
 @pytest.fixture
@@ -124,7 +126,7 @@ def test_a_blocked_port_25_is_told_with_the_way_out(
 
 
 def test_ports_that_another_program_holds_are_told_before_the_start(run_init: Init) -> None:
-    with socket.create_server(("127.0.0.1", 2525)), socket.create_server(("127.0.0.1", 2443)):
+    with socket.create_server((HOST, 2525)), socket.create_server((HOST, 2443)):
         answer = run_init("bricoleur.com")
     notes = " ".join(answer["notes"])
     assert "2525" in notes and "2443" in notes
