@@ -221,7 +221,8 @@ class Server(Ordered):
             self.tables, self.resolver, sessions, ends, settings.queue.port, settings.dns.ipv6
         )
         self.remote.sign = self.signer.sign
-        self.outgoing = Outgoing(settings, reactor, self.resolver, self._fetcher, in_thread)
+        self.outgoing = Outgoing(settings, neighbours, self.resolver, self._fetcher)
+        sessions.observe = self.outgoing.observe
         self.remote.policies = self.outgoing.policies
         self._copy_and_rewrite(settings)
         self.future = FutureRelease(

@@ -44,6 +44,7 @@ COMMANDS: Final = {
     "certificate": Command("certificate", "certificates: list, renew"),
     "mta-sts": Command("mta_sts", "what our MTA-STS policies say, and whether they may enforce"),
     "dmarc": Command("dmarc", "what other servers report of mail in the name of our domains"),
+    "tls-report": Command("tls_report", "how other servers found TLS with ours: list, show, read"),
     "mailbox": Command("mailbox", "mailboxes on disk: what is in them, whether their index is sound"),
     "import": Command("transfer", "take mailboxes over: Maildirs, mbox files, or from a running IMAP server"),
     "export": Command("transfer", "write mailboxes out, as Maildirs or mbox files"),

@@ -567,6 +567,26 @@ class OutgoingTls:
 
 
 @attrs.frozen(slots=True)
+class TlsReports:
+    """Reports of how TLS with mail servers went (RFC 8460)."""
+
+    send: bool = attrs.field(
+        default=True,
+        metadata=_doc("tell other domains once a day how TLS with their servers went, where they ask for it"),
+    )
+    mailbox: str = attrs.field(
+        default="",
+        metadata=_doc(
+            "the account whose incoming reports are read for the command tls-report", kind="address"
+        ),
+    )
+    keep: int = attrs.field(
+        default=400 * DAY,
+        metadata=_doc("how long what reports say is kept", unit="duration", least=DAY, most=3650 * DAY),
+    )
+
+
+@attrs.frozen(slots=True)
 class Forwarding:
     """Mail of others that aliases and filters send on to other servers."""
 
@@ -823,6 +843,7 @@ class Settings:
     limits: Limits = attrs.field(factory=Limits)
     queue: Queue = attrs.field(factory=Queue)
     outgoing_tls: OutgoingTls = attrs.field(factory=OutgoingTls)
+    tls_reports: TlsReports = attrs.field(factory=TlsReports)
     forwarding: Forwarding = attrs.field(factory=Forwarding)
     policy: Policy = attrs.field(factory=Policy)
     store: Store = attrs.field(factory=Store)

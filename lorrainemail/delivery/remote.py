@@ -12,6 +12,7 @@ decided now is deferred.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Literal
 
@@ -22,6 +23,7 @@ from zope.interface import implementer
 
 from lorrainemail.addresses import Address
 from lorrainemail.delivery.client import (
+    MAX_HEADER,
     MAX_RECIPIENTS,
     NO_DELIVERBY,
     NO_REQUIRETLS,
@@ -61,6 +63,7 @@ NOT_PROVED: Final = Reply(450, "4.7.30", "neither DNSSEC nor MTA-STS proves the 
 MAYBE_PROVED: Final = Reply(450, "4.7.30", "whether anything proves the name of the server is not known now")
 
 _USUAL: Final = Pace()
+_WAIVER: Final = re.compile(rb"(?im)^TLS-Required:[ \t]*No[ \t]*\r?$")
 
 _Kind = Literal["delivered", "deferred", "failed"]
 
@@ -273,6 +276,8 @@ class _Attempt:
             return self._all("deferred", none.reply, none.ours)
         plan = await self.courier.plan(route, hops)
         required = self.envelope.asks("REQUIRETLS")
+        if plan is not None and plan.demands and not required and await self._waived():
+            plan = None
         if plan is not None:
             self.strict = required
             targets = self._as_published(targets, plan, required)
@@ -299,6 +304,15 @@ class _Attempt:
             if not unserved or spoken >= MAX_SESSIONS:
                 break
         return [_final(self.outcomes[index]) for index in range(len(self.recipients))]
+
+    async def _waived(self) -> bool:
+        """Whether the message says that it should arrive whatever TLS there is (RFC 8689 §5)."""
+        content = self.content
+        if content.in_memory() is not None:
+            head = content.head(MAX_HEADER)
+        else:
+            head = await self.courier.sessions.in_thread(lambda: content.head(MAX_HEADER))
+        return _WAIVER.search(head.partition(b"\r\n\r\n")[0]) is not None
 
     def _as_published(self, targets: list[Target], plan: Plan, required: bool) -> list[Target]:
         """The targets as the recipients' domain wants them spoken to; of those that may not be used it is

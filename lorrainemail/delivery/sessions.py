@@ -261,7 +261,7 @@ class Sessions:
         except Unusable as unusable:
             fault = NOT_OFFERED if unusable.tls else ""
             if fault:
-                self._observed(session, target, fault, unusable.reply.text)
+                self._observed(session, target, fault, "" if unusable.remote else unusable.reply.text)
             if required:
                 Deferred.fromCoroutine(session.quit())
                 raise NoSession(_temporary(unusable.reply), ours=True, fault=fault) from None

@@ -90,6 +90,11 @@ class Plan:
     words: str = ""
     unsure: bool = False
 
+    @property
+    def demands(self) -> bool:
+        """Whether mail may have to wait for it."""
+        return any(one.use not in ("any", "watched") for one in self.hosts.values())
+
     def of(self, host: str) -> HostPolicy:
         found = self.hosts.get(host)
         if found is None:

@@ -100,7 +100,7 @@ class Field:
         self.courier.port = one.port
         return one, two
 
-    async def deliver(self, *parameters: str) -> Outcome:
+    async def deliver(self, *parameters: str, message: bytes = MESSAGE) -> Outcome:
         recipients = [QueueRecipient("remote", Recipient(parse_address("bob@theirs.test")))]
         envelope = Envelope(
             id="id1",
@@ -108,8 +108,8 @@ class Field:
             recipients=(),
             parameters=tuple(Parameter(one) for one in parameters),
         )
-        item = QueueItem(envelope, tuple(recipients), 0.0, len(MESSAGE))
-        (one,) = await self.courier.deliver(item, recipients, Content(MESSAGE))
+        item = QueueItem(envelope, tuple(recipients), 0.0, len(message))
+        (one,) = await self.courier.deliver(item, recipients, Content(message))
         return one
 
     def faults(self) -> list[tuple[str, str, str]]:
@@ -349,3 +349,37 @@ async def test_requiretls_is_never_content_with_any_certificate(field: Field) ->
         one = await field.deliver("REQUIRETLS")
         assert (one.kind, one.ours) == ("deferred", False)
     assert "MAIL" not in first.behaviour.verbs()
+
+
+# -- TLS-Required: No ----------------------------------------------------------------- RFC 8689 §5 --
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_message_that_waives_tls_arrives_in_spite_of_every_policy(field: Field) -> None:
+    first, _ = field.peers(None)
+    field.policies.hosts = {FIRST: VERIFIED, SECOND: VERIFIED}
+    one = await field.deliver(message=b"Subject: x\r\ntls-required:  no\r\n\r\nhello\r\n")
+    assert one.kind == "delivered" and first.behaviour.messages
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"Subject: x\r\n\r\nTLS-Required: No\r\n",
+        b"Subject: TLS-Required: No\r\n\r\nhello\r\n",
+        b"TLS-Required: Not yet\r\n\r\nhello\r\n",
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_nothing_but_the_header_field_waives_it(field: Field, message: bytes) -> None:
+    first, _ = field.peers(None)
+    field.policies.hosts = {FIRST: VERIFIED, SECOND: VERIFIED}
+    assert (await field.deliver(message=message)).kind == "deferred"
+    assert not first.behaviour.messages
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_requires_tls_does_not_waive_it(field: Field) -> None:
+    first, _ = field.peers(None)
+    one = await field.deliver("REQUIRETLS", message=b"TLS-Required: No\r\n\r\nhello\r\n")
+    assert one.kind == "failed" and not first.behaviour.messages
