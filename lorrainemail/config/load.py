@@ -522,7 +522,27 @@ def _rewrite_rows(value: Any, converter: Converter) -> dict[str, str]:
     return rows
 
 
+def _mailbox_script_rows(value: Any, converter: Converter) -> dict[str, str]:
+    """Scripts by what users do: "into Junk", "out of Junk", "flags INBOX"."""
+
+    def one(item: tuple[str, Any]) -> tuple[str, str]:
+        key, script = item
+        head = next((way for way in ("into ", "out of ", "flags ") if key.startswith(way)), "")
+        if not head or not key[len(head) :].strip():
+            raise Wrong(f'"{key}" is nothing that users do', 'write for example "into Junk" or "out of Junk"')
+        if not isinstance(script, str):
+            raise Wrong(f"{_shown(script)} is no script", "write the name of a script in quotes")
+        return key, values.parse_name(script)
+
+    if not isinstance(value, dict):
+        raise Wrong(
+            f"{_shown(value)} stands where a table belongs", "write [mailbox_scripts] and its rows below it"
+        )
+    return dict(_each(((item[0], item) for item in value.items()), one, "rows").values())
+
+
 _TABLES: Final[Mapping[str, Callable[[Any, Converter], Any]]] = {
+    "mailbox_scripts": _mailbox_script_rows,
     "actions": _action_rows,
     "archive": _archive_rows,
     "rewrite": _rewrite_rows,

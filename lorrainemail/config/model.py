@@ -808,6 +808,16 @@ class Settings:
         factory=dict,
         metadata=_doc("next hops for the unknown users of local domains, by domain"),
     )
+    mailbox_scripts: dict[str, str] = attrs.field(
+        factory=dict,
+        metadata=_doc(
+            "scripts of the operator (in sieve/ of the state directory, without .sieve) that run over messages "
+            'that users move: "into Junk" = "learn-spam"; also "out of FOLDER" and "flags FOLDER", where FOLDER '
+            "is a name, a special use or *",
+            kind="mailbox_scripts",
+            table="table of names",
+        ),
+    )
     rewrite: dict[str, str] = attrs.field(
         factory=dict,
         metadata=_doc(

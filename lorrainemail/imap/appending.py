@@ -59,6 +59,7 @@ async def append(session: ImapServer, event: AppendMessage) -> bytes:
         await _receive_all(session, event, messages)
         uids = await _store(mailbox, messages)
         code = b"[APPENDUID %d %b]" % (mailbox.uid_validity, print_set(uids))
+        session.happened("APPEND", mailbox.name, uids)
         if replaced is None:
             return b"OK %b APPEND completed" % code
         await _remove_replaced(session, mailbox, replaced, uids)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from lorrainemail.grammar.imap import human
+
 if TYPE_CHECKING:
     from lorrainemail.imap.server import ImapServer
 
@@ -46,4 +48,6 @@ def capability(session: ImapServer) -> bytes:
         if not session.compressed:
             words.append(b"COMPRESS=DEFLATE")
         words.append(b"APPENDLIMIT=%d" % session.shared.message_size)
+        if session.shared.sieve_host:  # RFC 6785 §2.1
+            words.append(b"IMAPSIEVE=sieve://%b" % human(session.shared.sieve_host))
     return b" ".join(words)

@@ -16,7 +16,7 @@ from lorrainemail.envelope import Door
 from lorrainemail.grammar.imap_input import AppendMessage
 from lorrainemail.imap.server import ImapServer, Verb
 from lorrainemail.imap.verbs import VERBS, append
-from lorrainemail.interfaces import IAuthenticator, IServerTls
+from lorrainemail.interfaces import IAuthenticator, IMailboxScripts, IServerTls
 from lorrainemail.net.limits import ConnectionCounter
 
 T = TypeVar("T")
@@ -39,6 +39,8 @@ class ImapFactory(ServerFactory):
     :param tls: for STARTTLS, None where there is none.
     :param plaintext: logins without TLS are allowed on this listener (``[auth] plaintext``).
     :param hostname: our name in the greeting.
+    :param scripts: run after what users do to messages (RFC 6785), None for none.
+    :ivar sieve_host: where users look after their scripts by ManageSieve, "" for nowhere.
     """
 
     noisy = False
@@ -56,6 +58,7 @@ class ImapFactory(ServerFactory):
         tls: IServerTls | None = None,
         plaintext: bool = False,
         hostname: str = "",
+        scripts: IMailboxScripts | None = None,
     ) -> None:
         self.door: Door = door
         self.authenticator = authenticator
@@ -67,6 +70,8 @@ class ImapFactory(ServerFactory):
         self.tls = tls
         self.plaintext = plaintext
         self.hostname = hostname
+        self.scripts = scripts
+        self.sieve_host = ""
         self._heavy = DeferredSemaphore(HEAVY_AT_ONCE)
         self._sessions: set[ImapServer] = set()
         self._stopped: Deferred[None] | None = None

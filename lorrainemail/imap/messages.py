@@ -89,7 +89,11 @@ async def store(session: ImapServer, command: Command) -> bytes:
         part = indexes[start : start + SLICE]
         uids = [view.uids[index] for index in part]
         unsaid = view.pending_changes(uids)
+        before = view.mailbox.flags_of(uids) if session.scripts_run else []
         result = await view.mailbox.change_flags(uids, operation, flags, since)
+        if before:
+            changed = _changed_flags(view, uids, before)
+            session.happened("FLAG", view.mailbox.name, changed, changed=changed)
         if result.modified:
             left = set(result.modified)
             refused += [
@@ -105,6 +109,17 @@ async def store(session: ImapServer, command: Command) -> bytes:
         return b"OK [MODIFIED %b] Conditional STORE failed" % print_set(refused)
     # RFC 2180 §4.2: the client is told that some are gone; with UIDs that is no error
     return b"NO " + EXPUNGED if missing and not command.uid else b"OK STORE completed"
+
+
+def _changed_flags(
+    view: View, uids: list[int], before: list[frozenset[str] | None]
+) -> dict[int, frozenset[str]]:
+    """Which flags of which messages are others than before."""
+    changed = {}
+    for uid, old, new in zip(uids, before, view.mailbox.flags_of(uids), strict=True):
+        if old is not None and new is not None and old != new:
+            changed[uid] = old ^ new
+    return changed
 
 
 def _say_flags(session: ImapServer, view: View, indexes: list[int], by_uid: bool, silent: bool) -> bool:
@@ -146,6 +161,7 @@ async def copy(session: ImapServer, command: Command) -> bytes:
         target.close()
     if not pairs:
         return b"OK No messages copied"
+    session.happened("COPY", target.name, [uid for _, uid in pairs], view.mailbox.name)
     return b"OK %b COPY completed" % _copied(validity, pairs)
 
 
@@ -167,6 +183,7 @@ async def move(session: ImapServer, command: Command) -> bytes:
         target.close()
     if not pairs:
         return b"OK No messages moved"
+    session.happened("COPY", target.name, [uid for _, uid in pairs], view.mailbox.name)
     # RFC 6851 §4.3: before the EXPUNGEs that follow
     session.send(b"* OK %b Moved\r\n" % _copied(validity, pairs))
     return b"OK MOVE completed"

@@ -19,8 +19,8 @@ bounds, and silence end the session with BYE.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Coroutine, Mapping
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -49,7 +49,14 @@ from lorrainemail.imap.asides import Asides, Telling
 from lorrainemail.imap.capabilities import capability
 from lorrainemail.imap.deflate import Deflate, Malformed
 from lorrainemail.imap.view import View
-from lorrainemail.interfaces import IAuthenticator, IMailHome, IPrincipal, IServerTls
+from lorrainemail.interfaces import (
+    IAuthenticator,
+    IMailboxScripts,
+    IMailHome,
+    IPrincipal,
+    IServerTls,
+    MailboxEvent,
+)
 from lorrainemail.message.quoting import string
 from lorrainemail.net.channel import TlsChannel, channel_of
 from lorrainemail.net.flow import Gone, Outflow
@@ -135,6 +142,8 @@ class Shared(Protocol):
     tls: IServerTls | None
     plaintext: bool
     hostname: str
+    scripts: IMailboxScripts | None
+    sieve_host: str
 
     @property
     def verbs(self) -> Mapping[str, Verb]: ...
@@ -731,6 +740,28 @@ class ImapServer(IMAP4Server):
         """The folders of who is logged in."""
         assert self.home is not None
         return self.home
+
+    @property
+    def scripts_run(self) -> bool:
+        """Whether what is done to messages may make scripts run (RFC 6785)."""
+        scripts = self.shared.scripts
+        return scripts is not None and scripts.wants(self.mail().account)
+
+    def happened(
+        self,
+        cause: Literal["APPEND", "COPY", "FLAG"],
+        folder: str,
+        uids: Iterable[int],
+        source: str = "",
+        changed: Mapping[int, frozenset[str]] | None = None,
+    ) -> None:
+        """Messages were stored, copied or flagged: scripts may run. In folders of others they do not."""
+        scripts, account = self.shared.scripts, self.mail().account
+        if scripts is None or folder.startswith("user/"):
+            return
+        source = "" if source.startswith("user/") else source
+        event = MailboxEvent(account, self.facts.account, cause, folder, tuple(uids), source, changed or {})
+        scripts.happened(event)
 
     def logged_in(self, principal: IPrincipal) -> None:
         """From here on the session belongs to an account."""

@@ -136,6 +136,7 @@ class Context:
     :ivar remembered: keys of vacation and duplicate to when they are forgotten.
     :ivar environment: RFC 5183 items.
     :ivar spam: 0 to 100, None where nobody judged; ``virus`` 0 (not tested) to 5 (RFC 5235).
+    :ivar flags: those that the message has already (RFC 6785 §3.2).
     :ivar identity: of this delivery, for message ids.
     """
 
@@ -147,5 +148,6 @@ class Context:
     environment: Mapping[str, str] = attrs.field(factory=dict)
     spam: int | None = None
     virus: int = 0
+    flags: tuple[str, ...] = ()
     identity: str = "sieve"
     hostname: str = "localhost"

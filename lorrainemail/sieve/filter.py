@@ -107,6 +107,13 @@ class SieveFilter:
         self._in_thread = in_thread
         self._hostname = hostname
         self.separators = "+"
+        #: What scripts may know of the server (RFC 5183 §4.1).
+        self.environment: Mapping[str, str] = {
+            "domain": hostname.partition(".")[2] or hostname,
+            "host": hostname,
+            "name": "lorrainemail",
+            "version": VERSION,
+        }
         self._programs: OrderedDict[str, _Compiled] = OrderedDict()
         self._ledgers: OrderedDict[str, dict[str, float]] = OrderedDict()
 
@@ -155,7 +162,7 @@ class SieveFilter:
     async def _tell(self, mailbox: LocalMailbox, id: str, error: str) -> None:
         """A message in the account's inbox that says what is wrong with its script."""
         now, address = self._clock.seconds(), mailbox.account.address
-        ledger = await self._ledger(address)
+        ledger = await self.ledger(address)
         once = key_of("error", error)
         if ledger.get(once, 0.0) > now:
             return
@@ -229,7 +236,7 @@ class SieveFilter:
                     folders[folder.name] = tuple(use.lower() for use in folder.special_use)
         remembered: Mapping[str, float] = {}
         if "remembered" in program.needs:
-            remembered = dict(await self._ledger(account.address))
+            remembered = dict(await self.ledger(account.address))
         verdicts = list(transaction.verdicts)
         for accepted in transaction.accepted:
             verdicts += accepted.verdicts
@@ -240,14 +247,11 @@ class SieveFilter:
             folders=folders,
             remembered=remembered,
             environment={
-                "domain": self._hostname.partition(".")[2] or self._hostname,
-                "host": self._hostname,
+                **self.environment,
                 "location": "MDA",
-                "name": "lorrainemail",
                 "phase": "during",
                 "remote-host": session.reverse_name,
                 "remote-ip": session.peer,
-                "version": VERSION,
             },
             spam=100 if any(verdict.action is Action.JUNK for verdict in verdicts) else None,
             identity=transaction.envelope.id,
@@ -324,14 +328,13 @@ class SieveFilter:
     ) -> None:
         """The message is safe: remember, then send."""
         address, now = mailbox.account.address, self._clock.seconds()
-        ledger = await self._ledger(address)
+        ledger = await self.ledger(address)
         due = [one for one in sent if not one.once or ledger.get(one.once, 0.0) <= now]
         for one in due:
             if one.once:
                 keys[one.once] = now + one.seconds
         if keys:
-            ledger.update(keys)
-            await self._in_thread(self._scripts.remember, address, dict(ledger), now)
+            await self.remember(address, keys)
         for one in due:
             reply = Content(one.message)
             await inject(
@@ -361,7 +364,13 @@ class SieveFilter:
                 error=str(error),
             )
 
-    async def _ledger(self, address: Address) -> dict[str, float]:
+    async def remember(self, address: Address, keys: Mapping[str, float]) -> None:
+        """Add to what the account's scripts remember, durably."""
+        ledger = await self.ledger(address)
+        ledger.update(keys)
+        await self._in_thread(self._scripts.remember, address, dict(ledger), self._clock.seconds())
+
+    async def ledger(self, address: Address) -> dict[str, float]:
         """What the account's scripts remember; one object for all, so that nobody is answered twice."""
         ledger = self._ledgers.get(address.key)
         if ledger is None:

@@ -45,6 +45,7 @@ EXTENSIONS: Final = frozenset(
         "fileinto",
         "foreverypart",
         "ihave",
+        "imapsieve",
         "imap4flags",
         "include",
         "index",

@@ -128,7 +128,7 @@ class Run:
         self.context = context
         self.effects: list[Effect] = []
         self.implicit = True
-        self.flags: tuple[str, ...] = ()
+        self.flags: tuple[str, ...] = context.flags
         self.frame = Frame()
         self.globals: dict[str, str] = {}
         self.captures: Captures = ()
