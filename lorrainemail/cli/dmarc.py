@@ -21,6 +21,7 @@ from lorrainemail.errors import ConfigurationError, Problem
 from lorrainemail.tables.edit import as_owner
 
 if TYPE_CHECKING:
+    from lorrainemail.mailauth.report import Report
     from lorrainemail.mailauth.report_file import Reported
 
 #: Days that are shown where nothing is said, and sources of one domain.
@@ -59,7 +60,7 @@ def run_report(arguments: argparse.Namespace) -> int:
         try:
             with as_owner(state):
                 file = ReportFile(path)
-                since = int(time.time()) - arguments.days * 86400
+                since = max(0, int(time.time()) - arguments.days * 86400)
                 rows = file.reported(arguments.domain.lower().rstrip("."), since)
                 file.close()
         except sqlite3.Error as error:
@@ -77,29 +78,48 @@ def run_read(arguments: argparse.Namespace) -> int:
     from lorrainemail.config.load import load
     from lorrainemail.mailauth.report import MAX_PACKED, ReportFault, from_octets
     from lorrainemail.mailauth.report_file import FILE, ReportFile
-    from lorrainemail.mailauth.report_mail import reports_in
 
     located = locate(arguments.config, arguments.state)
     hostname = load(located).hostname
     failed = False
+    path = os.path.join(located.state, FILE)
     with as_owner(located.state):
-        file = ReportFile(os.path.join(located.state, FILE))
+        file = ReportFile(path)
         for name in arguments.files:
-            with open(name, "rb") as stream:
-                octets = stream.read(2 * MAX_PACKED)
             try:
-                found = [(from_octets(octets), False)]
+                with open(name, "rb") as stream:
+                    octets = stream.read(2 * MAX_PACKED)
+            except OSError as error:
+                failed = True
+                print(f"{name}: cannot be read: {error.strerror}", file=sys.stderr)
+                continue
+            try:
+                found = [from_octets(octets)]
             except ReportFault as fault:
-                found = [(report, False) for report, _ in reports_in(octets, hostname)]
+                found = _attached(octets, hostname)
                 if not found:
                     failed = True
                     print(f"{name}: {fault}", file=sys.stderr)
-            for report, proved in found:
-                new = file.add(report, proved)
-                words = "taken" if new else "is here already"
-                print(f"{name}: report of {report.organization} on {report.published.domain} {words}")
+            try:
+                for report in found:
+                    new = file.add(report, False)
+                    words = "taken" if new else "is here already"
+                    print(f"{name}: report of {report.organization} on {report.published.domain} {words}")
+            except (sqlite3.Error, OSError) as error:
+                mend = "run as the server's user, or see whether the disk is full"
+                raise ConfigurationError((Problem(path, 0, f"cannot be written: {error}", mend),)) from None
         file.close()
     return 1 if failed else 0
+
+
+def _attached(octets: bytes, hostname: str) -> list[Report]:
+    """The reports in a message; none where that is no message."""
+    from lorrainemail.mailauth.report_mail import reports_in
+
+    try:
+        return [report for report, _ in reports_in(octets, hostname)]
+    except RecursionError:
+        return []
 
 
 # -- for people ------------------------------------------------------------------------------------------
