@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Iterator
 from functools import partial
 from typing import Any, Final
 
@@ -165,8 +164,7 @@ class FileDelivery:
             facts = os.fstat(descriptor)
             if not stat.S_ISREG(facts.st_mode) or facts.st_nlink > 1:
                 raise TemporaryError(Reply(451, "4.3.5", f"{path} is no plain file of its own"))
-            pieces: Iterator[bytes] = as_stored((prefix, content))
-            return append(agent.files, path, descriptor, line, pieces)
+            return append(agent.files, path, descriptor, line, lambda: as_stored((prefix, content))).start
 
         await agent.locks.holding(path, work)
 

@@ -437,6 +437,11 @@ class LiveHome:
         for mailbox in self._mailboxes.values():
             mailbox.end_watching()
 
+    def write_flags(self) -> Deferred[None]:
+        """The server ends: flags that an mbox does not have yet go into it."""
+        mailbox = self._mbox()
+        return mailbox.write_flags() if isinstance(mailbox, MboxMailbox) else succeed(None)
+
     def mirror(self, mailbox: Mailbox) -> None:
         """Write the folder's UIDs where other programs look for them."""
         if not mailbox.vanished:

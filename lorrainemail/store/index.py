@@ -535,6 +535,43 @@ class Index:
             packed = zlib.compress(b"".join(column.tobytes() for column in view), 1)
             self._db.execute("INSERT OR REPLACE INTO views VALUES (?, ?, ?, ?)", (*stamp, packed))
 
+    def keep_box(self, folder: Folder, packed: bytes) -> None:
+        """Where the messages of an mbox are, for the next opening."""
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (f"box {folder.id}", packed))
+
+    def kept_box(self, folder: Folder) -> bytes | None:
+        """The same, None where there is none."""
+        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (f"box {folder.id}",)).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def unwritten(self, folder: Folder, limit: int = -1) -> list[tuple[int, int]]:
+        """(uid, flags) of messages in an mbox whose flags there (``info``) are others, ascending."""
+        return self._db.execute(
+            "SELECT id & 4294967295, flags FROM messages WHERE id BETWEEN ? AND ? "
+            "AND info != CAST(flags AS TEXT) ORDER BY id LIMIT ?",
+            (folder.key(0), folder.key(MAX_UID), limit),
+        ).fetchall()
+
+    def written(self, folder: Folder, flags: Iterable[tuple[int, int]]) -> None:
+        """(uid, flags) that the mbox has now."""
+        high = folder.id << 32
+        self._db.executemany(
+            "UPDATE messages SET info = CAST(? AS TEXT) WHERE id = ?",
+            [(bits, high | uid) for uid, bits in flags],
+        )
+
+    def unsummarised(self, folder: Folder, uids: Sequence[int]) -> list[int]:
+        """Those of these messages that nobody has looked into yet."""
+        if not uids:
+            return []
+        found = self._db.execute(
+            "SELECT m.id & 4294967295 FROM messages m LEFT JOIN wire w ON w.id = m.id "
+            "WHERE m.id BETWEEN ? AND ? AND w.id IS NULL",
+            (folder.key(min(uids)), folder.key(max(uids))),
+        )
+        wanted = set(uids)
+        return [uid for (uid,) in found if uid in wanted]
+
     def facts(self, folder: Folder, uids: Sequence[int]) -> dict[int, tuple[Any, ...]]:
         """The values of :class:`Row` by UID."""
         return {row[0]: row for row in self._of_each(_FACTS, folder, uids)}

@@ -3,9 +3,11 @@
 First the lock of this process, one a (device, inode), a queue of Deferreds; then an open-file-description
 lock of the whole file (``F_OFD_SETLK``: plain fcntl locks vanish when any descriptor of the file is closed,
 and do not hold between our own threads), which conflicts with the fcntl locks of mutt, Dovecot and procmail;
-then the dotlock ``<file>.lock``. A dotlock is taken away from a process of ours that was killed, and from
-anybody after :data:`FORGOTTEN` seconds. Attempts are short calls in a committer's thread; between them nobody
-waits in the reactor or in a thread. After :data:`PATIENCE` seconds the answer is a TemporaryError.
+then the dotlock ``<file>.lock``, where the directory lets us make one (a spool directory may belong to
+others; the file's own lock has to do then, as for other programs there). A dotlock is taken away from a
+process of ours that was killed, and from anybody after :data:`FORGOTTEN` seconds. Attempts are short calls in
+a committer's thread; between them nobody waits in the reactor or in a thread. After :data:`PATIENCE` seconds,
+whichever of the three is waited for, the answer is a TemporaryError.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from lorrainemail.errors import TemporaryError
 from lorrainemail.interfaces import ICommitter
+from lorrainemail.ops.files import SYSTEM, Files
 from lorrainemail.store.failures import NOT_NOW, from_os
 
 T = TypeVar("T")
@@ -41,15 +44,19 @@ LAST_WAIT: Final = 1.0
 #: Seconds after which a dotlock that nobody touched is held for forgotten.
 FORGOTTEN: Final = 300.0
 
+#: Where a dotlock cannot be made.
+NO_DOTLOCK: Final = "none"
+
 _FLOCK: Final = struct.Struct("hhqqi4x")
 
 
 class FileLocks:
     """All locks of this process on mbox files."""
 
-    def __init__(self, clock: IReactorTime, committer: ICommitter) -> None:
+    def __init__(self, clock: IReactorTime, committer: ICommitter, files: Files = SYSTEM) -> None:
         self._clock = clock
         self._committer = committer
+        self._files = files
         self._held: dict[tuple[int, int], deque[Deferred[None]]] = {}
 
     async def holding(self, path: str, work: Callable[[int], T], run: Runner | None = None) -> T:
@@ -62,17 +69,17 @@ class FileLocks:
         """
         deadline = self._clock.seconds() + PATIENCE
         while True:
-            descriptor = await self._run(partial(_open, path), path)
+            descriptor = await self._run(partial(_open, self._files, path), path)
             try:
                 key = _key(descriptor)
-                await self._enter(key)
+                await self._enter(key, path, deadline)
                 try:
                     if await self._run(partial(_is_there, path, descriptor), path):
                         return await self._locked(path, descriptor, deadline, partial(work, descriptor), run)
                 finally:
                     self._leave(key)
             finally:
-                os.close(descriptor)
+                self._files.close(descriptor)
             # Another program put another file in its place.
             if self._clock.seconds() > deadline:
                 raise TemporaryError(NOT_NOW, f"{path} is replaced again and again")
@@ -83,12 +90,13 @@ class FileLocks:
         """With the process's own lock held: take the other two, work, let go of them."""
         try:
             await self._wait_for(partial(_lock, descriptor), path, deadline)
-            await self._wait_for(partial(_dotlock, path), path, deadline)
+            made = await self._wait_for(partial(_dotlock, path), path, deadline)
             try:
                 result: T = await (run(work) if run is not None else self._run(work, path))
                 return result
             finally:
-                await self._run(partial(_undotlock, path), path)
+                if made is not NO_DOTLOCK:
+                    await self._run(partial(_undotlock, path), path)
         finally:
             await self._run(partial(_unlock, descriptor), path)
 
@@ -98,14 +106,24 @@ class FileLocks:
         except OSError as error:
             raise from_os(error, path) from error
 
-    async def _enter(self, key: tuple[int, int]) -> None:
+    async def _enter(self, key: tuple[int, int], path: str, deadline: float) -> None:
         queue = self._held.get(key)
         if queue is None:
             self._held[key] = deque()
             return
         turn: Deferred[None] = Deferred()
         queue.append(turn)
-        await turn
+
+        def give_up() -> None:
+            queue.remove(turn)
+            turn.errback(TemporaryError(NOT_NOW, f"{path} is in use here for too long"))
+
+        limit = self._clock.callLater(max(deadline - self._clock.seconds(), 0), give_up)
+        try:
+            await turn
+        finally:
+            if limit.active():
+                limit.cancel()
 
     def _leave(self, key: tuple[int, int]) -> None:
         queue = self._held[key]
@@ -114,20 +132,25 @@ class FileLocks:
         else:
             del self._held[key]
 
-    async def _wait_for(self, attempt: Callable[[], bool], path: str, deadline: float) -> None:
+    async def _wait_for(self, attempt: Callable[[], object], path: str, deadline: float) -> object:
         wait = FIRST_WAIT
-        while not await self._run(attempt, path):
+        while not (got := await self._run(attempt, path)):
             if self._clock.seconds() + wait > deadline:
                 raise TemporaryError(NOT_NOW, f"{path} is locked by another program")
             pause: Deferred[None] = Deferred()
             self._clock.callLater(wait, pause.callback, None)
             await pause
             wait = min(wait * 2, LAST_WAIT)
+        return got
 
 
-def _open(path: str) -> int:
+def _open(files: Files, path: str) -> int:
+    """The time of access stays what it is: by it other programs tell new mail."""
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-    return os.open(path, flags, 0o600)
+    try:
+        return files.open(path, flags | os.O_NOATIME, 0o600)
+    except PermissionError:  # not the owner
+        return files.open(path, flags, 0o600)
 
 
 def _key(descriptor: int) -> tuple[int, int]:
@@ -157,7 +180,8 @@ def _unlock(descriptor: int) -> None:
     fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0))
 
 
-def _dotlock(path: str) -> bool:
+def _dotlock(path: str) -> object:
+    """Made, not yet, or not to be had here."""
     name = path + ".lock"
     try:
         descriptor = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
@@ -169,6 +193,10 @@ def _dotlock(path: str) -> bool:
         except FileNotFoundError:
             pass  # let go of this very moment
         return False
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return NO_DOTLOCK
+        raise
     try:
         os.write(descriptor, f"{os.getpid()}:{socket.gethostname()}\n".encode())
     finally:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IDelayedCall, IReactorFDSet, IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -76,7 +76,7 @@ class MailStore(Service):
         self.root = os.path.abspath(root)
         self.committer = committer
         self.clock: IReactorTime = reactor
-        self.locks = FileLocks(reactor, committer)
+        self.locks = FileLocks(reactor, committer, files)
         self.strands = Strands(reactor)
         self.inotify: Inotify | None = None
         self._reactor = reactor
@@ -127,7 +127,8 @@ class MailStore(Service):
         if self.inotify is not None:
             self.inotify.close()
             self.inotify = None
-        return self.strands.stop()
+        written = gatherResults([home.write_flags() for home in self._homes.values()])
+        return written.addCallback(lambda _: self.strands.stop())
 
     # -- IStore ------------------------------------------------------------------------------------
 

@@ -1,31 +1,34 @@
-"""Delivery into an mbox file: an append under all locks, cut back where it was not finished.
+"""Delivery into an mbox file: an append under all locks, taken out again where it was not finished.
 
 A message is a From_ line, its octets with LF and mboxrd quoting (``>*From `` gets one more ``>``), an empty
 line. A message whose line ends LF cannot express is kept with CRLF, one whose last line has no end gets one;
 both are told in :data:`MARK`, a field above it that readers hide, so that it is returned byte for byte.
 
-Before an append its beginning is noted, synced, in ``<file>.append``; after the file is synced the note goes,
-and that is synced before anybody is told. A note that is found tells of an append that a crash interrupted:
-the file is cut back to where it began, provided that what stands there is what was being written.
+A message for a mailbox gets some room in its header (an empty X-Keywords, as Dovecot does it), so that its
+flags can be written later without moving what follows. How a crash in the middle of an append is mended:
+:mod:`lorrainemail.store.mboxjournal`.
 """
 
 from __future__ import annotations
 
-import json
+import itertools
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
+import attrs
 from twisted.internet.defer import Deferred, succeed
-from twisted.logger import Logger
 from zope.interface import implementer
 
 from lorrainemail.interfaces import FileWrite, IContent, IPlacement, Placed
 from lorrainemail.ops.files import Files
+from lorrainemail.store import mboxjournal
 from lorrainemail.store.failures import from_os
 from lorrainemail.store.locks import FileLocks
+from lorrainemail.store.mboxjournal import Pieces
+from lorrainemail.store.mboxstamp import Stamp, sign, stamp_of
 from lorrainemail.store.placement import count
 
 if TYPE_CHECKING:
@@ -35,11 +38,11 @@ if TYPE_CHECKING:
 MARK: Final = b"X-Lorrainemail-Mbox"
 #: Octets of a line that are held until its end is known; the rest of a longer one needs no quoting.
 MAX_HELD: Final = 1 << 20
+#: Octets of room for flags; the first message of a file needs some for UIDs too.
+ROOM: Final = 112
 
 _RETURN_PATH: Final = re.compile(rb"Return-Path:[ \t]*<([^>\r\n]*)>", re.IGNORECASE)
 _FROM: Final = re.compile(rb"^(>*From )", re.MULTILINE)
-
-_log = Logger("lorrainemail.store")
 
 
 def from_line(prefix: bytes, now: float) -> bytes:
@@ -88,8 +91,11 @@ def _quote(data: bytes, line_begins: bool) -> bytes:
     return first + newline + _FROM.sub(rb">\1", rest)
 
 
-def as_stored(parts: Sequence[bytes | IContent]) -> Iterator[bytes]:
-    """The whole message as it stands in the file, without From_ line and empty line."""
+def as_stored(parts: Sequence[bytes | IContent], room: int = 0) -> Iterator[bytes]:
+    """The whole message as it stands in the file, without From_ line and empty line.
+
+    :param room: octets left for flags.
+    """
     marks = []
     raw = count(parts).raw
     if raw:
@@ -98,6 +104,8 @@ def as_stored(parts: Sequence[bytes | IContent]) -> Iterator[bytes]:
         marks.append(b"open-end")
     if marks:
         yield MARK + b": " + b" ".join(marks) + (b"\r\n" if raw else b"\n")
+    if room:
+        yield b"X-Keywords:" + b" " * room + (b"\r\n" if raw else b"\n")
     yield from quoted(parts, raw)
 
 
@@ -110,75 +118,33 @@ def _ends_with_newline(parts: Sequence[bytes | IContent]) -> bool:
     return last == b"\n"
 
 
-def append(files: Files, path: str, descriptor: int, line: bytes, pieces: Iterator[bytes]) -> int:
-    """Append one message, durably; answers where it begins. In a thread, with all locks held.
+@attrs.frozen(slots=True)
+class Appended:
+    """Where a message begins, and the file's stamp before it came and after."""
+
+    start: int
+    before: Stamp
+    after: Stamp
+
+
+def append(files: Files, path: str, descriptor: int, line: bytes, pieces: Pieces) -> Appended:
+    """Append one message, durably. In a thread, with all locks held.
 
     On failure the file is as it was.
+
+    :param pieces: the message as it is stored, each time it is called.
     """
-    recover(files, path, descriptor)
-    start = os.fstat(descriptor).st_size
-    before = os.pread(descriptor, 2, max(start - 2, 0))
-    if start and not before.endswith(b"\n"):
+    mboxjournal.settle(files, path, descriptor)
+    before = stamp_of(descriptor)
+    start = before[1]
+    end = os.pread(descriptor, 2, max(start - 2, 0))
+    if start and not end.endswith(b"\n"):
         line = b"\n\n" + line
-    elif start and before != b"\n\n":
+    elif start and end != b"\n\n":
         line = b"\n" + line
-    note = path + ".append"
-    _write_note(files, note, start, line)
-    try:
-        os.lseek(descriptor, start, os.SEEK_SET)
-        files.write(descriptor, (line,))
-        for piece in pieces:
-            files.write(descriptor, (piece,))
-        files.write(descriptor, (b"\n",))
-        files.fsync(descriptor)
-    except BaseException:
-        files.truncate(descriptor, start)
-        files.fsync(descriptor)
-        _remove_note(files, note)
-        raise
-    _remove_note(files, note)
-    return start + len(line) - len(line.lstrip(b"\n"))
-
-
-def recover(files: Files, path: str, descriptor: int) -> None:
-    """Cut off what an interrupted append left. With all locks held."""
-    note = path + ".append"
-    try:
-        with open(note, "rb") as file:
-            facts = json.loads(file.read(4096))
-        start, line = int(facts["start"]), str(facts["line"]).encode("ascii")
-    except FileNotFoundError:
-        return
-    except (ValueError, KeyError, TypeError):
-        # The note itself was not finished, so nothing was appended yet.
-        _remove_note(files, note)
-        return
-    there = os.pread(descriptor, len(line), start)
-    if there and (line.startswith(there) or not there.strip(b"\0")):
-        _log.warn("{path}: an append was interrupted; cut back to {start}", path=path, start=start)
-        files.truncate(descriptor, start)
-        files.fsync(descriptor)
-    _remove_note(files, note)
-
-
-def _write_note(files: Files, note: str, start: int, line: bytes) -> None:
-    descriptor = files.open(note)
-    try:
-        try:
-            facts = json.dumps({"start": start, "line": line.decode("ascii")})
-            files.write(descriptor, (facts.encode("ascii"),))
-            files.fsync(descriptor)
-        finally:
-            files.close(descriptor)
-        files.fsync_directory(os.path.dirname(note))
-    except OSError:
-        _remove_note(files, note)
-        raise
-
-
-def _remove_note(files: Files, note: str) -> None:
-    files.unlink(note)
-    files.fsync_directory(os.path.dirname(note))
+    mboxjournal.append(files, path, descriptor, line, lambda: itertools.chain(pieces(), (b"\n",)))
+    sign(descriptor)
+    return Appended(start + len(line) - len(line.lstrip(b"\n")), before, stamp_of(descriptor))
 
 
 @implementer(IPlacement)
@@ -224,15 +190,20 @@ class MboxPlacement:
 
     async def _commit(self) -> Placed:
         await self._home.make_mbox()
-        return await self._append(lambda: as_stored((self._prefix, self._content)))
+        return await self._append(lambda: as_stored((self._prefix, self._content), ROOM))
 
-    async def _append(self, pieces: Callable[[], Iterator[bytes]]) -> Placed:
+    async def _append(self, pieces: Pieces) -> Placed:
         home = self._home
-        path = home.tree.mbox
-        line = from_line(self._prefix, home.tree.now())
-        start = await self._locks.holding(
-            path, lambda descriptor: append(home.tree.files, path, descriptor, line, pieces())
-        )
+        tree = home.tree
+        path = tree.mbox
+        line = from_line(self._prefix, tree.now())
+
+        def work(descriptor: int) -> int:
+            done = append(tree.files, path, descriptor, line, pieces)
+            tree.appended(done.before, done.after)
+            return done.start
+
+        start = await self._locks.holding(path, work)
         home.mbox_delivered(len(self._prefix) + self._content.size)
         return Placed(home.key, "INBOX", f"{path}:{start}")
 
@@ -262,7 +233,7 @@ class _AsStored:
         return next(self.chunks())[:limit]
 
     def chunks(self, size: int = 65536) -> Iterator[bytes]:
-        return as_stored(self._parts)
+        return as_stored(self._parts, ROOM)
 
     def in_memory(self) -> bytes | None:
         return None

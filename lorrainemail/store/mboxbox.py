@@ -1,25 +1,37 @@
 """The INBOX of an account that is kept as mbox, open: the same :class:`Mailbox` over another kind of file.
 
 Every operation that touches the file holds its locks meanwhile and looks first what other programs did. Flags
-are in the index at once and go into the file with the next expunge or when the last session closes the
-mailbox, in one rewrite. Other folders of such an account are Maildir; copies between the two are appends.
+are in the index at once and go into the file together: with the next expunge, when the last session closes
+the mailbox, when the server ends, or after :data:`UNWRITTEN` seconds (longer for a large file). What a server
+that was killed left unwritten is found at the next opening. Other folders of such an account are Maildir;
+copies between the two are appends.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
 from zope.interface import implementer
 
 from lorrainemail.errors import MailError
-from lorrainemail.interfaces import IContent, IMailbox, IMessage, StoreResult
-from lorrainemail.store import mbox, mboxfile
+from lorrainemail.interfaces import (
+    IContent,
+    IMailbox,
+    IMessage,
+    MessageFacts,
+    StoreResult,
+)
+from lorrainemail.store import mbox, mboxfile, mboxsync
 from lorrainemail.store.changes import flag_bits, retag
 from lorrainemail.store.failures import over_quota
 from lorrainemail.store.mailbox import Mailbox, once
-from lorrainemail.store.reading import SmallMessage
+from lorrainemail.store.mboxoffsets import save
+from lorrainemail.store.mboxrewrite import rewrite
+from lorrainemail.store.reading import LargeFile
 from lorrainemail.store.sync import forget
 from lorrainemail.store.tree import Change, Opened, Tree
 from lorrainemail.store.watching import Notices
@@ -29,37 +41,79 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_log = Logger("lorrainemail.store")
+
+#: Seconds after which flags are written into the file, and octets of it that make them one more.
+UNWRITTEN: Final = 30.0
+OCTETS_A_SECOND: Final = 4 << 20
+
 
 @implementer(IMailbox)
 class MboxMailbox(Mailbox):
     """An mbox file as a folder."""
 
-    __slots__ = ("_unwritten",)
+    __slots__ = ("_unwritten", "_writing")
 
     def __init__(self, home: LiveHome, directory: str, opened: Opened) -> None:
         super().__init__(home, directory, opened, Notices(None, {}))
         self._unwritten = False
+        self._writing: IDelayedCall | None = None
+        unwritten = self._run(lambda: home.tree.index.unwritten(home.tree.known(self.number), 1))
+        unwritten.addCallbacks(self._found_unwritten, self._ignore)
 
-    def _holding(self, work: Callable[[Tree, int], Generator[None, None, T]]) -> Deferred[T]:
+    def _found_unwritten(self, rows: Sequence[object]) -> None:
+        if rows:
+            self._write_later()
+
+    def holding(self, work: Callable[[Tree, int], Generator[None, None, T]]) -> Deferred[T]:
         """Do the work in the strand, the locks held, the index in step with the file."""
         tree = self._home.tree
 
         def in_step(descriptor: int) -> Generator[None, None, T]:
-            yield from mboxfile.sync(tree, descriptor)
+            yield from mboxsync.sync(tree, descriptor)
             return (yield from work(tree, descriptor))
 
         holding: Any = self._home.locks.holding(tree.mbox, in_step, self._slices)
         return Deferred.fromCoroutine(holding)
 
     def refresh(self) -> Deferred[None]:
-        return self._holding(_nothing)
+        return self.holding(_nothing)
 
     def message(self, uid: int) -> Deferred[IMessage]:
-        def read(tree: Tree, descriptor: int) -> Generator[None, None, IMessage]:
+        def read(tree: Tree, descriptor: int) -> Generator[None, None, bytes | LargeFile]:
             yield from ()
-            return SmallMessage(mboxfile.read(tree, self.number, uid, descriptor))
+            return mboxsync.read(tree, self.number, uid, descriptor)
 
-        return self._holding(read)
+        return self.holding(read).addCallback(self._as_message)
+
+    def facts(self, uids: Sequence[int], wire: bool = False) -> Deferred[list[MessageFacts]]:
+        wanted = tuple(uids)
+        if not wire:
+            return super().facts(wanted)
+
+        async def facts() -> list[MessageFacts]:
+            await self._look_into(wanted)
+            return await super(MboxMailbox, self).facts(wanted, True)
+
+        return Deferred.fromCoroutine(facts())
+
+    def columns(self, uids: Sequence[int], names: Sequence[Any]) -> Deferred[list[tuple[Any, ...]]]:
+        wanted = tuple(uids)
+
+        async def columns() -> list[tuple[Any, ...]]:
+            await self._look_into(wanted)
+            return await super(MboxMailbox, self).columns(wanted, names)
+
+        return Deferred.fromCoroutine(columns())
+
+    async def _look_into(self, uids: Sequence[int]) -> None:
+        """Find out ENVELOPE and the like where nobody has."""
+        tree = self._home.tree
+        unknown = await self._run(lambda: tree.index.unsummarised(tree.known(self.number), uids))
+        if unknown:
+            await self.holding(
+                lambda tree, descriptor: mboxsync.complete(tree, descriptor, self.number, unknown)
+            )
 
     def index_texts(self) -> None:
         """An mbox has no text index: its messages are read one behind the other anyway."""
@@ -72,12 +126,17 @@ class MboxMailbox(Mailbox):
             said: dict[int, T | None] = {}
             for uid in wanted:
                 try:
-                    said[uid] = work(mboxfile.read(tree, self.number, uid, descriptor))
+                    found = mboxsync.read(tree, self.number, uid, descriptor)
                 except MailError:
                     said[uid] = None
+                    continue
+                if isinstance(found, LargeFile):
+                    found.close()  # for whoever asks to read by ranges
+                else:
+                    said[uid] = work(found)
             return said
 
-        return self._holding(look)
+        return self.holding(look)
 
     def change_flags(
         self,
@@ -93,7 +152,7 @@ class MboxMailbox(Mailbox):
                 lambda: _change(self._home.tree, self.number, wanted, operation, words, unchanged_since)
             )
             if result.changed:
-                self._unwritten = True
+                self._write_later()
                 self._home.tell("flagged", self.name)
             return result
 
@@ -103,18 +162,19 @@ class MboxMailbox(Mailbox):
         wanted = once(uids)
 
         def remove(tree: Tree, descriptor: int) -> Generator[None, None, tuple[int, ...]]:
+            yield from ()
             folder = tree.known(self.number)
             rows = [row for uid in wanted if (row := tree.index.row(folder, uid)) is not None]
-            mboxfile.rewrite(tree, descriptor, {row.base for row in rows})
             removed = tuple(row.uid for row in rows)
+            rewrite(tree, descriptor, frozenset(removed))
             forget(tree, folder, removed)
-            tree.box = None
-            yield from mboxfile.sync(tree, descriptor)  # equal messages are counted anew
+            tree.index.prune(folder)
             return removed
 
         async def expunge() -> tuple[int, ...]:
-            removed = await self._holding(remove)
-            self._unwritten = False
+            removed = await self.holding(remove) if wanted else ()
+            if removed:
+                self._all_written()
             if removed:
                 self._home.tell("expunged", self.name)
             return removed
@@ -131,16 +191,20 @@ class MboxMailbox(Mailbox):
 
         def add(tree: Tree, descriptor: int) -> Generator[None, None, int]:
             flag_bits(tree, self.number, flags)  # wrong flags fail before anything is written
-            mbox.append(tree.files, tree.mbox, descriptor, line, mbox.as_stored((content,)))
-            yield from mboxfile.sync(tree, descriptor)
-            assert tree.box is not None
-            row = tree.index.by_base(tree.known(self.number), list(tree.box.entries)[-1])
-            assert row is not None
-            _change(tree, self.number, (row.uid,), "set", flags, None)
-            return row.uid
+            before = len(tree.box) if tree.box is not None else 0
+            done = mbox.append(
+                tree.files, tree.mbox, descriptor, line, lambda: mbox.as_stored((content,), mbox.ROOM)
+            )
+            tree.appended(done.before, done.after)
+            yield from mboxsync.sync(tree, descriptor)
+            assert tree.box is not None and len(tree.box) > before
+            uid = tree.box.uids[-1]
+            _change(tree, self.number, (uid,), "set", flags, None)
+            return uid
 
-        uid = await self._holding(add)
-        self._unwritten = self._unwritten or bool(flags)
+        uid = await self.holding(add)
+        if flags:
+            self._write_later()
         home.tell("copied", self.name)
         return uid
 
@@ -166,13 +230,58 @@ class MboxMailbox(Mailbox):
             super()._noticed()
 
     def mirror(self) -> None:
-        """The mbox has its own place for everything."""
+        """Where its messages begin is kept for the next opening."""
+        if not self.vanished:
+            tree = self._home.tree
+            self._run(lambda: save(tree, tree.known(self.number))).addErrback(self._ignore)
 
     def close(self) -> None:
         super().close()
-        if self.users <= 0 and self._unwritten and not self.vanished:
-            self._unwritten = False
-            self._holding(_write_flags).addErrback(self._ignore)
+        if self.users <= 0:
+            self.write_flags()
+
+    def apply(self, change: Change) -> None:
+        super().apply(change)
+        if self.vanished:
+            self._all_written()
+
+    def _write_later(self) -> None:
+        """Flags are in the index alone: bound how long."""
+        self._unwritten = True
+        if self._writing is None:
+            size = 0 if self._home.tree.box is None else self._home.tree.box.size
+            self._writing = self._home.clock.callLater(UNWRITTEN + size / OCTETS_A_SECOND, self._write_now)
+
+    def _write_now(self) -> None:
+        self._writing = None
+        self.write_flags()
+
+    def _all_written(self) -> None:
+        self._unwritten = False
+        if self._writing is not None:
+            self._writing.cancel()
+            self._writing = None
+
+    def write_flags(self) -> Deferred[None]:
+        """Write flags into the file, where there are any to write; it never fails."""
+        if not self._unwritten or self.vanished:
+            self._all_written()
+            return succeed(None)
+        self._all_written()
+        return self.holding(_write_flags).addErrback(self._not_written)
+
+    def _not_written(self, failure: object) -> None:
+        """They stay in the index; the next opening tries again."""
+        _log.warn(
+            "flags could not be written into the mbox of {account}: {why}",
+            account=self._home.key,
+            why=failure,
+        )
+
+    def drop(self) -> None:
+        self.mirror()
+        self._all_written()
+        super().drop()
 
 
 def _nothing(tree: Tree, descriptor: int) -> Generator[None, None, None]:
@@ -181,7 +290,8 @@ def _nothing(tree: Tree, descriptor: int) -> Generator[None, None, None]:
 
 def _write_flags(tree: Tree, descriptor: int) -> Generator[None, None, None]:
     yield from ()
-    mboxfile.rewrite(tree, descriptor, ())
+    rewrite(tree, descriptor, ())
+    save(tree, mboxfile.folder_of(tree))
 
 
 def _claimed(tree: Tree, number: int, uid: int) -> None:

@@ -1,48 +1,43 @@
-"""An mbox file as its readers see it: where messages are, their flags, their UIDs, and rewriting in place.
+"""A message as it stands in an mbox file: where it begins and ends, its own fields, its wire form.
 
-Works on a :class:`lorrainemail.store.tree.Tree` in its strand's jobs, with all locks of the file held
-(:mod:`lorrainemail.store.locks`). A message is known by a digest of its octets without the fields that belong
-to the mailbox (Status and its like), so it keeps its UID in the index wherever other programs move it. Flags
-live in the index at once and in the file from the next rewrite on; what another program changed in the file
-since we last saw it wins.
+Pure reading of a descriptor; no index, no locks (the callers hold them). Both kinds of quoting are read
+(mboxrd, and mboxo, which cannot be told from it); Content-Length ends a message only where a From_ line or
+the end of the file follows it, so that a wrong one does no harm. The file is read in windows, never mapped: a
+program that cuts it without a lock must not end the server.
 
-The file is never replaced by another: it is rewritten in place, from the first change on, and before that the
-new octets are made durable in ``<file>.rewrite``; a crash in the middle is finished from there.
+A message is known by a digest of its octets without the fields that belong to the mailbox (Status and its
+like), so it keeps its UID wherever other programs move it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import os
 import re
-import time
-from collections.abc import Collection, Generator, Iterator
-from typing import Final
+import zlib
+from collections.abc import Collection, Iterator
+from datetime import date
+from typing import Final, Protocol
 
 import attrs
-from twisted.logger import Logger
 
-from lorrainemail.errors import MailError
-from lorrainemail.message.summary import summarize
-from lorrainemail.store.failures import gone
-from lorrainemail.store.flags import ANSWERED, DELETED, DRAFT, FIRST_KEYWORD_BIT, FLAGGED, SEEN
-from lorrainemail.store.index import MBOX, Folder, Row
-from lorrainemail.store.mbox import MARK, recover
-from lorrainemail.store.sync import forget
-from lorrainemail.store.tree import Change, Tree, wire_row
+from lorrainemail.store.flags import ANSWERED, DELETED, DRAFT, FLAGGED, SEEN
+from lorrainemail.store.index import MAX_UID, MBOX, Folder
+from lorrainemail.store.mbox import MARK
+from lorrainemail.store.reading import open_file
+from lorrainemail.store.tree import Tree
 
-#: ``place`` of a message in an mbox.
-PLACE: Final = 2
-#: Messages indexed in one slice.
-SLICE: Final = 100
-#: Octets of the file read at once to find the messages.
+#: Octets of the file read at once.
 WINDOW: Final = 1 << 20
 #: Octets of a header in which the mailbox's own fields are looked for.
 MAX_HEADER: Final = 1 << 20
+#: Octets left free in a header that we write, so that flags can change without moving what follows.
+ROOM: Final = 64
+#: UIDs that must be left above what another server promises, or its numbers are not taken over.
+MIN_LEFT: Final = 1 << 20
 
-# Other writers leave "From " in texts unquoted; one that ends a message has a time in it.
+# Other writers leave "From " in texts unquoted; one that begins a message has a time in it.
 _FROM_LINE: Final = re.compile(rb"^From [^\n]{0,400}?[0-9]:[0-9][0-9][^\n]{0,100}\n", re.MULTILINE)
 _MAX_FROM_LINE: Final = 600
 _QUOTED: Final = re.compile(rb"^>(>*From )", re.MULTILINE)
@@ -51,15 +46,36 @@ _OWN: Final = re.compile(
     rb"([^\r\n]*(?:\r?\n[ \t][^\r\n]*)*)\r?\n",
     re.IGNORECASE | re.MULTILINE,
 )
+#: What one of these fields has in it; most messages have none of them.
+_HINTS: Final = (b"status", b"x-keywords", b"x-uid", b"x-imap", b"content-length", MARK.lower())
+_BASE: Final = re.compile(rb"([0-9]{1,10})[ \t]+([0-9]{10})((?:[ \t]+\S+)*)\Z")
 _STATUS: Final = {"R": SEEN}
 _X_STATUS: Final = {"A": ANSWERED, "F": FLAGGED, "D": DELETED, "T": DRAFT}
+#: The subject of the first message that UW's servers make for themselves.
+_PSEUDO: Final = b"folder internal data"
+_DATE: Final = re.compile(
+    rb" ([A-Z][a-z][a-z]) +([0-9]{1,2}) ([0-9]{1,2}):([0-9][0-9])(?::([0-9][0-9]))? "
+    rb"(?:[A-Z]{1,5} )?([0-9]{4})\b"
+)
+_MONTHS: Final = b"janfebmaraprmayjunjulaugsepoctnovdec"
+_EPOCH: Final = date(1970, 1, 1).toordinal()
+_NO_OWN: Final[dict[bytes, bytes]] = {}
 
-_log = Logger("lorrainemail.store")
+
+class Placed(Protocol):
+    """Where a message is: its From_ line, its octets, and where the next one begins."""
+
+    @property
+    def start(self) -> int: ...
+    @property
+    def body(self) -> int: ...
+    @property
+    def end(self) -> int: ...
 
 
 @attrs.frozen(slots=True)
 class Entry:
-    """Where one message is: its From_ line, its octets, and where the next one begins."""
+    """One message of a file that was read through."""
 
     start: int
     body: int
@@ -69,8 +85,28 @@ class Entry:
 
 
 @attrs.frozen(slots=True)
+class Found:
+    """One message, as a scan sees it.
+
+    :ivar head: octets of its header, without the empty line; ``sum``: of From_ line and header.
+    :ivar base: its digest. ``uid``: of X-UID, 0 where there is none. ``size``: in wire form.
+    """
+
+    start: int
+    body: int
+    end: int
+    head: int
+    sum: int
+    base: str
+    bits: int
+    words: tuple[str, ...]
+    uid: int
+    size: int
+
+
+@attrs.frozen(slots=True)
 class Box:
-    """The file as it was parsed; ``stamp`` tells whether it is still the same."""
+    """A whole file; ``stamp`` tells whether it is still the same."""
 
     stamp: tuple[int, int, int]
     entries: dict[str, Entry]
@@ -85,13 +121,22 @@ class Segment:
     rest: bytes
 
 
+@attrs.frozen(slots=True)
+class Numbers:
+    """What X-IMAPbase (or UW's X-IMAP) says: UIDVALIDITY, the highest UID given, keywords."""
+
+    validity: int
+    last: int
+    words: tuple[str, ...]
+
+
 def take_apart(data: bytes) -> Segment:
     """Take a stored message apart; ``data`` without From_ line and without the empty line after it."""
-    ends = [at + length for mark, length in ((b"\n\n", 1), (b"\n\r\n", 1)) if (at := data.find(mark)) >= 0]
-    cut = min(ends, default=len(data))
-    if data[:1] == b"\n" or data[:2] == b"\r\n":
-        cut = 0
+    cut = header_length(data)
     header = data[: min(cut, MAX_HEADER)]
+    lowered = header.lower()
+    if not any(hint in lowered for hint in _HINTS):
+        return Segment(_NO_OWN, header, data[len(header) :])
     own: dict[bytes, bytes] = {}
 
     def note(match: re.Match[bytes]) -> bytes:
@@ -101,14 +146,26 @@ def take_apart(data: bytes) -> Segment:
     return Segment(own, _OWN.sub(note, header), data[len(header) :])
 
 
+def header_length(data: bytes) -> int:
+    """Octets of a message's header, without the empty line."""
+    if data[:1] == b"\n" or data[:2] == b"\r\n":
+        return 0
+    plain, full = data.find(b"\n\n"), data.find(b"\n\r\n")
+    if plain < 0 and full < 0:
+        return len(data)
+    return (plain if full < 0 or 0 <= plain < full else full) + 1
+
+
 def wire_form(segment: Segment) -> bytes:
     """The message as it was accepted."""
     marks = segment.own.get(MARK.lower(), b"").split()
     data = segment.header + segment.rest
-    if b">From " in data:
+    if b">From " in data and not _unquoted(segment):
         data = _QUOTED.sub(rb"\1", data)
     if b"crlf" not in marks:
-        data = data.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+        if b"\r" in data:
+            data = data.replace(b"\r\n", b"\n")
+        data = data.replace(b"\n", b"\r\n")
         if b"open-end" in marks:
             data = data[:-2]
     elif b"open-end" in marks:
@@ -116,8 +173,73 @@ def wire_form(segment: Segment) -> bytes:
     return data
 
 
+def _wire_size(segment: Segment) -> int:
+    """Octets of :func:`wire_form`."""
+    marks = segment.own.get(MARK.lower(), b"").split()
+    size = len(segment.header) + len(segment.rest)
+    if b">From " in segment.rest or b">From " in segment.header:
+        return len(wire_form(segment))
+    if b"crlf" in marks:
+        return size - (b"open-end" in marks)
+    for part in (segment.header, segment.rest):
+        size += part.count(b"\n")
+        if b"\r" in part:
+            size -= part.count(b"\r\n")
+    if segment.header.endswith(b"\r") and segment.rest.startswith(b"\n"):
+        size -= 1
+    return size - 2 * (b"open-end" in marks)
+
+
+def _unquoted(segment: Segment) -> bool:
+    """Whether From_ lines stand in the text, made safe by a true Content-Length: the way of mboxcl2, where
+    what looks like quoting is the author's."""
+    length = segment.own.get(b"content-length", b"")
+    if not length.isdigit() or len(length) > 12:
+        return False
+    text = segment.rest[2 if segment.rest.startswith(b"\r\n") else 1 :]
+    return len(text) - 1 <= int(length) <= len(text) and _FROM_LINE.search(text) is not None
+
+
+def wire_pieces(descriptor: int, entry: Placed) -> Iterator[bytes]:
+    """The wire form of a message that is too large to be held."""
+    stop = _stop(descriptor, entry.body, entry.end)
+    at = entry.body
+    segment = take_apart(os.pread(descriptor, min(stop - at, WINDOW), at))
+    at += min(stop - at, WINDOW)
+    marks = segment.own.get(MARK.lower(), b"").split()
+    held = segment.header + segment.rest
+    line_begins = True
+    while True:
+        last = at >= stop
+        cut = len(held) if last else held.rfind(b"\n") + 1 or len(held) - 1
+        piece, held = held[:cut], held[cut:]
+        ended = piece.endswith(b"\n")
+        if b">From " in piece:
+            if line_begins:
+                piece = _QUOTED.sub(rb"\1", piece)
+            else:
+                first, newline, rest = piece.partition(b"\n")
+                piece = first + newline + _QUOTED.sub(rb"\1", rest)
+        line_begins = ended
+        if b"crlf" not in marks:
+            piece = piece.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+        if last:
+            if b"open-end" in marks:
+                piece = piece[: -1 if b"crlf" in marks else -2]
+            yield piece
+            return
+        yield piece
+        more = os.pread(descriptor, min(WINDOW, stop - at), at)
+        if not more:  # cut under us by a program that does not lock
+            stop = at
+        held += more
+        at += len(more)
+
+
 def file_flags(segment: Segment) -> tuple[int, tuple[str, ...]]:
     """System flags and keywords as the file tells them."""
+    if not segment.own:
+        return 0, ()
     bits = 0
     for letter in segment.own.get(b"status", b"").decode("ascii", "replace"):
         bits |= _STATUS.get(letter, 0)
@@ -126,68 +248,170 @@ def file_flags(segment: Segment) -> tuple[int, tuple[str, ...]]:
     return bits, tuple(segment.own.get(b"x-keywords", b"").decode("ascii", "replace").split())
 
 
-def with_flags(segment: Segment, bits: int, words: Collection[str]) -> bytes:
-    """The message as it is stored with other flags."""
+def with_flags(
+    segment: Segment,
+    bits: int,
+    words: Collection[str],
+    uid: int = 0,
+    base: Numbers | None = None,
+    exact: int = -1,
+) -> bytes | None:
+    """The header as it is stored with other flags, as UW and Dovecot write them.
+
+    :param uid: its X-UID; 0 leaves what is there.
+    :param base: for X-IMAPbase; None leaves it out.
+    :param exact: so many octets it has to have; None is the answer where it would have more. Otherwise some
+        room is left.
+    """
     end = b"\r\n" if b"crlf" in segment.own.get(MARK.lower(), b"") else b"\n"
     lines = []
     mark = segment.own.get(MARK.lower())
     if mark is not None:
         lines.append(MARK + b": " + mark)
+    if base is not None:
+        told = "".join(f" {word}" for word in base.words)
+        lines.append(f"X-IMAPbase: {base.validity} {base.last:010d}{told}".encode("ascii", "replace"))
     lines.append(b"Status: " + (b"RO" if bits & SEEN else b"O"))
+    status = len(lines) - 1
     letters = "".join(letter for letter, bit in _X_STATUS.items() if bits & bit)
     if letters:
         lines.append(b"X-Status: " + letters.encode("ascii"))
+    number = b"%d" % uid if uid else segment.own.get(b"x-uid")
+    if number is not None:
+        lines.append(b"X-UID: " + number)
+    length = segment.own.get(b"content-length")
+    if length is not None:  # not a word of it changes: what was true stays true
+        lines.append(b"Content-Length: " + length)
     if words:
         lines.append(b"X-Keywords: " + " ".join(sorted(words)).encode("ascii", "replace"))
-    for name in (b"X-IMAPbase", b"X-UID"):
-        value = segment.own.get(name.lower())
-        if value is not None:
-            lines.append(name + b": " + value)
-    own = b"".join(line + end for line in lines)
-    return own + segment.header + segment.rest
+    size = sum(map(len, lines)) + len(lines) * len(end) + len(segment.header)
+    room = ROOM if exact < 0 else exact - size
+    if room < 0:
+        return None
+    if words:
+        lines[-1] += b" " * room
+    elif room >= len(b"X-Keywords:" + end):
+        lines.append(b"X-Keywords:" + b" " * (room - len(b"X-Keywords:" + end)))
+    else:
+        lines[status] += b" " * room
+    return b"".join(line + end for line in lines) + segment.header
 
 
-def parse(descriptor: int) -> Box:
-    """Read the whole file."""
-    facts = os.fstat(descriptor)
-    stamp = (facts.st_ino, facts.st_size, facts.st_mtime_ns)
-    entries: dict[str, Entry] = {}
-    lines = [*_from_lines(descriptor, facts.st_size), (facts.st_size, facts.st_size)]
-    for (start, body), (end, _) in itertools.pairwise(lines):
-        stop = end - 1 if end - body >= 2 and os.pread(descriptor, 2, end - 2) == b"\n\n" else end
-        # The header is whole in this, or as much of it as is looked at.
-        head = os.pread(descriptor, min(stop - body, MAX_HEADER + 2), body)
-        segment = take_apart(head)
-        if b"x-imap" in segment.own:
-            continue  # the pseudo message of other IMAP servers
-        state = hashlib.blake2b(os.pread(descriptor, body - start, start), digest_size=12)
-        state.update(segment.header)
+def numbers(segment: Segment) -> Numbers | None:
+    """What the first message says of UIDs; None where it says nothing that can be relied on."""
+    told = segment.own.get(b"x-imapbase") or segment.own.get(b"x-imap")
+    match = None if told is None else _BASE.match(told)
+    if match is None:
+        return None
+    validity, last = int(match.group(1)), int(match.group(2))
+    if not 0 < validity <= MAX_UID or last > MAX_UID - MIN_LEFT:
+        return None
+    return Numbers(validity, last, tuple(match.group(3).decode("ascii", "replace").split()))
+
+
+def first_numbers(descriptor: int) -> Numbers | None:
+    """The same of a file."""
+    head = os.pread(descriptor, 1 << 16, 0)
+    return numbers(take_apart(head[head.find(b"\n") + 1 :])) if head.startswith(b"From ") else None
+
+
+def scan(descriptor: int, start: int, size: int) -> Iterator[Found]:
+    """The messages of a part of the file, which begins where one begins and ends where one ends."""
+    lines = itertools.chain(_from_lines(descriptor, size, start), [(size, size)])
+    here = next(lines)
+    while here[0] < size:
+        begin, body = here
+        here = next(lines)
+        data = os.pread(descriptor, min(here[0] - body, WINDOW), body)
+        segment = take_apart(data)
+        true_end = _true_end(descriptor, segment, body + header_length(data), size)
+        if true_end > here[0]:  # From_ lines in its text, which its length covers
+            while here[0] < true_end:
+                here = next(lines)
+            data = os.pread(descriptor, min(here[0] - body, WINDOW), body)
+            segment = take_apart(data)
+        if begin == 0 and b"x-imap" in segment.own and _PSEUDO in segment.header.lower():
+            continue  # the pseudo message of UW's servers
+        yield _found(descriptor, begin, body, here[0], data, segment)
+
+
+def _found(descriptor: int, begin: int, body: int, end: int, data: bytes, segment: Segment) -> Found:
+    line = os.pread(descriptor, body - begin, begin)
+    head = min(header_length(data), MAX_HEADER)
+    state = hashlib.blake2b(line, digest_size=12)
+    state.update(segment.header)
+    if body + len(data) == end:
+        if data.endswith(b"\n\n"):
+            segment = Segment(segment.own, segment.header, segment.rest[:-1])
         state.update(segment.rest)
-        at = body + len(head)
+        size = _wire_size(segment)
+    else:
+        stop = _stop(descriptor, body, end)
+        state.update(segment.rest)
+        at = body + len(data)
         while at < stop and (chunk := os.pread(descriptor, min(WINDOW, stop - at), at)):
             state.update(chunk)
             at += len(chunk)
-        base = state.hexdigest()
+        size = sum(map(len, wire_pieces(descriptor, Entry(begin, body, end, 0, ()))))
+    bits, words = file_flags(segment)
+    uid = segment.own.get(b"x-uid", b"")
+    number = int(uid) if uid.isdigit() and len(uid) <= 10 else 0
+    total = zlib.crc32(data[:head], zlib.crc32(line))
+    return Found(begin, body, end, head, total, state.hexdigest(), bits, words, number, size)
+
+
+def _true_end(descriptor: int, segment: Segment, head_end: int, size: int) -> int:
+    """Where the message ends by its Content-Length, -1 where that is not so."""
+    length = segment.own.get(b"content-length", b"")
+    if not length.isdigit() or len(length) > 12:
+        return -1
+    begin = head_end + (2 if os.pread(descriptor, 2, head_end) == b"\r\n" else 1)
+    end = begin + int(length)
+    if end > size:
+        return -1
+    after = os.pread(descriptor, _MAX_FROM_LINE, end)
+    stripped = after.lstrip(b"\n")
+    skipped = len(after) - len(stripped)
+    if skipped > 2 or (stripped and not _FROM_LINE.match(stripped)):
+        return -1
+    before = os.pread(descriptor, 1, end - 1) if not skipped else b"\n"
+    return end + skipped if before == b"\n" else -1
+
+
+def _stop(descriptor: int, body: int, end: int) -> int:
+    """Where a message's octets end: the empty line after it is not its own."""
+    return end - 1 if end - body >= 2 and os.pread(descriptor, 2, end - 2) == b"\n\n" else end
+
+
+def parse(descriptor: int) -> Box:
+    """Read the whole file; equal messages are told apart by plus signs."""
+    facts = os.fstat(descriptor)
+    entries: dict[str, Entry] = {}
+    for one in scan(descriptor, 0, facts.st_size):
+        base = one.base
         while base in entries:
             base += "+"
-        bits, words = file_flags(segment)
-        entries[base] = Entry(start, body, end, bits, words)
-    return Box(stamp, entries)
+        entries[base] = Entry(one.start, one.body, one.end, one.bits, one.words)
+    return Box((facts.st_ino, facts.st_size, facts.st_mtime_ns), entries)
 
 
-def _from_lines(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
-    """Where From_ lines begin and end. Read, not mapped: a program that cuts the file without a lock must not
-    end the server."""
-    for start in range(0, size, WINDOW):
-        base = max(start - 1, 0)  # the line end before the window
-        data = os.pread(descriptor, start + WINDOW + _MAX_FROM_LINE - base, base)
-        for match in _FROM_LINE.finditer(data):
-            at = base + match.start()
-            if start <= at < start + WINDOW:
-                yield at, base + match.end()
+def _from_lines(descriptor: int, size: int, begin: int = 0) -> Iterator[tuple[int, int]]:
+    """Where From_ lines begin and end."""
+    for start in range(begin, size, WINDOW):
+        base = max(start - 1, begin)  # the line end before the window
+        data = os.pread(descriptor, min(start + WINDOW + _MAX_FROM_LINE, size) - base, base)
+        at = 0 if start == begin else data.find(b"\nFrom ") + 1
+        while at or base == begin == start:
+            match = _FROM_LINE.match(data, at)
+            if match is not None and start <= base + at < start + WINDOW:
+                yield base + at, base + match.end()
+            following = data.find(b"\nFrom ", at) + 1
+            if not following:
+                break
+            at = following
 
 
-def segment_of(descriptor: int, entry: Entry) -> Segment:
+def segment_of(descriptor: int, entry: Placed) -> Segment:
     """One message's octets."""
     data = os.pread(descriptor, entry.end - entry.body, entry.body)
     if len(data) >= 2 and data.endswith(b"\n\n"):
@@ -195,226 +419,39 @@ def segment_of(descriptor: int, entry: Entry) -> Segment:
     return take_apart(data)
 
 
-def folder_of(tree: Tree) -> Folder:
-    """The row of the mbox."""
-    return tree.index.folders().get(MBOX) or tree.index.add_folder(MBOX, tree.now())
-
-
-def sync(tree: Tree, descriptor: int) -> Generator[None, None, None]:
-    """Bring the index up to date with the file."""
-    finish_rewrite(tree, descriptor)
-    recover(tree.files, tree.mbox, descriptor)
-    facts = os.fstat(descriptor)
-    if tree.box is not None and tree.box.stamp == (facts.st_ino, facts.st_size, facts.st_mtime_ns):
-        return
-    box = parse(descriptor)
-    tree.box = box
-    folder = folder_of(tree)
-    names = _matched(tree, folder, box)
-    missing = sorted(uid for base, (uid, _, _) in names.items() if base not in box.entries)
-    forget(tree, folder, missing)
-    changed: list[tuple[int, int, int, str]] = []
-    for base, entry in box.entries.items():
-        if base in names:
-            bits = _bits(tree, folder, entry)
-            uid, _, info = names[base]
-            if info != str(bits):
-                changed.append((uid, bits, PLACE, str(bits)))
-    if changed:
-        changed.sort()
-        modseq = tree.index.next_modseq(folder)
-        tree.index.change(folder, changed, modseq)
-        uids, flags = tuple(c[0] for c in changed), tuple(c[1] for c in changed)
-        tree.note(Change(folder.id, "flags", uids, modseq, flags))
-    new = [base for base in box.entries if base not in names]
-    for start in range(0, len(new), SLICE):
-        _index(tree, descriptor, box, new[start : start + SLICE])
-        if start + SLICE < len(new):
-            yield
-
-
-def _matched(tree: Tree, folder: Folder, box: Box) -> dict[str, tuple[int, int, str]]:
-    """The index's names, equal messages matched with those of the file in order."""
-    names = tree.index.names(folder)
-    equal: dict[str, list[tuple[int, str]]] = {}
-    for base, (uid, _, _) in names.items():
-        equal.setdefault(base.rstrip("+"), []).append((uid, base))
-    for rows in equal.values():
-        rows.sort(reverse=True)
-    renames: list[tuple[int, str, str]] = []
-    for base in box.entries:
-        rows = equal.get(base.rstrip("+"), [])
-        if rows:
-            uid, old = rows.pop()
-            if old != base:
-                renames.append((uid, old, base))
-    if not renames:
-        return names
-    moved = {base: names.pop(old) for _, old, base in renames}
-    for uid, old, _ in renames:
-        tree.index.rename_base(folder, uid, f"{old}~{uid}")
-    for uid, _, base in renames:
-        if base in names:  # a row without a message in the file: it goes in a moment
-            names[f"{base}~"] = names.pop(base)
-            tree.index.rename_base(folder, names[f"{base}~"][0], f"{base}~")
-        tree.index.rename_base(folder, uid, base)
-    names.update(moved)
-    return names
-
-
-def _bits(tree: Tree, folder: Folder, entry: Entry) -> int:
-    """The flags of an entry, its keywords made known."""
-    bits = entry.bits
-    before = len(folder.keywords.names)
-    for word in entry.words:
-        try:
-            bits |= 1 << (FIRST_KEYWORD_BIT + folder.keywords.add(word))
-        except MailError:
-            continue  # no keyword in our sense
-    if len(folder.keywords.names) != before:
-        folder.dirty = True
-        tree.index.sync_at_commit()
-        tree.note(Change(folder.id, "keywords", words=tuple(folder.keywords.names)))
-    return bits
-
-
-def _index(tree: Tree, descriptor: int, box: Box, bases: list[str]) -> None:
-    """Give UIDs to messages, in the order of the file."""
-    folder = folder_of(tree)
-    first = tree.index.allocate(folder, len(bases))
-    modseq = tree.index.next_modseq(folder)
-    rows, wires = [], []
-    now = tree.now()
-    for uid, base in enumerate(bases, first):
-        entry = box.entries[base]
-        data = wire_form(segment_of(descriptor, entry))
-        line = os.pread(descriptor, entry.body - entry.start, entry.start)
-        bits = _bits(tree, folder, entry)
-        # The second of two equal messages is told from the first, for POP3's sake.
-        name_id = base if not base.endswith("+") else f"{base.rstrip('+')}-{uid}"
-        rows.append(Row(uid, base, PLACE, str(bits), modseq, bits, len(data), _date(line, now), now, name_id))
-        wires.append(wire_row(folder.key(uid), summarize(data)))
-        tree.count(len(data), 1)
-    tree.add(folder, rows)
-    tree.index.add_wire(wires)
-
-
-def _date(line: bytes, default: int) -> int:
+def date_of(line: bytes, default: int) -> int:
     """The date of a From_ line, which is taken for UTC."""
+    match = _DATE.search(line)
+    if match is None:
+        return default
+    month, day, hour, minute, second, year = match.groups()
     try:
-        parsed = time.strptime(line.decode("ascii").rstrip("\n")[-24:], "%a %b %d %H:%M:%S %Y")
+        days = date(int(year), _MONTHS.index(month.lower()) // 3 + 1, int(day)).toordinal() - _EPOCH
     except ValueError:
         return default
-    return max(int(time.mktime(parsed) - time.timezone), 0)
+    return max(days * 86400 + int(hour) * 3600 + int(minute) * 60 + int(second or 0), 0)
 
 
-def read(tree: Tree, number: int, uid: int, descriptor: int) -> bytes:
-    """One message in wire form; the file is in step with the index.
-
-    :raises PermanentError: where it is gone.
-    """
-    row = tree.index.row(tree.known(number), uid)
-    entry = None if row is None or tree.box is None else tree.box.entries.get(row.base)
-    if entry is None:
-        raise gone()
-    return wire_form(segment_of(descriptor, entry))
-
-
-def rewrite(tree: Tree, descriptor: int, removed: Collection[str]) -> None:
-    """Write flags into the file and leave the removed messages out. The file is in step with the index."""
-    assert tree.box is not None
-    folder = folder_of(tree)
-    start = -1
-    changed: list[tuple[int, int]] = []
-    entries = tree.box.entries
-    rows = {row.base: row for row in tree.index.rows(folder)}
-    for base, entry in entries.items():
-        row = rows.get(base)
-        if base in removed or (row is not None and row.info != str(row.flags)):
-            start = entry.start if start < 0 else start
-            if row is not None and base not in removed:
-                changed.append((row.uid, row.flags))
-    if start < 0:
-        return
-
-    def pieces() -> Iterator[bytes]:
-        for base, entry in entries.items():
-            if entry.start < start or base in removed:
-                continue
-            row = rows.get(base)
-            if row is None or row.info == str(row.flags):
-                yield os.pread(descriptor, entry.end - entry.start, entry.start)
-                continue
-            yield os.pread(descriptor, entry.body - entry.start, entry.start)
-            words = [n for n in folder.keywords.names_of(row.flags) if not n.startswith("\\")]
-            yield with_flags(segment_of(descriptor, entry), row.flags, words)
-            yield b"\n"
-
-    _journal(tree, start, pieces())
-    finish_rewrite(tree, descriptor)
-    for uid, bits in changed:
-        tree.index.move_file(folder, uid, PLACE, str(bits))
-    tree.box = parse(descriptor)
-
-
-def _journal(tree: Tree, start: int, pieces: Iterator[bytes]) -> None:
-    """Make the new octets durable beside the file."""
-    path = f"{tree.mbox}.rewrite"
-    temporary = f"{path}.{tree.names.stem()}"
-    digest = hashlib.blake2b(digest_size=20)
-    length = 0
-    output = tree.files.open(temporary)
+def folder_of(tree: Tree) -> Folder:
+    """The row of the mbox; at first sight with the UIDs that another server left in the file."""
+    known = tree.index.folders().get(MBOX)
+    if known is not None:
+        return known
+    told = None
     try:
+        descriptor = open_file(tree.mbox)
+    except OSError:
+        pass  # none yet, or none that can be read: whoever opens it to read hears of that
+    else:
         try:
-            for piece in pieces:
-                digest.update(piece)
-                length += len(piece)
-                tree.files.write(output, (piece,))
-            facts = json.dumps({"start": start, "length": length, "digest": digest.hexdigest()})
-            tree.files.write(output, (facts.encode("ascii").rjust(256),))
-            tree.files.fsync(output)
+            told = first_numbers(descriptor)
         finally:
-            tree.files.close(output)
-        tree.files.rename(temporary, path)
-        tree.files.fsync_directory(tree.home)
-    except BaseException:
-        for name in (temporary, path):
-            try:
-                tree.files.unlink(name)
-            except OSError:
-                pass  # not there, or the disk is beyond us; the first error says why
-        raise
-
-
-def finish_rewrite(tree: Tree, descriptor: int) -> None:
-    """Put the journal's octets into the file, whether it was just written or found after a crash."""
-    path = f"{tree.mbox}.rewrite"
-    if not os.path.exists(path):
-        return
-    with open(path, "rb") as journal:
-        size = os.fstat(journal.fileno()).st_size
-        try:
-            facts = json.loads(os.pread(journal.fileno(), 256, max(size - 256, 0)))
-            start, length, wanted = int(facts["start"]), int(facts["length"]), str(facts["digest"])
-        except (ValueError, KeyError, TypeError):
-            start, length, wanted = -1, -1, ""
-        digest = hashlib.blake2b(digest_size=20)
-        left = length
-        while left > 0 and (chunk := journal.read(min(left, 1 << 20))):
-            digest.update(chunk)
-            left -= len(chunk)
-        if start < 0 or length != size - 256 or digest.hexdigest() != wanted:
-            _log.error("{path} is not whole and is set aside; the mail was not touched", path=path)
-            tree.files.rename(path, path + ".bad")
-            return
-        journal.seek(0)
-        os.lseek(descriptor, start, os.SEEK_SET)
-        left = length
-        while left > 0 and (chunk := journal.read(min(left, 1 << 20))):
-            tree.files.write(descriptor, (chunk,))
-            left -= len(chunk)
-    tree.files.truncate(descriptor, start + length)
-    tree.files.fsync(descriptor)
-    tree.files.unlink(path)
-    tree.files.fsync_directory(tree.home)
-    tree.box = None
+            os.close(descriptor)
+    if told is None:
+        return tree.index.add_folder(MBOX, tree.now())
+    folder = tree.index.add_folder(MBOX, tree.now(), told.validity, told.last + 1)
+    folder.mirrored = told.last + 1
+    # HIGHESTMODSEQ never falls, and how far a lost index had come is not known.
+    folder.modseq = folder.modseq_reserved = tree.now() * 1000
+    folder.dirty = True
+    return folder

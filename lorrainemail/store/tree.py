@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import attrs
 from twisted.logger import Logger
 
-from lorrainemail.interfaces import MessageFacts, SortingFacts
+from lorrainemail.interfaces import Column, MessageFacts
 from lorrainemail.message.summary import (
-    REPLY,
     UNSURE_ENVELOPE,
     UNSURE_REFERENCES,
     Summary,
@@ -38,12 +37,15 @@ from lorrainemail.store.reading import SMALL, LargeFile, NotAMessage, open_file,
 
 if TYPE_CHECKING:
     from lorrainemail.store.fulltext import TextIndex
-    from lorrainemail.store.mboxfile import Box
+    from lorrainemail.store.mboxoffsets import Offsets
+    from lorrainemail.store.mboxstamp import Stamp
 
 #: Messages summarised at most; of a larger one only so much is looked at.
 MAX_SUMMARISED: Final = 256 << 20
 #: UIDs that one slice of a search in the index covers.
 SEARCHED: Final = 20_000
+#: Appends to an mbox that are remembered until the index hears of them.
+MAX_OWN_APPENDS: Final = 1000
 
 _log = Logger("lorrainemail.store")
 
@@ -115,7 +117,8 @@ class Tree:
         self.mbox = home + "/mbox"
         self.files = files
         self.names = names
-        self.box: Box | None = None
+        self.box: Offsets | None = None
+        self.own_appends: dict[Stamp, Stamp] = {}
         self._root = root
         self._run = run
         self._now = now
@@ -179,6 +182,7 @@ class Tree:
         self._changes = []
         self._usage = None
         self.lists.clear()
+        self.box = None
         if unusable(error):
             raise error
         self.index.undo()
@@ -189,6 +193,7 @@ class Tree:
     def batch_failed(self, error: BaseException) -> list[Any]:
         """The index did not take it. Where it is broken, it goes, and open mailboxes end."""
         index, self._index = self._index, None
+        self.box = None
         self._close_texts()
         self._changes = []
         self.lists.clear()
@@ -224,6 +229,13 @@ class Tree:
             for sub in ("tmp", "new", "cur"):
                 make_directories(self.files, self._root, f"{self.maildir}/{sub}")
             self._made = True
+
+    def appended(self, before: Stamp, after: Stamp) -> None:
+        """In a committer's thread, the mbox file locked: it went from one stamp to the other by an append of
+        ours."""
+        if len(self.own_appends) >= MAX_OWN_APPENDS:
+            self.own_appends.clear()
+        self.own_appends[before] = after
 
     def now(self) -> int:
         """Whole seconds."""
@@ -538,26 +550,16 @@ class Tree:
             if row is not None and row[7] is not None
         ]
 
-    def sorting(self, number: int, uids: Sequence[int]) -> list[SortingFacts]:
-        """What messages are sorted by; what is not known yet is looked at."""
+    def columns(self, number: int, uids: Sequence[int], names: Sequence[Column]) -> list[tuple[Any, ...]]:
+        """(uid, and what the names say) in the order asked; what is not known yet is looked at."""
         folder = self.known(number)
-        found = self.index.sorting(folder, uids)
-        unknown = [
-            uid for uid in uids if uid in found and (found[uid][8] is None or min(found[uid][1:3]) < 0)
-        ]
-        if unknown:
-            self.facts(number, unknown, True)
-            found.update(self.index.sorting(folder, unknown))
-        out: list[SortingFacts] = []
-        for uid in uids:
-            row = found.get(uid)
-            if row is not None and row[8] is not None:
-                _, size, date, sent, subject, header_id, in_reply_to, references, marks = row
-                is_reply = bool(marks & REPLY)
-                out.append(
-                    SortingFacts(uid, size, date, sent, subject, is_reply, header_id, in_reply_to, references)
-                )
-        return out
+        found = self.index.columns(folder, uids, names)
+        if len(found) == len(uids):
+            return found
+        unknown = set(uids).difference([row[0] for row in found])
+        rows = self.index.facts(folder, sorted(unknown))
+        self.look_at_all(folder, [Row(*row) for uid, row in rows.items() if uid in unknown])
+        return self.index.columns(folder, uids, names)
 
     def candidates(
         self, number: int, field: Literal["envelope", "references"], words: Sequence[bytes]

@@ -99,7 +99,8 @@ async def test_what_an_interrupted_append_left_is_cut_off(
     await place(disk_store, ann).commit()
     good = mbox(tmp_path).read_bytes()
     line = "From carole@elorac.test Sun Nov 22 07:00:00 2026\n"
-    note(tmp_path).write_text(json.dumps({"start": len(good), "line": line}))
+    facts = {"start": len(good), "line": line, "length": 300, "digest": "of what was to come"}
+    note(tmp_path).write_text(json.dumps(facts))
     mbox(tmp_path).write_bytes(good + line.encode() + b"Subject: half a me")
     await place(disk_store, ann).commit()
     data = mbox(tmp_path).read_bytes()
@@ -113,7 +114,7 @@ async def test_an_old_note_never_cuts_what_another_program_wrote(
 ) -> None:
     await place(disk_store, ann).commit()
     good = mbox(tmp_path).read_bytes()
-    note(tmp_path).write_text(json.dumps({"start": 10, "line": "From a b\n"}))
+    note(tmp_path).write_text(json.dumps({"start": 10, "line": "From a b\n", "length": 30, "digest": ""}))
     await place(disk_store, ann).commit()
     assert mbox(tmp_path).read_bytes().startswith(good)
 
