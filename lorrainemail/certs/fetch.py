@@ -16,6 +16,7 @@ from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP
 from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from twisted.web.client import Agent, ResponseDone, ResponseFailed
 from twisted.web.http import PotentialDataLoss
@@ -29,6 +30,8 @@ from lorrainemail.version import VERSION
 
 #: Octets of an answer; the longest are certificate chains.
 MAX_BODY: Final = 1 << 20
+#: Octets of a whole exchange beyond the body: handshake and header, of which nobody else counts what comes.
+MAX_OTHERS: Final = 512 * 1024
 #: Seconds for a connection, and for an exchange in all: a server that drips is left.
 CONNECT: Final = 15.0
 EXCHANGE: Final = 60.0
@@ -79,7 +82,8 @@ class Fetcher:
         """
         if not url.startswith("https://") or not url.isascii() or not url.isprintable() or " " in url:
             raise FetchError(f"{url[:200]!r} is no https address")
-        endpoints = _Endpoints(self._clock, self._tls, self._resolver)
+        # chunks of one octet take six on the wire
+        endpoints = _Endpoints(self._clock, self._tls, self._resolver, 6 * most + MAX_OTHERS)
         make: Any = Agent
         agent = make.usingEndpointFactory(self._clock, endpoints)
         exchange = self._exchange(agent, method, url, body, content_type, most)
@@ -127,6 +131,7 @@ class _Endpoints:
     reactor: Any
     tls: IClientTls
     resolver: IResolver | None
+    most: int
     _opened: list[Any] = attrs.field(factory=list)
 
     def endpointForURI(self, uri: Any) -> Any:
@@ -135,9 +140,9 @@ class _Endpoints:
         return wrapClientTLS(creator, cast(Any, _Place(self, host, uri.port)))
 
     async def connect(self, host: str, port: int, factory: Any) -> Any:
-        protocol = await self._connect(host, port, factory)
+        protocol = await self._connect(host, port, _Bounded(factory, self.most))
         self._opened.append(protocol.transport)
-        return protocol
+        return protocol.wrappedProtocol
 
     async def _connect(self, host: str, port: int, factory: Any) -> Any:
         if self.resolver is None or _is_address(host):
@@ -176,6 +181,31 @@ class _Place:
 
     def connect(self, factory: Any) -> Deferred[Any]:
         return Deferred.fromCoroutine(self.endpoints.connect(self.host, self.port, factory))
+
+
+class _Bounded(WrappingFactory):
+    """Connections that end when more comes than anybody asked for."""
+
+    noisy = False
+
+    def __init__(self, factory: Any, most: int) -> None:
+        super().__init__(factory)  # type: ignore[no-untyped-call]
+        self.most = most
+        self.protocol = _Counted
+
+
+class _Counted(ProtocolWrapper):
+    """One such connection."""
+
+    factory: Any
+    taken = 0
+
+    def dataReceived(self, data: bytes) -> None:
+        self.taken += len(data)
+        if self.taken > self.factory.most:
+            self.transport.abortConnection()  # type: ignore[union-attr]
+            return
+        super().dataReceived(data)  # type: ignore[no-untyped-call]
 
 
 def _is_address(host: str) -> bool:

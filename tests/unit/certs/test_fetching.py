@@ -165,3 +165,35 @@ async def test_our_own_resolver_is_asked_and_every_address_is_tried(serve: Serve
         await Fetcher(reactor, host.tls, cast(Any, Names())).request("GET", url)
     with pytest.raises(FetchError, match="refused"):
         await Fetcher(reactor, host.tls, cast(Any, Names("127.0.0.9"))).request("GET", url)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_header_without_end_is_cut_off(serve: Serve) -> None:
+    flood = b"".join(b"X-%d: %s\r\n" % (number, b"x" * 1000) for number in range(12_000))
+    host = serve(b"HTTP/1.1 200 OK\r\n" + flood + b"Content-Length: 2\r\n\r\nok", close=False)
+    with pytest.raises(FetchError):
+        await Fetcher(reactor, host.tls).request("GET", f"https://127.0.0.1:{host.number}/")
+    with pytest.raises(FetchError):
+        await Fetcher(reactor, host.tls).request("GET", f"https://127.0.0.1:{host.number}/", most=1000)
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_asks_says_how_much_he_wants(serve: Serve) -> None:
+    host = serve(b"HTTP/1.1 200 OK\r\nContent-Length: 101\r\n\r\n" + b"x" * 101)
+    url = f"https://127.0.0.1:{host.number}/"
+    assert len((await Fetcher(reactor, host.tls).request("GET", url, most=101)).body) == 101
+    with pytest.raises(FetchError, match="larger than 100 octets"):
+        await Fetcher(reactor, host.tls).request("GET", url, most=100)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_name_that_is_not_proved_is_told_from_other_failures(serve: Serve) -> None:
+    host = serve(OK, "other.test")
+    url = f"https://127.0.0.1:{host.number}/"
+    for tls in (host.tls, ClientTls()):
+        with pytest.raises(FetchError) as caught:
+            await Fetcher(reactor, tls).request("GET", url)
+        assert caught.value.tls
+    with pytest.raises(FetchError) as caught:
+        await Fetcher(reactor, host.tls).request("GET", "https://127.0.0.1:1/")
+    assert not caught.value.tls
