@@ -32,7 +32,8 @@ _HOST: Final = rb"[A-Za-z0-9\x80-\xff](?:[A-Za-z0-9\x80-\xff.-]*[A-Za-z0-9\x80-\
 _ADDRESS: Final = re.compile(
     rb"(?:" + _ATOM + rb"+(?:\." + _ATOM + rb'+)*|"(?:[^"\\\r\n]|\\[^\r\n])*")@' + _HOST
 )
-_NEXT: Final = re.compile(rb'[("]|' + _ATOM + rb"+")
+# A whole dotted word at once: one that is no address is not looked at again from each of its dots.
+_NEXT: Final = re.compile(rb'[("]|' + _ATOM + rb"+(?:\." + _ATOM + rb"+)*")
 _QUOTED: Final = re.compile(rb'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 _IN_COMMENT: Final = re.compile(rb"\\.|[()]", re.DOTALL)
 

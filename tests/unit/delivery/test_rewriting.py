@@ -77,3 +77,10 @@ def test_a_header_too_large_to_be_seen_whole_goes_as_it_is(monkeypatch: pytest.M
 def test_a_message_without_a_body_is_no_trouble() -> None:
     content, changed = Rewriting(ROWS).content(Content(b"From: bob@home.lan\r\n"))
     assert changed and b"".join(content.chunks()) == b"From: robert@free.fr\r\n"
+
+
+def test_a_word_of_many_dots_is_looked_at_once() -> None:
+    # Each of its dots was once a beginning: minutes for a header of the largest size.
+    pieces = list(Rewriting(ROWS)._value(b" " + b"a." * 50_000 + b"b, carol@home.lan"))
+    assert len(pieces) < 10
+    assert b"".join(pieces).endswith(b"b, carol@bricoleur.com")
