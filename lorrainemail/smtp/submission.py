@@ -23,7 +23,9 @@ from lorrainemail.ops.content import Content, SpilledContent, replace_head
 
 #: Octets of a header that is looked at; a larger one is refused.
 MAX_HEADER: Final = 256 * 1024
-#: Addresses in From that are asked for, one by one.
+#: Octets of From that are taken apart (while nobody else is served), and addresses in it that are asked for,
+#: one by one.
+MAX_FROM: Final = 16 * 1024
 MAX_AUTHORS: Final = 50
 
 _REMOVED: Final = frozenset({b"bcc", b"resent-bcc"})
@@ -45,7 +47,12 @@ class Header:
         self._names = frozenset(field.name for field in self._fields)
 
     def authors(self) -> list[Address | str]:
-        """Every address of every From field; a text where it is no address."""
+        """Every address of every From field; a text where it is no address.
+
+        :raises PermanentError: where there is more of it than anybody reads.
+        """
+        if sum(field.end - field.value for field in self._fields if field.name == b"from") > MAX_FROM:
+            raise PermanentError(Reply(550, "5.7.1", "The From field is too long"))
         return list(self._authors())
 
     def _authors(self) -> Iterator[Address | str]:

@@ -95,6 +95,13 @@ def test_header_too_large_to_be_looked_at_whole_is_refused(world: Any) -> None:
     assert submit(world, wire).startswith("554 5.6.0 ")
 
 
+def test_from_is_taken_apart_up_to_a_length_that_holds_nobody_up(world: Any) -> None:
+    answer = submit(world, b"From: " + b"()" * 5000 + b"\r\n" + b" ()" * 4000 + b" anne@ours.test\r\n\r\n")
+    assert answer.startswith("550 5.7.1 The From field is too long")
+    answer = submit(world, b"From: " + b"()" * 400 + b" anne@ours.test\r\n\r\n")
+    assert answer.startswith("250")
+
+
 def test_too_many_fields_to_be_looked_at_are_refused(world: Any) -> None:
     assert submit(world, COMPLETE + b"X:\r\n" * 4001 + b"Bcc: h@x.test\r\n\r\n").startswith("554 5.6.0 ")
 
