@@ -8,7 +8,7 @@ view wait until the command is over, so sequence numbers stay true.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from operator import itemgetter
 from typing import Any, Final
@@ -26,7 +26,7 @@ from lorrainemail.imap.octets import ShortRead, Source, Span
 from lorrainemail.imap.resync import changed, uid_ranges, vanished
 from lorrainemail.imap.server import Bad, ImapServer
 from lorrainemail.imap.view import View
-from lorrainemail.interfaces import MessageFacts
+from lorrainemail.interfaces import Column, MessageFacts
 from lorrainemail.message.dates import date_time
 from lorrainemail.message.summary import body_of, without_global
 from lorrainemail.net.flow import Gone
@@ -129,30 +129,49 @@ def _answer(missing: bool, by_uid: bool) -> bytes:
     return b"NO " + EXPUNGED if missing and not by_uid else b"OK FETCH completed"
 
 
-#: Where what a FETCH response needs stands in (number, UID, flag list, MODSEQ, and the MessageFacts), and how
-#: it is written; the kinds that need nothing else.
-_PLACES: Final = {
-    "UID": (1, b"UID %d"),
-    "FLAGS": (2, b"FLAGS %b"),
-    "MODSEQ": (3, b"MODSEQ (%d)"),
-    "RFC822.SIZE": (4 + MessageFacts._fields.index("size"), b"RFC822.SIZE %d"),
-    "ENVELOPE": (4 + MessageFacts._fields.index("envelope"), b"ENVELOPE %b"),
+#: How FETCH writes what is known of each message from memory.
+_KNOWN: Final = {"UID": b"UID %d", "FLAGS": b"FLAGS %b", "MODSEQ": b"MODSEQ (%d)"}
+#: And what it only needs to copy from the index.
+_COPIED: Final[dict[str, tuple[Column, bytes]]] = {
+    "RFC822.SIZE": ("size", b"RFC822.SIZE %d"),
+    "ENVELOPE": ("envelope", b"ENVELOPE %b"),
 }
 
 
-def _template(
-    items: tuple[FetchItem, ...], numbers: bool
-) -> tuple[bytes, Callable[[tuple[Any, ...]], tuple[Any, ...]]]:
-    """A whole response as one format, and what picks its values; b"" where an item is not so simple.
+@attrs.frozen(slots=True)
+class Template:
+    """A whole response as one format: a client that fetches a large folder waits for nothing but this.
 
-    A client that fetches a large folder waits for nothing but this.
+    :ivar text: the format; ``values`` what fills it, in order; ``columns`` what of that the index has.
     """
-    if not all(item.kind in _PLACES for item in items):
-        return b"", itemgetter(0, 1)
-    wanted = [_PLACES[item.kind] for item in items]
-    places = [0 if numbers else 1, *(place for place, _ in wanted)]
-    inner = b" ".join([text for _, text in wanted])
-    return b"* %%d %b (%b)\r\n" % (b"FETCH" if numbers else b"UIDFETCH", inner), itemgetter(*places)
+
+    text: bytes
+    values: tuple[str, ...]
+    columns: tuple[Column, ...]
+
+    def lines(self, known: dict[str, Iterable[Any]]) -> bytes:
+        """The responses; what fills them by the name of its item, in the order of the messages."""
+        text = self.text
+        return b"".join([text % row for row in zip(*[known[value] for value in self.values], strict=True)])
+
+
+def _template(items: tuple[FetchItem, ...], numbers: bool) -> Template | None:
+    """The items as one format; None where one of them is not so simple."""
+    values: list[str] = ["NUMBER" if numbers else "UID"]
+    columns: list[Column] = []
+    texts: list[bytes] = []
+    for item in items:
+        values.append(item.kind)
+        if item.kind in _KNOWN:
+            texts.append(_KNOWN[item.kind])
+        elif item.kind in _COPIED:
+            column, text = _COPIED[item.kind]
+            texts.append(text)
+            columns.append(column)
+        else:
+            return None
+    first = b"* %d FETCH (" if numbers else b"* %d UIDFETCH ("  # RFC 9586 §3.3
+    return Template(b"%b%b)\r\n" % (first, b" ".join(texts)), tuple(values), tuple(columns))
 
 
 def _uids(view: View, indexes: Sequence[int]) -> array[int]:
@@ -166,35 +185,80 @@ async def _from_index(session: ImapServer, view: View, indexes: Sequence[int], w
     numbers = "UIDONLY" not in view.enabled
     condstore = "CONDSTORE" in view.enabled
     recent: AbstractSet[int] = frozenset() if "IMAP4rev2" in view.enabled else view.recent
-    template, pick = _template(what.items, numbers)
+    template = _template(what.items, numbers)
     makers = [_maker(item, session.utf8) for item in what.items]
     whole = len(indexes) == len(view.uids)  # in order, so they are all of them
     for start in range(0, len(indexes), size):
         part = indexes[start : start + size]
         uids = view.uids[start : start + size] if whole else _uids(view, part)
-        rows: dict[int, MessageFacts] = {}
-        if what.rows:
-            rows = {row.uid: row for row in await mailbox.facts(uids, wire=what.wire)}
-        lines: list[bytes] = []
-        for index, uid, flags in zip(part, uids, mailbox.flags_of(uids), strict=True):
-            row = rows.get(uid, _NO_ROW)
-            if flags is None or (what.rows and row is _NO_ROW):
-                missing = True
-                continue
-            modseq = mailbox.modseq(uid) if condstore else 0
-            if template:
-                known = (index + 1, uid, flag_list(flags, uid in recent), modseq, *row)
-                lines.append(template % pick(known))
-                continue
-            items = b" ".join([make(uid, flags, uid in recent, modseq, row) for make in makers])
-            if numbers:
-                lines.append(b"* %d FETCH (%b)\r\n" % (index + 1, items))
-            else:
-                lines.append(b"* %d UIDFETCH (%b)\r\n" % (uid, items))  # RFC 9586 §3.3
-        session.send(b"".join(lines))
+        if template is not None:
+            missing = await _by_template(session, view, part, uids, template, recent) or missing
+        else:
+            rows: dict[int, MessageFacts] = {}
+            if what.rows:
+                rows = {row.uid: row for row in await mailbox.facts(uids, wire=what.wire)}
+            lines: list[bytes] = []
+            for index, uid, flags in zip(part, uids, mailbox.flags_of(uids), strict=True):
+                row = rows.get(uid, _NO_ROW)
+                if flags is None or (what.rows and row is _NO_ROW):
+                    missing = True
+                    continue
+                modseq = mailbox.modseq(uid) if condstore else 0
+                items = b" ".join([make(uid, flags, uid in recent, modseq, row) for make in makers])
+                if numbers:
+                    lines.append(b"* %d FETCH (%b)\r\n" % (index + 1, items))
+                else:
+                    lines.append(b"* %d UIDFETCH (%b)\r\n" % (uid, items))  # RFC 9586 §3.3
+            session.send(b"".join(lines))
         if start + size < len(indexes):
             await session.breathe()
     return missing
+
+
+async def _by_template(
+    session: ImapServer,
+    view: View,
+    indexes: Sequence[int],
+    uids: array[int],
+    template: Template,
+    recent: AbstractSet[int],
+) -> bool:
+    """Answer some messages; whether any of them is gone."""
+    rows: list[tuple[Any, ...]] = []
+    if template.columns:
+        rows = await view.mailbox.columns(uids, template.columns)
+    flags = view.mailbox.flags_of(uids)
+    missing = None in flags
+    if template.columns and len(rows) < len(uids):
+        missing = True
+    if missing:
+        there = {row[0]: row for row in rows}
+        kept = [
+            at
+            for at, uid in enumerate(uids)
+            if flags[at] is not None and (not template.columns or uid in there)
+        ]
+        indexes = [indexes[at] for at in kept]
+        uids = array("I", [uids[at] for at in kept])
+        flags = [flags[at] for at in kept]
+        rows = [there[uid] for uid in uids] if template.columns else []
+    known: dict[str, Iterable[Any]] = {
+        "NUMBER": [index + 1 for index in indexes],
+        "UID": uids,
+        "FLAGS": [
+            flag_list(words or _NO_FLAGS, uid in recent) for words, uid in zip(flags, uids, strict=True)
+        ],
+    }
+    if "MODSEQ" in template.values:
+        known["MODSEQ"] = [view.mailbox.modseq(uid) for uid in uids]
+    for at, column in enumerate(template.columns, 1):
+        known[_ITEM_OF[column]] = map(itemgetter(at), rows)
+    session.send(template.lines(known))
+    return missing
+
+
+_ITEM_OF: Final = {column: kind for kind, (column, _) in _COPIED.items()}
+_NO_FLAGS: Final[frozenset[str]] = frozenset()
 
 
 async def _slice(session: ImapServer, view: View, indexes: list[int], what: Plan, by_uid: bool) -> bool:

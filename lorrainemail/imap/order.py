@@ -6,7 +6,8 @@ step takes long whatever the size of the mailbox.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import lru_cache
+from operator import itemgetter
 from typing import Any, Final
 
 from lorrainemail.grammar.imap_commands import Command
@@ -15,10 +16,10 @@ from lorrainemail.imap.matching import MAX_SCORE
 from lorrainemail.imap.search import Scores, asks_relevancy, find, note_modseq, results, saving
 from lorrainemail.imap.server import ImapServer
 from lorrainemail.imap.view import View
-from lorrainemail.interfaces import MessageFacts, SortingFacts
+from lorrainemail.interfaces import Column
 from lorrainemail.message.charsets import decode, decode_words
 from lorrainemail.message.collation import ordering
-from lorrainemail.message.summary import Address, Envelope
+from lorrainemail.message.summary import Address, Envelope, address_of, first_sender
 
 #: Messages whose facts are gathered in one turn; entries that are sorted in one turn.
 SLICE: Final = 2000
@@ -26,11 +27,14 @@ PART: Final = 4000
 
 RELEVANCY: Final = Criterion("RELEVANCY")
 _ADDRESSES: Final = {"FROM": "FROM", "TO": "TO", "CC": "CC", "DISPLAYFROM": "FROM", "DISPLAYTO": "TO"}
-_BY_SORTING: Final[dict[str, Callable[[SortingFacts], Any]]] = {
-    "ARRIVAL": lambda facts: facts.internal_date,
-    "DATE": lambda facts: facts.internal_date if facts.sent is None else facts.sent,
-    "SIZE": lambda facts: facts.size,
-    "SUBJECT": lambda facts: ordering(facts.base_subject),
+#: What of the index each criterion looks at.
+_COLUMNS: Final[dict[str, tuple[Column, ...]]] = {
+    "ARRIVAL": ("internal_date",),
+    "DATE": ("sent", "internal_date"),
+    "SIZE": ("size",),
+    "SUBJECT": ("base_subject",),
+    "RELEVANCY": (),
+    **{key: ("envelope",) for key in _ADDRESSES},
 }
 
 
@@ -55,22 +59,20 @@ async def in_order(
     """Positions by the criteria, then by their numbers (RFC 5256 §3); those that are gone are left out."""
     columns: list[list[Any]] = [[] for _ in criteria]
     indexes: list[int] = []
-    wire = any(criterion.key in _ADDRESSES for criterion in criteria)
+    names: list[Column] = []
+    for criterion in criteria:
+        names += [name for name in _COLUMNS[criterion.key] if name not in names]
     for start in range(0, len(found), SLICE):
         part = {view.uids[index]: index for index in found[start : start + SLICE]}
-        rows: dict[int, MessageFacts] = {}
-        if wire:
-            rows = {row.uid: row for row in await view.mailbox.facts(tuple(part), wire=True)}
-        for facts in await view.mailbox.sorting(tuple(part)):
-            row = rows.get(facts.uid)
-            if wire and row is None:
-                continue
-            indexes.append(part[facts.uid])
-            for criterion, column in zip(criteria, columns, strict=True):
-                if criterion == RELEVANCY:  # RFC 6203 §5: the most relevant first
-                    column.append(-(scores or {}).get(indexes[-1], MAX_SCORE))
-                else:
-                    column.append(_value(criterion.key, facts, row))
+        rows = await view.mailbox.columns(tuple(part), names)
+        here = [part[row[0]] for row in rows]
+        indexes += here
+        for criterion, column in zip(criteria, columns, strict=True):
+            if criterion == RELEVANCY:  # RFC 6203 §5: the most relevant first
+                column += [-(scores or {}).get(index, MAX_SCORE) for index in here]
+            else:
+                at = [names.index(name) + 1 for name in _COLUMNS[criterion.key]]
+                column += _values(criterion.key, [itemgetter(*at)(row) for row in rows])
         await session.breathe()
     for at, criterion in enumerate(criteria):
         if criterion.reverse or len(criteria) > 1:
@@ -105,14 +107,33 @@ async def _ranked(session: ImapServer, column: list[Any], reverse: bool) -> list
     return [sign * ranks[value] for value in column]
 
 
-def _value(key: str, facts: SortingFacts, row: MessageFacts | None) -> Any:
-    """What a message is compared by."""
-    if row is None or key not in _ADDRESSES:
-        return _BY_SORTING[key](facts)
-    first = Envelope(row.envelope).first(_ADDRESSES[key])
-    if first is None:
-        return ""
-    return ordering(display(first) if key.startswith("DISPLAY") else decode(first.mailbox))
+def _values(key: str, found: list[Any]) -> list[Any]:
+    """What messages are compared by, from the columns of their criterion."""
+    if key in _ADDRESSES:
+        return [_by_address(key, wire) for wire in found]
+    if key == "SUBJECT":
+        return [ordering(subject) for subject in found]
+    if key == "DATE":
+        return [arrived if sent is None else sent for sent, arrived in found]
+    return found
+
+
+def _by_address(key: str, wire: bytes) -> str:
+    if _ADDRESSES[key] == "FROM":
+        parts = first_sender(wire)
+        if parts is not None:
+            return _by_sender(key, parts)
+    first = Envelope(wire).first(_ADDRESSES[key])
+    return "" if first is None else _compared(key, first)
+
+
+@lru_cache(maxsize=2048)
+def _by_sender(key: str, parts: tuple[bytes, bytes, bytes]) -> str:
+    return _compared(key, address_of(parts))
+
+
+def _compared(key: str, address: Address) -> str:
+    return ordering(display(address) if key.startswith("DISPLAY") else decode(address.mailbox))
 
 
 def display(address: Address) -> str:

@@ -6,18 +6,30 @@ followed without recursion, and the search for a loop is bounded (:data:`MAX_CLI
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from lorrainemail.grammar.imap_commands import Command
 from lorrainemail.imap.order import SLICE, sliced_sort
 from lorrainemail.imap.search import find, note_modseq
 from lorrainemail.imap.server import ImapServer
-from lorrainemail.interfaces import SortingFacts
+from lorrainemail.interfaces import Column
 
 #: Ancestors that are looked at for a loop; a link that would need more is not made.
 MAX_CLIMB: Final = 1000
 #: Steps (messages, ancestors climbed, children moved) of one turn.
 TURN: Final = 2000
+
+#: What of the index the algorithms look at, and with the number before it.
+COLUMNS: Final[tuple[Column, ...]] = (
+    "sent",
+    "internal_date",
+    "base_subject",
+    "is_reply",
+    "header_id",
+    "in_reply_to",
+    "references",
+)
+Facts = tuple[Any, ...]
 
 
 class Node:
@@ -32,7 +44,7 @@ class Node:
         self.subject = ""
         self.reply = False
         self.parent: Node | None = None
-        self.children: dict[Node, None] = {}  # in order
+        self.children = _NO_CHILDREN  # in order
 
     @property
     def order(self) -> tuple[int, int]:
@@ -43,6 +55,8 @@ class Node:
         return node.date, node.number
 
     def adopt(self, child: Node) -> None:
+        if self.children is _NO_CHILDREN:
+            self.children = {}
         self.children[child] = None
         child.parent = self
 
@@ -50,6 +64,10 @@ class Node:
         """Children by date."""
         if len(self.children) > 1:
             self.children = dict.fromkeys(sorted(self.children, key=_order))
+
+
+#: Of all that have none, which are most: a dictionary each would be twice the memory. Never written to.
+_NO_CHILDREN: Final[dict[Node, None]] = {}
 
 
 class Work:
@@ -74,19 +92,20 @@ async def thread(session: ImapServer, command: Command) -> bytes:
     view = session.selected()
     note_modseq(session, program)
     found = await find(session, view, program)
-    facts: list[tuple[int, SortingFacts]] = []
+    facts: list[Facts] = []
     for start in range(0, len(found), SLICE):
         part = {view.uids[index]: index for index in found[start : start + SLICE]}
-        rows = await view.mailbox.sorting(tuple(part))
-        facts.extend((one.uid if command.uid else part[one.uid] + 1, one) for one in rows)
+        rows = await view.mailbox.columns(tuple(part), COLUMNS)
+        facts += rows if command.uid else [(part[row[0]] + 1, *row[1:]) for row in rows]
         await session.breathe()
     work = Work(session)
+    if algorithm == "ORDEREDSUBJECT":
+        await _send_by_subject(session, work, facts)
+        return b"OK THREAD completed"
     if algorithm == "REFERENCES":
         roots = await by_references(session, work, facts)
-    elif algorithm == "REFS":
-        roots = await by_references_alone(session, work, facts)
     else:
-        roots = await by_subject(session, work, facts)
+        roots = await by_references_alone(session, work, facts)
     session.send(b"* THREAD")
     for count, root in enumerate(roots):
         line = printed(root)
@@ -98,38 +117,50 @@ async def thread(session: ImapServer, command: Command) -> bytes:
     return b"OK THREAD completed"
 
 
-def _message(node: Node, number: int, facts: SortingFacts) -> Node:
-    node.number = number
-    node.date = facts.internal_date if facts.sent is None else facts.sent
-    node.arrived = facts.internal_date
-    node.subject = facts.base_subject
-    node.reply = facts.is_reply
-    return node
+def _message(node: Node, facts: Facts) -> None:
+    node.number, sent, node.arrived, node.subject, node.reply, *_ = facts
+    node.date = node.arrived if sent is None else sent
 
 
-async def by_subject(session: ImapServer, work: Work, facts: list[tuple[int, SortingFacts]]) -> list[Node]:
-    """ORDEREDSUBJECT: one thread a base subject; all others of it below its oldest message."""
-    nodes: list[Node] = []
-    for number, one in facts:
-        nodes.append(_message(Node(), number, one))
+async def by_subject(session: ImapServer, work: Work, facts: list[Facts]) -> list[list[int]]:
+    """ORDEREDSUBJECT: one thread a base subject, its messages by their dates; the threads by their first."""
+    entries: list[tuple[int, int, str]] = []
+    for number, sent, arrived, subject, *_ in facts:
+        entries.append((arrived if sent is None else sent, number, subject))
         work.steps += 1
         if work.steps >= TURN:
             await work.rest()
-    threads: dict[str, Node] = {}
-    for node in await _in_order(session, work, nodes):
-        first = threads.setdefault(node.subject, node)
-        if first is not node:
-            first.adopt(node)
+    threads: dict[str, list[int]] = {}
+    for _, number, subject in await sliced_sort(session, entries):
+        threads.setdefault(subject, []).append(number)
         work.steps += 1
         if work.steps >= TURN:
             await work.rest()
     return list(threads.values())
 
 
+async def _send_by_subject(session: ImapServer, work: Work, facts: list[Facts]) -> None:
+    """The answer of ORDEREDSUBJECT: below the first message of a thread stand all others side by side."""
+    session.send(b"* THREAD")
+    for count, numbers in enumerate(await by_subject(session, work, facts)):
+        session.send(printed_subject(numbers) if count else b" " + printed_subject(numbers))
+        work.steps += len(numbers)
+        if work.steps >= TURN:
+            await work.rest()
+    session.send(b"\r\n")
+
+
+def printed_subject(numbers: list[int]) -> bytes:
+    """One thread of ORDEREDSUBJECT as RFC 5256 §5 ``thread-list``."""
+    if len(numbers) < 3:
+        return b"(%b)" % b" ".join([b"%d" % number for number in numbers])
+    return b"(%d %b)" % (numbers[0], b"".join([b"(%d)" % number for number in numbers[1:]]))
+
+
 # -- REFERENCES ------------------------------------------------------------------- RFC 5256 §3 --------
 
 
-async def by_references(session: ImapServer, work: Work, facts: list[tuple[int, SortingFacts]]) -> list[Node]:
+async def by_references(session: ImapServer, work: Work, facts: list[Facts]) -> list[Node]:
     """REFERENCES: by what messages refer to, then roots of one subject together."""
     nodes = await _linked(work, facts)
     roots = await _pruned(work, nodes)
@@ -161,9 +192,7 @@ async def _in_order(session: ImapServer, work: Work, nodes: list[Node]) -> list[
     return [nodes[entry[-1]] for entry in await sliced_sort(session, entries)]
 
 
-async def by_references_alone(
-    session: ImapServer, work: Work, facts: list[tuple[int, SortingFacts]]
-) -> list[Node]:
+async def by_references_alone(session: ImapServer, work: Work, facts: list[Facts]) -> list[Node]:
     """REFS: by what messages refer to and nothing else; the thread that was last added to comes last.
 
     As other servers announce it; its draft (IMAP INTHREAD) never became an RFC.
@@ -190,21 +219,25 @@ async def by_references_alone(
     return [roots[at] for _, _, at in await sliced_sort(session, entries)]
 
 
-async def _linked(work: Work, facts: list[tuple[int, SortingFacts]]) -> list[Node]:
+async def _linked(work: Work, facts: list[Facts]) -> list[Node]:
     """Steps 1 and 2: all messages, and those that they refer to, each below its parent."""
     table: dict[bytes, Node] = {}
     nodes: list[Node] = []
-    for number, one in facts:
-        own = _plain(one.header_id)
+    for one in facts:
+        own, in_reply_to, references = one[5:]
+        if b'"' in own:
+            own = _plain(own)
         node = table.get(own) if own else None
         if node is None or node.number:  # new, or the id was given twice: then this one has none
             node = Node()
             nodes.append(node)
             if own and own not in table:
                 table[own] = node
-        _message(node, number, one)
+        _message(node, one)
         above: Node | None = None
-        for reference in map(_plain, one.references.split() or one.in_reply_to.split()):
+        for reference in references.split() or in_reply_to.split():
+            if b'"' in reference:
+                reference = _plain(reference)
             other = table.get(reference)
             if other is None:
                 other = table[reference] = Node()
@@ -225,7 +258,7 @@ async def _linked(work: Work, facts: list[tuple[int, SortingFacts]]) -> list[Nod
 
 def _plain(header_id: bytes) -> bytes:
     """RFC 5256 §2.2: quoting makes no difference."""
-    return header_id.replace(b'"', b"").replace(b"\\", b"") if b'"' in header_id else header_id
+    return header_id.replace(b'"', b"").replace(b"\\", b"")
 
 
 def _may_hang(child: Node, parent: Node, work: Work) -> bool:

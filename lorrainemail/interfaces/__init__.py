@@ -53,6 +53,7 @@ from lorrainemail.interfaces.sasl import IChannel as IChannel
 from lorrainemail.interfaces.sasl import IExchange as IExchange
 from lorrainemail.interfaces.sasl import IPasswords as IPasswords
 from lorrainemail.interfaces.sasl import IPrincipal as IPrincipal
+from lorrainemail.interfaces.store import Column as Column
 from lorrainemail.interfaces.store import FolderFacts as FolderFacts
 from lorrainemail.interfaces.store import FolderStatus as FolderStatus
 from lorrainemail.interfaces.store import HomeEvent as HomeEvent
@@ -64,7 +65,6 @@ from lorrainemail.interfaces.store import IStore as IStore
 from lorrainemail.interfaces.store import MailboxChange as MailboxChange
 from lorrainemail.interfaces.store import MessageFacts as MessageFacts
 from lorrainemail.interfaces.store import Placed as Placed
-from lorrainemail.interfaces.store import SortingFacts as SortingFacts
 from lorrainemail.interfaces.store import StoreResult as StoreResult
 from lorrainemail.interfaces.store import TextCandidates as TextCandidates
 from lorrainemail.interfaces.tables import Account as Account

@@ -9,6 +9,7 @@ from __future__ import annotations
 import calendar
 import re
 import time
+from functools import lru_cache
 from typing import Final
 
 _MONTHS: Final = (
@@ -39,6 +40,11 @@ _DATE = re.compile(
     rb"(?:[ ,]+([0-9]{1,2})[:.]([0-9]{2})(?:[:.]([0-9]{2}))?(?:\.[0-9]+)?"
     rb"(?: *([+-][0-9]{4})| +([A-Za-z]{1,5}))?)?"
 )
+#: How nearly all mail writes it.
+_USUAL = re.compile(
+    rb"[A-Z][a-z]{2}, ([0-9]{1,2} [A-Z][a-z]{2} [0-9]{4}) ([0-9]{2}):([0-9]{2}):([0-5][0-9]) "
+    rb"([+-])([0-9]{2})([0-9]{2})(?: \([A-Z]{1,5}\))?"
+)
 _DATE_TIME = re.compile(
     rb"([ 0-9][0-9])-([A-Za-z]{3})-([0-9]{4}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) ([+-])([0-9]{2})([0-9]{2})\Z"
 )
@@ -67,8 +73,24 @@ def _fields(value: bytes) -> tuple[int, int, int, re.Match[bytes]] | None:
     return year, month, day, match
 
 
+@lru_cache(maxsize=1024)
+def _midnight(day: bytes) -> int | None:
+    """When a day such as ``1 Feb 1994`` begins in UTC; None where there is none."""
+    found = _fields(day)
+    return None if found is None else calendar.timegm((*found[:3], 0, 0, 0))
+
+
 def parse_date(value: bytes) -> int | None:
     """The instant of a ``Date:`` value, None where it is no date (RFC 5322 §3.3, §4.3)."""
+    usual = _USUAL.fullmatch(value)
+    if usual is not None:
+        day, hours, minutes, seconds, sign, east, more = usual.groups()
+        midnight = _midnight(day)
+        if midnight is None or hours > b"23" or minutes > b"59":
+            return None
+        zone = int(east) * 3600 + int(more) * 60
+        instant = midnight + int(hours) * 3600 + int(minutes) * 60 + int(seconds)
+        return instant + zone if sign == b"-" else instant - zone
     found = _fields(value)
     if found is None:
         return None

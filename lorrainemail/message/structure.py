@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Final
 
 import attrs
@@ -29,6 +30,8 @@ MAX_BOUNDARY: Final = 200
 MAX_PARAMETERS: Final = 60
 #: Octets of one Content-* value that are parsed for parameters.
 MAX_PARAMETER_OCTETS: Final = 16 * 1024
+#: Octets of a Content-Type that is remembered: most mail has one of a few.
+MAX_REMEMBERED: Final = 100
 
 Parameters = tuple[tuple[bytes, bytes], ...]
 
@@ -161,6 +164,15 @@ def parse_content_type(value: bytes | None) -> tuple[bytes, bytes, Parameters] |
     """(type, subtype, parameters) in lower case; None where the value is missing or malformed."""
     if value is None:
         return None
+    return _read_content_type(value) if len(value) > MAX_REMEMBERED else _known_content_type(value)
+
+
+@lru_cache(maxsize=512)
+def _known_content_type(value: bytes) -> tuple[bytes, bytes, Parameters] | None:
+    return _read_content_type(value)
+
+
+def _read_content_type(value: bytes) -> tuple[bytes, bytes, Parameters] | None:
     match = _TYPE.match(value)
     if match is None:
         return None

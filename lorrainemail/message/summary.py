@@ -7,6 +7,7 @@ thread; it is pure, in linear time, and never fails, whatever the octets are.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 import attrs
@@ -15,7 +16,7 @@ from lorrainemail.message.addresslist import parse_addresses
 from lorrainemail.message.dates import parse_date
 from lorrainemail.message.header import unfold
 from lorrainemail.message.quoting import NIL, nstring, string
-from lorrainemail.message.structure import Parameters, Part, parse_parameters, parse_structure
+from lorrainemail.message.structure import CONTENT_FIELDS, Parameters, Part, parse_parameters, parse_structure
 from lorrainemail.message.subject import split_subject
 
 #: Message-ids of one References field that are kept.
@@ -47,6 +48,8 @@ UNSURE_ENVELOPE: Final = 2
 UNSURE_REFERENCES: Final = 4
 #: Headers larger than this are not relied upon.
 MAX_SURE_HEADER: Final = 64 * 1024
+#: Octets of an address field that is remembered: the same people write to the same people.
+MAX_REMEMBERED: Final = 160
 
 _WANTED: Final = ENVELOPE_FIELDS | {b"references"}
 _MESSAGE_ID = re.compile(rb"<[^<>\s]*>")
@@ -115,14 +118,15 @@ _ADDRESS_GAP = re.compile(rb"[ \t\"<>,]+")
 def _doubts(part: Part, wire: bytes, ids: tuple[bytes, ...]) -> int:
     """:data:`UNSURE_ENVELOPE` and :data:`UNSURE_REFERENCES` where they hold."""
     found = part.fields
-    if part.body > MAX_SURE_HEADER or any(len(found[name]) > 1 for name in _WANTED if name in found):
+    twice = [name for name, values in found.items() if len(values) > 1]
+    if part.body > MAX_SURE_HEADER or not _WANTED.isdisjoint(twice):
         return UNSURE_ENVELOPE | UNSURE_REFERENCES
     doubts = 0
     # a literal holds 8 bit; NUL would be changed in it
     if (
         b"=?" in wire
         or b"\r\n" in wire
-        or any(_hides(found[name][0]) for name in _ADDRESS_FIELDS if name in found)
+        or any([_hides(found[name][0]) for name in _ADDRESS_FIELDS if name in found])
     ):
         doubts |= UNSURE_ENVELOPE
     if b"references" in found:
@@ -134,6 +138,15 @@ def _doubts(part: Part, wire: bytes, ids: tuple[bytes, ...]) -> int:
 
 def _hides(value: bytes) -> bool:
     """Whether an address field holds more than its address structures show."""
+    return _looks_hiding(value) if len(value) > MAX_REMEMBERED else _known_hiding(value)
+
+
+@lru_cache(maxsize=2048)
+def _known_hiding(value: bytes) -> bool:
+    return _looks_hiding(value)
+
+
+def _looks_hiding(value: bytes) -> bool:
     if b"\\" in value or b"=?" in value:
         return True
     if _ONE_ADDRESS.fullmatch(value):
@@ -190,11 +203,21 @@ def _addresses(found: list[bytes] | None, default: bytes = NIL) -> bytes:
     if found is None:
         return default
     value = found[0] if len(found) == 1 else b",".join(found)
+    return (_printed_addresses if len(value) > MAX_REMEMBERED else _known_addresses)(value) or default
+
+
+@lru_cache(maxsize=2048)
+def _known_addresses(value: bytes) -> bytes:
+    return _printed_addresses(value)
+
+
+def _printed_addresses(value: bytes) -> bytes:
+    """The address structures of a field, b"" for none."""
     parts = [
         b"(%b %b %b %b)" % (nstring(one.name), nstring(one.route), nstring(one.mailbox), nstring(one.host))
         for one in parse_addresses(value)
     ]
-    return b"(%b)" % b"".join(parts) if parts else default
+    return b"(%b)" % b"".join(parts) if parts else b""
 
 
 # -- BODYSTRUCTURE ----------------------------------------------------------------- RFC 3501 §7.4.2 --
@@ -212,13 +235,17 @@ def structure(data: bytes, part: Part) -> bytes:
             nstring(part.field(b"content-location")),
         )
     encoding = part.field(b"content-transfer-encoding")
+    remembered = len(part.field(b"content-type") or b"") + len(encoding or b"") <= MAX_REMEMBERED
+    if remembered and part.type == b"text" and _SPOKEN.isdisjoint(part.fields):
+        beginning = _beginning(part.subtype, part.parameters, encoding)
+        return b"%b %d %d NIL NIL NIL NIL)" % (beginning, part.end - part.body, part.lines)
     common = b"%b %b %b %b %b %b %d" % (
         string(part.type.upper()),
         string(part.subtype.upper()),
         _parameters(part.parameters),
         nstring(part.field(b"content-id")),
         nstring(part.field(b"content-description")),
-        b'"7BIT"' if not encoding else string(encoding.partition(b";")[0].strip().upper()),
+        _encoding(encoding),
         part.end - part.body,
     )
     if part.embedded:
@@ -233,6 +260,24 @@ def structure(data: bytes, part: Part) -> bytes:
         _language(part.field(b"content-language")),
         nstring(part.field(b"content-location")),
     )
+
+
+#: Fields of a text without which its structure is told by its type and encoding.
+_SPOKEN: Final = CONTENT_FIELDS - {b"content-type", b"content-transfer-encoding"}
+
+
+@lru_cache(maxsize=256)
+def _beginning(subtype: bytes, parameters: Parameters, encoding: bytes | None) -> bytes:
+    """BODYSTRUCTURE of a text without anything special, up to its encoding."""
+    return b'("TEXT" %b %b NIL NIL %b' % (
+        string(subtype.upper()),
+        _parameters(parameters),
+        _encoding(encoding),
+    )
+
+
+def _encoding(value: bytes | None) -> bytes:
+    return string(value.partition(b";")[0].strip().upper()) if value else b'"7BIT"'
 
 
 def _embedded_fields(part: Part) -> dict[bytes, list[bytes]]:
@@ -311,6 +356,13 @@ _FIRST_FROM = re.compile(
 )
 
 
+def first_sender(wire: bytes) -> tuple[bytes, bytes, bytes] | None:
+    """The first From of an envelope's wire bytes as it stands there: name, mailbox and host, for
+    :func:`address_of`; None where :meth:`Envelope.first` has to look closer."""
+    match = _FIRST_FROM.match(wire)
+    return None if match is None else match.group(1, 2, 3)
+
+
 @attrs.frozen(slots=True)
 class Address:
     """An address as it stands in an envelope; of a group's name ``host`` is empty."""
@@ -318,6 +370,11 @@ class Address:
     name: bytes
     mailbox: bytes
     host: bytes
+
+
+def address_of(parts: tuple[bytes, bytes, bytes]) -> Address:
+    """What :func:`first_sender` found, read."""
+    return Address(*map(_value, parts))
 
 
 class Envelope:
@@ -350,9 +407,9 @@ class Envelope:
     def first(self, name: str) -> Address | None:
         """The first address of FROM, TO or CC; None where there is none."""
         if name == "FROM":
-            match = _FIRST_FROM.match(self.wire)
-            if match is not None:
-                return Address(*map(_value, match.groups()))
+            parts = first_sender(self.wire)
+            if parts is not None:
+                return address_of(parts)
         root = _read(self.wire)
         assert isinstance(root, list)
         found = root[{"FROM": 2, "TO": 5, "CC": 6}[name]]

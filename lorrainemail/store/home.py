@@ -433,9 +433,10 @@ class LiveHome:
             del self._mailboxes[mailbox.number]
 
     def quiet(self) -> None:
-        """The server ends: no more looks of our own accord."""
+        """The server ends: no more looks of our own accord, and what is known of each folder is kept."""
         for mailbox in self._mailboxes.values():
             mailbox.end_watching()
+            mailbox.mirror()
 
     def write_flags(self) -> Deferred[None]:
         """The server ends: flags that an mbox does not have yet go into it."""

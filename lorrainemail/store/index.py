@@ -27,6 +27,8 @@ from typing import Any, Final
 import attrs
 from twisted.logger import Logger
 
+from lorrainemail.interfaces import Column
+from lorrainemail.message.summary import REPLY
 from lorrainemail.store.flags import Keywords
 from lorrainemail.store.schema import SCHEMA, SCHEMA_VERSION, UPGRADES
 
@@ -39,6 +41,9 @@ MODSEQ_BLOCK: Final = 65536
 MAX_UID: Final = 2**32 - 1
 #: Rows of ``expunged`` kept a folder (RFC 7162 §3.2.7 lets a server forget).
 MAX_EXPUNGED: Final = 20_000
+
+#: Pages of the log from which on SQLite writes them into the index itself, which costs two syncs.
+CHECKPOINT: Final = 4000
 
 #: Messages of a folder from which on a copy of its view is kept.
 MIN_KEPT_VIEW: Final = 1000
@@ -117,10 +122,18 @@ _WIRE: Final = (
     "structure "
     "FROM messages m LEFT JOIN wire w ON w.id = m.id WHERE m.id "
 )
-_SORTING: Final = (
-    "SELECT m.id & 4294967295, size, internal_date, sent, base_subject, header_id, in_reply_to, refs, marks "
-    "FROM messages m LEFT JOIN wire w ON w.id = m.id WHERE m.id "
-)
+#: Where :data:`lorrainemail.interfaces.Column` stands; in ``wire`` where that begins with "w.".
+_COLUMNS: Final[dict[str, str]] = {
+    "size": "m.size",
+    "internal_date": "m.internal_date",
+    "envelope": "w.envelope",
+    "sent": "w.sent",
+    "base_subject": "w.base_subject",
+    "is_reply": f"w.marks & {REPLY} != 0",
+    "header_id": "w.header_id",
+    "in_reply_to": "w.in_reply_to",
+    "references": "w.refs",
+}
 
 
 class Index:
@@ -159,6 +172,7 @@ class Index:
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=NORMAL")
             db.execute("PRAGMA journal_size_limit=4194304")
+            db.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT}")
             (version,) = db.execute("PRAGMA user_version").fetchone()
             while 0 < version < SCHEMA_VERSION:
                 db.executescript(f"BEGIN; {UPGRADES[version]} PRAGMA user_version={version + 1}; COMMIT")
@@ -595,10 +609,20 @@ class Index:
             found += self._db.execute(select + "= ?", (folder.key(uid),)).fetchall()
         return found
 
-    def sorting(self, folder: Folder, uids: Sequence[int]) -> dict[int, tuple[Any, ...]]:
-        """(uid, size, internal date, sent, base subject, Message-ID, In-Reply-To, References, marks) by UID;
-        all but the first three None where nobody has looked at the message yet."""
-        return {row[0]: row for row in self._of_each(_SORTING, folder, uids)}
+    def columns(self, folder: Folder, uids: Sequence[int], names: Sequence[Column]) -> list[tuple[Any, ...]]:
+        """(uid, and what the names say) in the order asked, of the messages that somebody has looked at."""
+        texts = [_COLUMNS[name] for name in names]
+        wire = any(text.startswith("w.") for text in texts)
+        select = (
+            f"SELECT {', '.join(('m.id & 4294967295', *texts))} FROM messages m "
+            f"{'CROSS JOIN wire w ON w.id = m.id ' if wire else ''}"
+            "WHERE m.size >= 0 AND m.internal_date >= 0 AND m.id "
+        )
+        rows: list[tuple[Any, ...]] = self._of_each(select, folder, uids)
+        if [row[0] for row in rows] == list(uids):
+            return rows
+        found = {row[0]: row for row in rows}
+        return [row for row in map(found.get, uids) if row is not None]
 
     def candidates(
         self, folder: Folder, column: str, words: Sequence[bytes], unsure: int, first: int, last: int

@@ -11,7 +11,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import TYPE_CHECKING, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IDelayedCall
@@ -20,13 +20,13 @@ from zope.interface import implementer
 
 from lorrainemail.errors import PermanentError
 from lorrainemail.interfaces import (
+    Column,
     FileWrite,
     IContent,
     IMailbox,
     IMessage,
     MailboxChange,
     MessageFacts,
-    SortingFacts,
     StoreResult,
     TextCandidates,
 )
@@ -228,9 +228,9 @@ class Mailbox:
         wanted = tuple(uids)
         return self._run(lambda: self._home.tree.facts(self.number, wanted, wire))
 
-    def sorting(self, uids: Sequence[int]) -> Deferred[list[SortingFacts]]:
-        wanted = tuple(uids)
-        return self._run(lambda: self._home.tree.sorting(self.number, wanted))
+    def columns(self, uids: Sequence[int], names: Sequence[Column]) -> Deferred[list[tuple[Any, ...]]]:
+        wanted = uids[:] if isinstance(uids, array) else tuple(uids)
+        return self._run(lambda: self._home.tree.columns(self.number, wanted, names))
 
     def candidates(
         self, field: Literal["envelope", "references"], words: Sequence[bytes]

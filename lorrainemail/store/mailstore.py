@@ -117,10 +117,9 @@ class MailStore(Service):
         for home in (*self._flushing, *self._unflushed):
             home.flush()
         self._flushing, self._unflushed = {}, {}
-        for mailbox, call in self._resting.items():
+        for call in self._resting.values():
             if call is not None:
                 call.cancel()
-            mailbox.mirror()
         self._resting.clear()
         for home in self._homes.values():
             home.quiet()

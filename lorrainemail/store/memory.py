@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred, fail, succeed
@@ -19,6 +19,7 @@ from zope.interface import implementer
 from lorrainemail.errors import MailError, Reply
 from lorrainemail.interfaces import (
     Account,
+    Column,
     FolderFacts,
     FolderStatus,
     HomeEvent,
@@ -31,7 +32,6 @@ from lorrainemail.interfaces import (
     MailboxChange,
     MessageFacts,
     Placed,
-    SortingFacts,
     StoreResult,
     TextCandidates,
 )
@@ -177,23 +177,28 @@ class MemoryMailbox:
             unique_id=f"{self.mailbox_id}.{uid}",
         )
 
-    def sorting(self, uids: Sequence[int]) -> Deferred[list[SortingFacts]]:
-        return succeed([self._sorting(uid) for uid in uids if uid in self._stored])
+    def columns(self, uids: Sequence[int], names: Sequence[Column]) -> Deferred[list[tuple[Any, ...]]]:
+        rows: list[tuple[Any, ...]] = []
+        for uid in uids:
+            if uid in self._stored:
+                known = self._columns(uid)
+                rows.append((uid, *(known[name] for name in names)))
+        return succeed(rows)
 
-    def _sorting(self, uid: int) -> SortingFacts:
+    def _columns(self, uid: int) -> dict[str, Any]:
         stored = self._stored[uid]
         summary = summarize(stored.data)
-        return SortingFacts(
-            uid,
-            len(stored.data),
-            stored.internal_date,
-            summary.sent,
-            summary.base_subject,
-            bool(summary.marks & REPLY),
-            summary.message_id,
-            summary.in_reply_to,
-            b" ".join(summary.references),
-        )
+        return {
+            "size": len(stored.data),
+            "internal_date": stored.internal_date,
+            "envelope": summary.envelope,
+            "sent": summary.sent,
+            "base_subject": summary.base_subject,
+            "is_reply": bool(summary.marks & REPLY),
+            "header_id": summary.message_id,
+            "in_reply_to": summary.in_reply_to,
+            "references": b" ".join(summary.references),
+        }
 
     def candidates(
         self, field: Literal["envelope", "references"], words: Sequence[bytes]

@@ -23,6 +23,7 @@ from zope.interface import implementer
 from lorrainemail.errors import MailError
 from lorrainemail.interfaces import (
     Account,
+    Column,
     FolderFacts,
     FolderStatus,
     HomeEvent,
@@ -31,7 +32,6 @@ from lorrainemail.interfaces import (
     IMailHome,
     IMessage,
     MessageFacts,
-    SortingFacts,
     StoreResult,
     TextCandidates,
 )
@@ -407,8 +407,8 @@ class SharedMailbox:
     def facts(self, uids: Sequence[int], wire: bool = False) -> Deferred[list[MessageFacts]]:
         return self._readable(lambda: self._mailbox.facts(uids, wire))
 
-    def sorting(self, uids: Sequence[int]) -> Deferred[list[SortingFacts]]:
-        return self._readable(lambda: self._mailbox.sorting(uids))
+    def columns(self, uids: Sequence[int], names: Sequence[Column]) -> Deferred[list[tuple[Any, ...]]]:
+        return self._readable(lambda: self._mailbox.columns(uids, names))
 
     def candidates(
         self, field: Literal["envelope", "references"], words: Sequence[bytes]

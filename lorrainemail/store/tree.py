@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import attrs
 from twisted.logger import Logger
 
-from lorrainemail.interfaces import MessageFacts, SortingFacts
+from lorrainemail.interfaces import Column, MessageFacts
 from lorrainemail.message.summary import (
-    REPLY,
     UNSURE_ENVELOPE,
     UNSURE_REFERENCES,
     Summary,
@@ -551,26 +550,16 @@ class Tree:
             if row is not None and row[7] is not None
         ]
 
-    def sorting(self, number: int, uids: Sequence[int]) -> list[SortingFacts]:
-        """What messages are sorted by; what is not known yet is looked at."""
+    def columns(self, number: int, uids: Sequence[int], names: Sequence[Column]) -> list[tuple[Any, ...]]:
+        """(uid, and what the names say) in the order asked; what is not known yet is looked at."""
         folder = self.known(number)
-        found = self.index.sorting(folder, uids)
-        unknown = [
-            uid for uid in uids if uid in found and (found[uid][8] is None or min(found[uid][1:3]) < 0)
-        ]
-        if unknown:
-            self.facts(number, unknown, True)
-            found.update(self.index.sorting(folder, unknown))
-        out: list[SortingFacts] = []
-        for uid in uids:
-            row = found.get(uid)
-            if row is not None and row[8] is not None:
-                _, size, date, sent, subject, header_id, in_reply_to, references, marks = row
-                is_reply = bool(marks & REPLY)
-                out.append(
-                    SortingFacts(uid, size, date, sent, subject, is_reply, header_id, in_reply_to, references)
-                )
-        return out
+        found = self.index.columns(folder, uids, names)
+        if len(found) == len(uids):
+            return found
+        unknown = set(uids).difference([row[0] for row in found])
+        rows = self.index.facts(folder, sorted(unknown))
+        self.look_at_all(folder, [Row(*row) for uid, row in rows.items() if uid in unknown])
+        return self.index.columns(folder, uids, names)
 
     def candidates(
         self, number: int, field: Literal["envelope", "references"], words: Sequence[bytes]

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
 from lorrainemail.imap import order, threads
-from lorrainemail.interfaces import SortingFacts
 
 
 class Session:
@@ -30,9 +29,7 @@ def run(work: Any) -> Any:
 IDS = st.integers(0, 7).map(lambda n: b"<%d@x>" % n)
 MESSAGES = st.lists(
     st.builds(
-        lambda own, refs, subject, reply, sent: SortingFacts(
-            0, 1, 5, sent, subject, reply, own, b"", b" ".join(refs)
-        ),
+        lambda own, refs, subject, reply, sent: (sent, 5, subject, reply, own, b"", b" ".join(refs)),
         st.one_of(st.just(b""), IDS),
         st.lists(IDS, max_size=4),
         st.sampled_from(["", "A", "B"]),
@@ -45,28 +42,32 @@ MESSAGES = st.lists(
 
 @given(MESSAGES, st.integers(1, 5))
 def test_every_message_is_in_one_thread_whatever_headers_refer_to(
-    messages: list[SortingFacts], turn: int
+    messages: list[tuple[Any, ...]], turn: int
 ) -> None:
     before = threads.TURN
     threads.TURN = turn  # type: ignore[misc]
     try:
-        for make in (threads.by_references, threads.by_subject):
-            session: Any = Session()
-            roots = run(make(session, threads.Work(session), list(enumerate(messages, 1))))
-            text = b"".join(map(threads.printed, roots)).decode()
+        facts = [(number, *message) for number, message in enumerate(messages, 1)]
+        session: Any = Session()
+        roots = run(threads.by_references(session, threads.Work(session), facts))
+        assert [root.order for root in roots] == sorted(root.order for root in roots)
+        alone = run(threads.by_references_alone(session, threads.Work(session), facts))
+        subjects = run(threads.by_subject(session, threads.Work(session), facts))
+        for lines in (
+            map(threads.printed, roots),
+            map(threads.printed, alone),
+            map(threads.printed_subject, subjects),
+        ):
+            text = b"".join(lines).decode()
             assert sorted(map(int, re.findall(r"\d+", text))) == list(range(1, len(messages) + 1))
             assert text.count("(") == text.count(")")
             assert not re.search(r"\(\)|  |\( |\((\(\d+\))\)", text), text
-            assert [root.order for root in roots] == sorted(root.order for root in roots)
     finally:
         threads.TURN = before  # type: ignore[misc]
 
 
 def test_a_chain_of_any_length_is_printed_without_recursion() -> None:
-    facts = [
-        (n, SortingFacts(n, 1, n, None, "", False, b"<%d@x>" % n, b"", b"<%d@x>" % (n + 1)))
-        for n in range(1, 5001)
-    ]
+    facts = [(n, None, n, "", False, b"<%d@x>" % n, b"", b"<%d@x>" % (n + 1)) for n in range(1, 5001)]
     session: Any = Session()
     roots = run(threads.by_references(session, threads.Work(session), facts))
     text = b"".join(map(threads.printed, roots))

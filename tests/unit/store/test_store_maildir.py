@@ -258,6 +258,7 @@ async def test_a_lost_index_is_made_anew_with_a_higher_uidvalidity(
     await open_store()
     await open_store()
     lose_index(tmp_path)
+    (maildir(tmp_path) / "dovecot-uidlist").unlink()
     store = await open_store()
     inbox = await inbox_of(store, bob)
     assert inbox.uid_validity > validity
@@ -295,13 +296,17 @@ async def test_uids_are_mirrored_for_dovecot_and_found_again(
     validity, modseq = inbox.uid_validity, inbox.highest_modseq
     inbox.mirror()  # type: ignore[attr-defined]
     await inbox.facts([1])
-    lines = (maildir(tmp_path) / "dovecot-uidlist").read_text().splitlines()
+    uidlist = maildir(tmp_path) / "dovecot-uidlist"
+    early = uidlist.read_text()
+    lines = early.splitlines()
     assert lines[0].startswith(f"3 V{validity} N")
     assert [line.split(" ")[0] for line in lines[1:]] == ["1", "3"]
     await deliver(store, bob)
     await inbox.refresh()
     assert list(inbox.uids()) == [1, 3, 4]
     await open_store()
+    assert uidlist.read_text().splitlines()[-1].startswith("4 :"), "it is whole after a clean end"
+    uidlist.write_text(early)  # as if that end had not been clean
     lose_index(tmp_path)
     store = await open_store()
     inbox = await inbox_of(store, bob)

@@ -31,12 +31,15 @@ async def fill(store: IStore, bob: Account) -> Any:
 @pytest_twisted.ensureDeferred
 async def test_sorting_facts_are_those_of_the_header(store: IStore, bob: Account) -> None:
     inbox = await fill(store, bob)
-    facts = await inbox.sorting([3, 1, 77])
-    assert [one.uid for one in facts] == [3, 1]
-    assert facts[0].base_subject == "CAFÉ" and not facts[0].is_reply and facts[0].sent is None
-    assert facts[1].base_subject == "LES VOLETS" and facts[1].is_reply and facts[1].sent == 60
-    assert facts[1].header_id == b"<2@elorac.test>" and facts[1].references == b"<1@elorac.test>"
-    assert facts[1].size == len(MESSAGES[0]) and facts[1].internal_date > 0
+    names = ("base_subject", "is_reply", "sent", "header_id", "references", "size", "internal_date")
+    first, second = await inbox.columns([3, 1, 77], names)
+    assert first[:4] == (3, "CAFÉ", False, None)
+    size = len(MESSAGES[0])
+    assert second[:-1] == (1, "LES VOLETS", True, 60, b"<2@elorac.test>", b"<1@elorac.test>", size)
+    assert second[-1] > 0
+    assert await inbox.columns([2, 1], ("size",)) == [(2, len(MESSAGES[1])), (1, size)]
+    (again,) = await inbox.columns([2], ("envelope",))
+    assert b'"plain"' in again[1]
     inbox.close()
 
 
@@ -58,7 +61,7 @@ async def test_no_message_that_may_match_is_left_out(
     store: IStore, bob: Account, field: Any, words: list[bytes], expected: list[int]
 ) -> None:
     inbox = await fill(store, bob)
-    await inbox.sorting(inbox.uids())
+    await inbox.columns(inbox.uids(), ("envelope",))
     found = await inbox.candidates(field, words)
     assert found == expected
     inbox.close()

@@ -115,7 +115,7 @@ async def test_rights_that_are_taken_away_are_gone_for_who_has_the_folder_open(h
     reads = [
         lambda: shared.message(1),
         lambda: shared.facts([1], True),
-        lambda: shared.sorting([1]),
+        lambda: shared.columns([1], ("size",)),
         lambda: shared.candidates("envelope", [b"x"]),
         lambda: shared.text_candidates(["hel"]),
         lambda: shared.examine([1], len),
