@@ -15,25 +15,22 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.protocol import Factory
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
-from twisted.protocols.tls import TLSMemoryBIOFactory
 
 import lorrainemail.plugins
-from lorrainemail.addresses import Address, AddressError, parse_address
-from lorrainemail.certs.challenges import Challenges, Kind
+from lorrainemail.addresses import AddressError, parse_address
+from lorrainemail.certs.challenges import Challenges
 from lorrainemail.certs.renewal import Renewals
 from lorrainemail.certs.sources import Sources
 from lorrainemail.certs.store import CertificateStore
 from lorrainemail.certs.wishes import Surroundings
 from lorrainemail.config.load import Located, load
 from lorrainemail.config.model import Settings
-from lorrainemail.control.server import ControlFactory
 from lorrainemail.delivery.hops import OurEnds
 from lorrainemail.delivery.local import LocalCourier
 from lorrainemail.delivery.notices import Notices
@@ -42,18 +39,12 @@ from lorrainemail.delivery.rewriting import Rewriting
 from lorrainemail.delivery.runner import Runner
 from lorrainemail.delivery.sessions import Sessions
 from lorrainemail.dns.responder import Responder
-from lorrainemail.dns.server import DnsDatagrams, DnsFactory
-from lorrainemail.envelope import Door as DoorName
-from lorrainemail.errors import STORAGE_FULL, ConfigurationError, Problem, Reply
+from lorrainemail.errors import ConfigurationError, Problem
 from lorrainemail.http.mta_sts import Policies
-from lorrainemail.imap.factory import ImapFactory
 from lorrainemail.intake import Intake
 from lorrainemail.interfaces import Account, later
 from lorrainemail.mailauth.keys import KeyRing
 from lorrainemail.mailauth.signing import Signer
-from lorrainemail.message.note import note
-from lorrainemail.net.limits import ConnectionCounter
-from lorrainemail.net.proxy import ProxyFactory
 from lorrainemail.net.resolver import Resolver
 from lorrainemail.net.tls import ClientTls, ServerTls
 from lorrainemail.ops.committer import Committer
@@ -63,12 +54,13 @@ from lorrainemail.ops.stall import StallMonitor
 from lorrainemail.ops.trace import Trace
 from lorrainemail.policy.chain import PolicyChain
 from lorrainemail.policy.heard import Heard
-from lorrainemail.pop3.factory import Pop3Factory
 from lorrainemail.queue.commands import commands as queue_commands
 from lorrainemail.queue.schedule import Schedule
 from lorrainemail.queue.spool import Spool
 from lorrainemail.setup.checkup import daily_of
 from lorrainemail.setup.couriers import Couriers
+from lorrainemail.setup.doors import Doorkeeper
+from lorrainemail.setup.letters import Letters
 from lorrainemail.setup.logins import Logins, prepare_logins
 from lorrainemail.setup.outgoing import Outgoing
 from lorrainemail.setup.places import directories
@@ -81,10 +73,7 @@ from lorrainemail.setup.sts_checks import StsChecks
 from lorrainemail.sieve.events import MailboxScripts, Rule
 from lorrainemail.sieve.filter import SieveFilter
 from lorrainemail.sieve.storage import Scripts
-from lorrainemail.smtp.door import Door
-from lorrainemail.smtp.factory import SmtpFactory
 from lorrainemail.smtp.future import FutureRelease
-from lorrainemail.smtp.settings import DoorSettings
 from lorrainemail.store.mailstore import MailStore
 from lorrainemail.store.shares import Shares
 from lorrainemail.tables.archive import Archive
@@ -94,14 +83,9 @@ from lorrainemail.tables.service import TableService
 from lorrainemail.transfer.serving import commands as transfer_commands
 
 if TYPE_CHECKING:
-    from lorrainemail.http.site import Site
-    from lorrainemail.managesieve.factory import ManageSieveFactory
-    from lorrainemail.managesieve.scripts import ScriptKeeper
+    pass
 
 _log = Logger(namespace="lorrainemail")
-
-#: Connections of monitoring systems.
-METRICS_CONNECTIONS = 20
 
 
 def make_server(settings: Settings, located: Located, reactor: Any, ports: Sequence[BoundPort]) -> Server:
@@ -126,15 +110,21 @@ class Server(Ordered):
         self._reactor = reactor
         self._loopback = tuple(dict.fromkeys(port.host for port in ports if port.loopback))
         places = directories(settings.state)
-        self._in_thread = in_thread = partial(deferToThreadPool, reactor, reactor.getThreadPool())
+        self.in_thread = in_thread = partial(deferToThreadPool, reactor, reactor.getThreadPool())
 
-        # Tools: durable writes, what happened to messages, the DNS, TLS.
+        # Tools: durable writes, what happened to messages, the DNS, TLS; what people are told.
+        self.letters = Letters(settings.hostname, lambda *words: self.intake.inject(*words), reactor.seconds)
+        tell_operator = self.letters.tell_operator
         self.committer = Committer(reactor, settings.state, reserve=settings.limits.disk_reserve)
         self.trace = Trace(os.path.join(settings.state, "trace.sqlite"), reactor, settings.trace.keep)
         self.resolver = Resolver(reactor, settings.dns.resolvers, settings.dns.trusted)
         self.server_tls = ServerTls()
         self.certificates = CertificateStore(
-            self.server_tls, Sources.of(settings, self._loopback), reactor, self._tell_operator, in_thread
+            self.server_tls,
+            Sources.of(settings, self._loopback),
+            reactor,
+            tell_operator,
+            in_thread,
         )
         self.client_tls = ClientTls(settings.tls.trust)
 
@@ -169,7 +159,7 @@ class Server(Ordered):
             lambda *words: self.intake.inject(*words),
             self.store,
             self.tables.current,
-            self._tell_operator,
+            tell_operator,
         )
         self.senders = Senders(settings, neighbours)
         self.policy = self._policy(settings)
@@ -188,7 +178,7 @@ class Server(Ordered):
             self.filter,
             self.signer.sign,
         )
-        self.store.filling = self._warn_of_quota
+        self.store.filling = self.letters.warn_of_quota
         self.mailbox_scripts = MailboxScripts(
             self.scripts,
             self.store,
@@ -251,17 +241,16 @@ class Server(Ordered):
 
         # The doors, each by its name: mail comes in by SMTP, readers by POP3 and IMAP; programs that look for
         # us, and those who prove that a name is ours, by HTTP.
-        self._ports = tuple(ports)
         self.policies = Policies(settings)
         self.challenges = Challenges(self.server_tls)
-        self.site: Site | None = None
+        self.keeper = Doorkeeper(self, reactor, tuple(ports), places.spill)
         self.renewals = Renewals(
             settings.acme,
             settings.state,
             Surroundings(
                 settings.hostname,
                 self._local_domains,
-                self._ways_to_prove,
+                self.keeper.ways_to_prove,
                 any(port.door == "https" for port in ports),
                 self.tables.secret,
             ),
@@ -269,7 +258,7 @@ class Server(Ordered):
             self.challenges,
             self.resolver,
             reactor,
-            self._tell_operator,
+            tell_operator,
             in_thread,
         )
         self.tables.on_change(self.renewals.forget_wanted)
@@ -280,15 +269,9 @@ class Server(Ordered):
             self._fetcher,
             self.certificates,
             reactor,
-            self._tell_operator,
+            tell_operator,
             in_thread,
         )
-        self._spill = places.spill
-        self._smtp: dict[tuple[str, bool], Door] = {}
-        self._counters: dict[str, ConnectionCounter] = {}
-        self._proxies: list[ProxyFactory] = []
-        self._readers: list[tuple[Pop3Factory | ImapFactory | ManageSieveFactory, BoundPort]] = []
-        self._script_keeper: ScriptKeeper | None = None
         self.responder = Responder(self.senders.zones(settings.dns.zones), reactor)
         self.served = served_of(self, reactor, in_thread)
         self.challenges.dns = challenges_of(self, reactor)
@@ -328,147 +311,11 @@ class Server(Ordered):
         ):
             service.setServiceParent(self)  # type: ignore[no-untyped-call]
 
-    # -- doors ---------------------------------------------------------------------------------------
-
     def open_door(self, port: BoundPort) -> Open:
-        """What serves a port."""
-        opened = self._open_door(port)
-        if not port.proxied:
-            return opened
-        proxy = ProxyFactory(opened.factory, self._reactor, self.settings.proxy_networks)
-        self._proxies.append(proxy)
-        return Open(port, cast(Any, proxy), opened.close, opened.datagrams)
+        """What serves a port. The lab listens in here."""
+        return self.keeper.open(port)
 
-    def _open_door(self, port: BoundPort) -> Open:
-        name = port.door
-        if name == "control":
-            return Open(port, ControlFactory(self.commands, self._reactor))
-        if name == "dns":
-            return Open(
-                port,
-                DnsFactory(self.responder, self._reactor),
-                datagrams=DnsDatagrams(self.responder),
-            )
-        if name in ("http", "https"):
-            return self._http_door(port)
-        if name == "metrics":
-            return self._metrics_door(port)
-        if name in ("pop3", "pop3s", "imap", "imaps"):
-            reader = self._reader(name, _plaintext(self.settings, port.loopback))
-            self._readers.append((reader, port))
-            return Open(port, self._maybe_tls(name, reader), reader.close_sessions)
-        if name == "managesieve":
-            return self._managesieve_door(port)
-        door = self._smtp.get((name, port.loopback))
-        if door is None:
-            door = self._smtp[name, port.loopback] = self._smtp_door(cast(DoorName, name), port.loopback)
-        return Open(port, self._maybe_tls(name, SmtpFactory(door)), door.shut_down)
-
-    def _maybe_tls(self, name: str, factory: Factory) -> Any:
-        """Doors whose name ends in "s" speak TLS at once."""
-        if name not in ("submissions", "pop3s", "imaps", "https"):
-            return factory
-        context: Any = self.server_tls.context_factory(name)
-        return TLSMemoryBIOFactory(context, False, factory, self._reactor)
-
-    def _smtp_door(self, name: DoorName, loopback: bool) -> Door:
-        starttls = None if name in ("submissions", "local") else self.server_tls.context_factory(name)
-        door = Door(
-            _door_settings(self.settings, name, loopback, self._spill),
-            self._reactor,
-            self.tables,
-            self.policy,
-            self.store.may_accept,
-            self.intake,
-            self.trace,
-            starttls,
-            self.authenticator,
-            self._room,
-            sign=self.signer.sign,
-            hold=self.future.hold,
-        )
-        door.connections.banned = partial(self.logins.bans.refuses, logins=name != "smtp")
-        return door
-
-    def _counter(self, name: str) -> ConnectionCounter:
-        """Who is connected at a door where users log in."""
-        counter = self._counters.get(name)
-        if counter is None:
-            limits = self.settings.limits
-            counter = ConnectionCounter(limits.connections, limits.connections_per_peer)
-            counter.banned = partial(self.logins.bans.refuses, logins=True)
-            self._counters[name] = counter
-        return counter
-
-    def _managesieve_door(self, port: BoundPort) -> Open:
-        from lorrainemail.managesieve.factory import ManageSieveFactory
-        from lorrainemail.managesieve.scripts import ScriptKeeper
-
-        if self._script_keeper is None:
-            self._script_keeper = ScriptKeeper(self.scripts, self._in_thread, self.committer.writable)
-        factory = ManageSieveFactory(
-            self.authenticator,
-            self._reactor,
-            self._counter(port.door),
-            self._script_keeper,
-            self.server_tls,
-            _plaintext(self.settings, port.loopback),
-        )
-        self._readers.append((factory, port))
-        return Open(port, factory, factory.close_sessions)
-
-    def _reader(self, name: str, plaintext: bool) -> Pop3Factory | ImapFactory:
-        settings = self.settings
-        counter = self._counter(name)
-        if name in ("pop3", "pop3s"):
-            secure: Literal["pop3", "pop3s"] = "pop3s" if name == "pop3s" else "pop3"
-            return Pop3Factory(secure, self.authenticator, self._reactor, counter, self.server_tls, plaintext)
-        imap = ImapFactory(
-            "imaps" if name == "imaps" else "imap",
-            self.authenticator,
-            self._reactor,
-            counter,
-            self._in_thread,
-            self._spill,
-            settings.limits.message_size,
-            self.server_tls,
-            plaintext,
-            settings.hostname,
-            self.mailbox_scripts,
-        )
-        if any(port.door == "managesieve" for port in self._ports):
-            imap.sieve_host = settings.hostname
-        return imap
-
-    def _http_door(self, port: BoundPort) -> Open:
-        from lorrainemail.http.door import HttpFactory
-
-        if self.site is None:
-            self.site = self._make_site()
-        counter = self._counters.get(port.door)
-        if counter is None:
-            limits = self.settings.limits
-            counter = ConnectionCounter(limits.connections, limits.connections_per_peer)
-            self._counters[port.door] = counter
-        factory = HttpFactory(
-            port.door,
-            self.site,
-            self._reactor,
-            counter,
-            secure=port.door == "https" or port.loopback,
-            strict=lambda: port.door == "https" and self.certificates.trusted() is not None,
-        )
-        return Open(port, self._maybe_tls(port.door, factory), factory.close_sessions)
-
-    def _ways_to_prove(self) -> list[Kind]:
-        """How an authority can see, with the doors that are open, that a name is ours."""
-        doors = {port.door for port in self._ports}
-        open_ways: dict[Kind, bool] = {
-            "http-01": "http" in doors,
-            "tls-alpn-01": "https" in doors,
-            "dns-01": self.challenges.dns is not None,
-        }
-        return [way for way, possible in open_ways.items() if possible]
+    # -- what the parts ask of one another ----------------------------------------------------------------
 
     def _local_domains(self) -> list[str]:
         """Of the configuration and of the tables, where these can name them at once."""
@@ -486,46 +333,18 @@ class Server(Ordered):
         """What ``lorrainemail certificate list`` shows."""
         return {"certificates": self.certificates.describe(), "acme": self.renewals.describe()}
 
-    def _make_site(self) -> Site:
-        from lorrainemail.http.offers import offers
-        from lorrainemail.http.site import Site
-
-        open_ports = [(port.door, port.port) for port in self._ports]
-        return Site(
-            self.settings.hostname,
-            self.tables,
-            self.policies,
-            offers(self.settings.hostname, open_ports),
-            self.challenges.http,
-            self._reactor,
-            self.certificates.trusted,
-            redirect=any(door == "https" for door, _ in open_ports),
-        )
-
-    def _room(self, octets: int) -> Reply | None:
-        """Whether a message of that size may be begun."""
-        if self.queue.count >= self.queue.capacity or self.committer.writable(octets) is not None:
-            return STORAGE_FULL
-        return None
-
     def _policy(self, settings: Settings) -> PolicyChain:
         heard = Heard(self.store, lambda: self.tables.current())
         return make_policy(
             settings,
             self._reactor,
             self.resolver,
-            self._in_thread,
-            self._tell_operator,
+            self.in_thread,
+            self.letters.tell_operator,
             self._remembered.memory,
             heard.heard_from,
             self.senders.reports(settings),
         )
-
-    def _tell_operator(self, subject: str, text: str) -> None:
-        """A note to the postmaster, like any other mail."""
-        words = note(self.settings.hostname, new_id(), subject, text, self._reactor.seconds())
-        sent = self.intake.inject(None, [Address("postmaster", "")], Content(words), 1, "")
-        sent.addErrback(lambda failure: _log.failure("A note to the postmaster was not kept", failure))
 
     async def _account(self, key: str) -> Account | None:
         """The account of a folded address."""
@@ -534,19 +353,6 @@ class Server(Ordered):
         except AddressError:
             return None
         return await later(self.tables.current().account(address))
-
-    def _warn_of_quota(self, account: Account, percent: int) -> None:
-        """A note to an account's owner, before mail is refused for him."""
-        subject = f"Your mailbox is {percent} % full"
-        text = (
-            f"The mailbox {account.address} holds more than {percent} % of what it may. When it is full, "
-            "mail for it is refused.\n\nDelete messages that are no longer needed, also in Trash and Junk, "
-            "or ask the operator of the server for more room.\n"
-        )
-        now = self._reactor.seconds()
-        words = note(self.settings.hostname, new_id(), subject, text, now, str(account.address))
-        sent = self.intake.inject(None, [account.address], Content(words), 1, "")
-        sent.addErrback(lambda failure: _log.failure("A note about a quota was not kept", failure))
 
     # -- while running -------------------------------------------------------------------------------
 
@@ -619,35 +425,11 @@ class Server(Ordered):
         self.intake.seal_with(self.senders.seal)
         self.filter.separators = new.subaddress
         self.mailbox_scripts.rules = Rule.of(new.mailbox_scripts)
-        for (name, loopback), door in self._smtp.items():
-            door.settings = _door_settings(new, cast(DoorName, name), loopback, self._spill)
-            door.policy = policy
-        for counter in self._counters.values():
-            counter.total, counter.per_peer = limits.connections, limits.connections_per_peer
-        for proxy in self._proxies:
-            proxy.listed(new.proxy_networks)
-        for reader, port in self._readers:
-            reader.plaintext = _plaintext(new, port.loopback)
-            if isinstance(reader, ImapFactory):
-                reader.message_size = limits.message_size
+        self.keeper.use(new, policy)
 
     def _copy_and_rewrite(self, settings: Settings) -> None:
         self.intake.archive = Archive(settings.archive) if settings.archive else None
         self.remote.rewriting = Rewriting(settings.rewrite)
-
-    def _metrics_door(self, port: BoundPort) -> Open:
-        from lorrainemail.http.door import HttpFactory
-        from lorrainemail.http.metrics import MetricsSite
-
-        site: Any = MetricsSite(
-            self._connections,
-            self.queue.oldest,
-            lambda: self.runner.destinations.waiting,
-            lambda: len(self._alarms()),
-        )
-        counter = ConnectionCounter(METRICS_CONNECTIONS, METRICS_CONNECTIONS)
-        factory = HttpFactory(port.door, site, self._reactor, counter, secure=True, strict=lambda: False)
-        return Open(port, factory, factory.close_sessions)
 
     def status(self) -> dict[str, Any]:
         """What ``lorrainemail status`` shows."""
@@ -657,14 +439,15 @@ class Server(Ordered):
             "hostname": self.settings.hostname,
             "configuration": self._located.file,
             "state": self.settings.state,
-            "connections": self._connections(),
+            "connections": self.keeper.connections(),
             "queued": self.queue.count,
             "certificate_ends": self.server_tls.expires().isoformat(),
             "certificates": self.certificates.describe(),
-            "alarms": [str(alarm) for alarm in self._alarms()],
+            "alarms": [str(alarm) for alarm in self.alarms()],
         }
 
-    def _alarms(self) -> list[Problem]:
+    def alarms(self) -> list[Problem]:
+        """What the operator should see to, of every part."""
         watched = (
             self.tables,
             self.logins,
@@ -677,13 +460,6 @@ class Server(Ordered):
         )
         return [alarm for part in watched for alarm in part.alarms()]
 
-    def _connections(self) -> dict[str, int]:
-        """Open ones by door."""
-        connections = {name: counter.open for name, counter in self._counters.items()}
-        for (name, _), door in self._smtp.items():
-            connections[name] = connections.get(name, 0) + door.connections.open
-        return connections
-
 
 def _nothing(_: object) -> None:
     return None
@@ -691,32 +467,3 @@ def _nothing(_: object) -> None:
 
 def _schedule(settings: Settings) -> Schedule:
     return Schedule(settings.queue.retry, settings.queue.expire, settings.queue.delay_notice)
-
-
-def _plaintext(settings: Settings, loopback: bool) -> bool:
-    """Whether logins without TLS are allowed on a listener."""
-    return loopback and settings.auth.plaintext == "loopback"
-
-
-def _door_settings(settings: Settings, name: DoorName, loopback: bool, spill: str) -> DoorSettings:
-    limits = settings.limits
-    login: Literal["no", "offered", "required"]
-    if name == "smtp":
-        login = "offered" if settings.auth.on_smtp else "no"
-    else:
-        login = "no" if name in ("lmtp", "local") else "required"
-    return DoorSettings(
-        name,
-        settings.hostname,
-        spill,
-        login,
-        _plaintext(settings, loopback),
-        message_size=limits.message_size,
-        recipients=limits.recipients,
-        connections=limits.connections,
-        connections_per_peer=limits.connections_per_peer,
-        mend_line_ends=settings.policy.bare_line_ends,
-        xclient=settings.xclient_networks,
-        xforward=settings.xforward_networks,
-        dsn=True,
-    )

@@ -811,9 +811,9 @@ class Settings:
     mailbox_scripts: dict[str, str] = attrs.field(
         factory=dict,
         metadata=_doc(
-            "scripts of the operator (in sieve/ of the state directory, without .sieve) that run over messages "
-            'that users move: "into Junk" = "learn-spam"; also "out of FOLDER" and "flags FOLDER", where FOLDER '
-            "is a name, a special use or *",
+            "scripts of the operator (in sieve/ of the state directory, without .sieve) that run over "
+            'messages that users move: "into Junk" = "learn-spam"; also "out of FOLDER" and "flags FOLDER", '
+            "where FOLDER is a name, a special use or *",
             kind="mailbox_scripts",
             table="table of names",
         ),

@@ -11,11 +11,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from lorrainemail.addresses import Address
 from lorrainemail.config.default import asks_dns_about_senders
-from lorrainemail.message.note import note
-from lorrainemail.ops.content import Content
-from lorrainemail.ops.ids import new_id
 from lorrainemail.setup.doctor.daily import Daily
 from lorrainemail.setup.doctor.findings import Finding
 
@@ -31,16 +27,13 @@ def daily_of(server: Any, reactor: Any, in_thread: Callable[..., Deferred[Any]])
         on = settings.doctor.daily and asks_dns_about_senders(settings)
         return on, settings.doctor.lang, settings.hostname
 
-    def tell(subject: str, text: str) -> Deferred[Any]:
-        return _tell(server, reactor, subject, text)
-
     def changed() -> None:
         server.remote.ipv6 = server.settings.dns.ipv6 and not daily.without_ipv6
 
     def look() -> Deferred[list[Finding]]:
         return Deferred.fromCoroutine(_look(server, reactor, in_thread))
 
-    daily = Daily(reactor, server.settings.state, look, tell, facts, changed)
+    daily = Daily(reactor, server.settings.state, look, server.letters.send, facts, changed)
     changed()
     return daily
 
@@ -54,10 +47,3 @@ async def _look(server: Any, reactor: Any, in_thread: Callable[..., Deferred[Any
     live = Live(server.status(), server.queue.age(oldest) if oldest is not None else 0.0)
     domains = await in_thread(local_domains, server.settings)
     return await examine(reactor, server.settings, domains, live, in_thread, server.resolver)
-
-
-def _tell(server: Any, reactor: Any, subject: str, text: str) -> Deferred[Any]:
-    """A note to the postmaster; its Deferred fires when it is safe."""
-    words = note(server.settings.hostname, new_id(), subject, text, reactor.seconds())
-    told: Deferred[Any] = server.intake.inject(None, [Address("postmaster", "")], Content(words), 1, "")
-    return told

@@ -93,7 +93,7 @@ async def test_limits_and_plaintext_logins_change_at_the_next_session(running: R
         after = await running.features("submission")
         assert ("auth" in after) is auth
         assert after["size"] == ("2000000" if auth else "50000000")
-        assert all(reader.plaintext is auth for reader, _ in running.server._readers)
+        assert all(reader.plaintext is auth for reader, _ in running.server.keeper.readers)
 
 
 @pytest_twisted.ensureDeferred
