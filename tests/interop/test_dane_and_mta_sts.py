@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import dns.dnssec
+import dns.dnssectypes
 import dns.exception
 import dns.message
 import dns.name
@@ -185,7 +186,7 @@ class Peers:
 def signed(zone: dns.zone.Zone, name: str) -> str:
     """Sign the zone in place; its DS record. What "broken" and "bogus" mean is done here, too."""
     private = ec.generate_private_key(ec.SECP256R1())
-    key = dns.dnssec.make_dnskey(private.public_key(), dns.dnssec.Algorithm.ECDSAP256SHA256, flags=257)
+    key = dns.dnssec.make_dnskey(private.public_key(), dns.dnssectypes.Algorithm.ECDSAP256SHA256, flags=257)
     now = datetime.datetime.now(datetime.UTC)
     with zone.writer() as transaction:
         dns.dnssec.sign_zone(
@@ -199,11 +200,11 @@ def signed(zone: dns.zone.Zone, name: str) -> str:
     if name == "broken.test":
         records = zone.find_rdataset(f"_2525._tcp.mail.{name}.", "TLSA")
         (record,) = list(records)
-        records.clear()
+        records.clear()  # type: ignore[no-untyped-call]
         records.add(dns.rdata.from_text("IN", "TLSA", record.to_text().replace("3 1 1", "3 0 1")), 60)
     if name == "bogus.test":
         private = ec.generate_private_key(ec.SECP256R1())
-        key = dns.dnssec.make_dnskey(private.public_key(), dns.dnssec.Algorithm.ECDSAP256SHA256, flags=257)
+        key = dns.dnssec.make_dnskey(private.public_key(), dns.dnssectypes.Algorithm.ECDSAP256SHA256, flags=257)
     return dns.dnssec.make_ds(f"{name}.", key, "SHA256").to_text()
 
 
