@@ -71,28 +71,32 @@ async def in_order(
             if criterion == RELEVANCY:  # RFC 6203 §5: the most relevant first
                 column += [-(scores or {}).get(index, MAX_SCORE) for index in here]
             else:
-                at = [names.index(name) + 1 for name in _COLUMNS[criterion.key]]
-                column += _values(criterion.key, [itemgetter(*at)(row) for row in rows])
+                pick = itemgetter(*[names.index(name) + 1 for name in _COLUMNS[criterion.key]])
+                column += _values(criterion.key, list(map(pick, rows)))
         await session.breathe()
-    for at, criterion in enumerate(criteria):
-        if criterion.reverse or len(criteria) > 1:
-            columns[at] = await _ranked(session, columns[at], criterion.reverse)
-    entries = list(zip(*columns, indexes, strict=True))
-    return [entry[-1] for entry in await sliced_sort(session, entries)]
+    keys = columns[0] if columns else []
+    if len(criteria) > 1 or any(criterion.reverse for criterion in criteria):
+        keys = [0] * len(indexes)
+        for criterion, column in zip(criteria, columns, strict=True):
+            ranks = await _ranked(session, column, criterion.reverse)
+            keys = [key * (len(indexes) + 1) + rank for key, rank in zip(keys, ranks, strict=True)]
+            await session.breathe()
+    return [indexes[at] for at in await sliced_order(session, keys)]
 
 
-async def sliced_sort(session: ImapServer, entries: list[Any]) -> list[Any]:
-    """What ``sorted`` gives, in bounded turns."""
-    parts = [entries[start : start + PART] for start in range(0, len(entries), PART)]
-    for part in parts:
-        part.sort()
-        if len(parts) > 1:
+async def sliced_order(session: ImapServer, keys: list[Any]) -> list[int]:
+    """The places of the keys in their order, equal ones as they stand, in bounded turns."""
+    key = keys.__getitem__
+    parts: list[list[int]] = []
+    for start in range(0, len(keys), PART):
+        parts.append(sorted(range(start, min(start + PART, len(keys))), key=key))
+        if len(keys) > PART:
             await session.breathe()
     while len(parts) > 1:
         joined = []
         for left in range(0, len(parts), 2):
-            pair = [entry for part in parts[left : left + 2] for entry in part]
-            pair.sort()  # two runs that ascend: linear
+            pair = [place for part in parts[left : left + 2] for place in part]
+            pair.sort(key=key)  # two runs that ascend: linear
             joined.append(pair)
             await session.breathe()
         parts = joined
@@ -101,7 +105,8 @@ async def sliced_sort(session: ImapServer, entries: list[Any]) -> list[Any]:
 
 async def _ranked(session: ImapServer, column: list[Any], reverse: bool) -> list[int]:
     """Numbers that compare as the values do, or the other way round."""
-    ranks = {value: rank for rank, value in enumerate(await sliced_sort(session, list(set(column))))}
+    values = list(set(column))
+    ranks = {values[at]: rank for rank, at in enumerate(await sliced_order(session, values))}
     await session.breathe()
     sign = -1 if reverse else 1
     return [sign * ranks[value] for value in column]

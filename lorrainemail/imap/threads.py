@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from lorrainemail.grammar.imap_commands import Command
-from lorrainemail.imap.order import SLICE, sliced_sort
+from lorrainemail.imap.order import SLICE, sliced_order
 from lorrainemail.imap.search import find, note_modseq
 from lorrainemail.imap.server import ImapServer
 from lorrainemail.interfaces import Column
@@ -47,12 +47,12 @@ class Node:
         self.children = _NO_CHILDREN  # in order
 
     @property
-    def order(self) -> tuple[int, int]:
+    def key(self) -> int:
         """By date, then by number; a message that is missing stands where its first child does."""
         node = self
         while not node.number and node.children:
             node = next(iter(node.children))
-        return node.date, node.number
+        return (node.date << 32) + node.number
 
     def adopt(self, child: Node) -> None:
         if self.children is _NO_CHILDREN:
@@ -63,7 +63,7 @@ class Node:
     def sort(self) -> None:
         """Children by date."""
         if len(self.children) > 1:
-            self.children = dict.fromkeys(sorted(self.children, key=_order))
+            self.children = dict.fromkeys(sorted(self.children, key=_key))
 
 
 #: Of all that have none, which are most: a dictionary each would be twice the memory. Never written to.
@@ -78,6 +78,11 @@ class Work:
     def __init__(self, session: ImapServer) -> None:
         self._session = session
         self.steps = 0
+
+    async def turn(self) -> None:
+        """A whole turn's work was done."""
+        self.steps = 0
+        await self._session.breathe()
 
     async def rest(self) -> None:
         """Let others have theirs where it was enough."""
@@ -124,14 +129,14 @@ def _message(node: Node, facts: Facts) -> None:
 
 async def by_subject(session: ImapServer, work: Work, facts: list[Facts]) -> list[list[int]]:
     """ORDEREDSUBJECT: one thread a base subject, its messages by their dates; the threads by their first."""
-    entries: list[tuple[int, int, str]] = []
-    for number, sent, arrived, subject, *_ in facts:
-        entries.append((arrived if sent is None else sent, number, subject))
-        work.steps += 1
-        if work.steps >= TURN:
-            await work.rest()
+    dates: list[int] = []
+    for start in range(0, len(facts), TURN):
+        dates += [arrived if sent is None else sent for _, sent, arrived, *_ in facts[start : start + TURN]]
+        if start + TURN < len(facts):
+            await session.breathe()
     threads: dict[str, list[int]] = {}
-    for _, number, subject in await sliced_sort(session, entries):
+    for at in await sliced_order(session, dates):
+        number, _, _, subject, *_ = facts[at]
         threads.setdefault(subject, []).append(number)
         work.steps += 1
         if work.steps >= TURN:
@@ -178,18 +183,17 @@ async def by_references(session: ImapServer, work: Work, facts: list[Facts]) -> 
     return await _in_order(session, work, roots)
 
 
-def _order(node: Node) -> tuple[int, int]:
-    return node.order
+def _key(node: Node) -> int:
+    return node.key
 
 
 async def _in_order(session: ImapServer, work: Work, nodes: list[Node]) -> list[Node]:
-    entries: list[tuple[int, int, int]] = []
-    for at, node in enumerate(nodes):
-        entries.append((*node.order, at))
-        work.steps += 1
-        if work.steps >= TURN:
-            await work.rest()
-    return [nodes[entry[-1]] for entry in await sliced_sort(session, entries)]
+    keys: list[int] = []
+    for start in range(0, len(nodes), TURN):
+        keys += [node.key for node in nodes[start : start + TURN]]
+        if start + TURN < len(nodes):
+            await work.turn()
+    return [nodes[at] for at in await sliced_order(session, keys)]
 
 
 async def by_references_alone(session: ImapServer, work: Work, facts: list[Facts]) -> list[Node]:
@@ -204,8 +208,8 @@ async def by_references_alone(session: ImapServer, work: Work, facts: list[Facts
         work.steps += len(node.children) + 1
         if work.steps >= TURN:
             await work.rest()
-    entries: list[tuple[int, int, int]] = []
-    for at, root in enumerate(roots):
+    keys: list[int] = []
+    for root in roots:
         latest = 0
         todo = [root]
         while todo:
@@ -213,10 +217,10 @@ async def by_references_alone(session: ImapServer, work: Work, facts: list[Facts
             latest = max(latest, node.arrived)
             todo.extend(node.children)
             work.steps += 1
-        entries.append((latest, root.order[1], at))
+        keys.append((latest << 32) + (root.key & 0xFFFFFFFF))
         if work.steps >= TURN:
             await work.rest()
-    return [roots[at] for _, _, at in await sliced_sort(session, entries)]
+    return [roots[at] for at in await sliced_order(session, keys)]
 
 
 async def _linked(work: Work, facts: list[Facts]) -> list[Node]:

@@ -360,7 +360,10 @@ def first_sender(wire: bytes) -> tuple[bytes, bytes, bytes] | None:
     """The first From of an envelope's wire bytes as it stands there: name, mailbox and host, for
     :func:`address_of`; None where :meth:`Envelope.first` has to look closer."""
     match = _FIRST_FROM.match(wire)
-    return None if match is None else match.group(1, 2, 3)
+    if match is None:
+        return None
+    name, mailbox, host = match.groups()
+    return name, mailbox, host
 
 
 @attrs.frozen(slots=True)
