@@ -48,6 +48,8 @@ COMMANDS: Final = {
     "mailbox": Command("mailbox", "mailboxes on disk: what is in them, whether their index is sound"),
     "import": Command("transfer", "take mailboxes over: Maildirs, mbox files, or from a running IMAP server"),
     "export": Command("transfer", "write mailboxes out, as Maildirs or mbox files"),
+    "backup": Command("backup", "keep everything elsewhere: mail, queue, tables, keys, configuration"),
+    "restore": Command("backup", "put a backup back, whole or one mailbox"),
     "sieve": Command("sieve", "filter scripts of accounts: check, test, put, activate, list"),
     "lab": Command("lab", "see one message travel through two complete servers"),
     "status": Command("server", "whether the server runs, and how it is"),

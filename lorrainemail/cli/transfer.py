@@ -123,7 +123,7 @@ def run_import(arguments: argparse.Namespace) -> int:
     jobs = list(_jobs(arguments))
     if not jobs:
         _fail(located, "there is nothing to import", "check the pattern or the mapping file")
-    progress = _Progress(arguments.quiet)
+    progress = Progress(arguments.quiet)
 
     def work(access: Access) -> Tally:
         done: Tally = _import_all(access, located, arguments, jobs, progress)
@@ -144,10 +144,10 @@ def run_import(arguments: argparse.Namespace) -> int:
 
 
 def _import_all(
-    access: Any, located: Located, arguments: argparse.Namespace, jobs: list[Job], progress: _Progress
+    access: Any, located: Located, arguments: argparse.Namespace, jobs: list[Job], progress: Progress
 ) -> Any:
     from lorrainemail.control.words import Refused
-    from lorrainemail.transfer.importing import Tally, import_account
+    from lorrainemail.transfer.importing import Tally, import_account, nothing, taken_before
     from lorrainemail.transfer.sources import SourceError
     from lorrainemail.transfer.staging import Stage
 
@@ -170,7 +170,7 @@ def _import_all(
                             job.address,
                             _wanted(arguments),
                             progress.of(job.address),
-                            arguments.again,
+                            nothing if arguments.again else taken_before(access, job.address),
                         )
                     )
             except (SourceError, Refused) as error:
@@ -298,7 +298,7 @@ def run_export(arguments: argparse.Namespace) -> int:
     located = locate(arguments.config, arguments.state)
     mail = directories(located.state).mail
     target = os.path.abspath(arguments.directory)
-    progress = _Progress(arguments.quiet)
+    progress = Progress(arguments.quiet)
     wanted = list(_wanted_homes(located, arguments.address, mail, target, homes))
     totals = [0, 0]
     faults: list[str] = []
@@ -353,7 +353,7 @@ def _wanted(arguments: argparse.Namespace) -> Callable[[str], bool]:
     return wanted
 
 
-class _Progress:
+class Progress:
     """What is being done, on standard error: one line that changes on a terminal, else one now and then."""
 
     def __init__(self, quiet: bool) -> None:

@@ -596,3 +596,13 @@ class MailHome:
     def on_tree(self, work: Callable[[Tree], Generator[None, None, T]]) -> Deferred[T]:
         """A job of those who move mailboxes in and out as a whole, in order with all others of this home."""
         return self._live.slices(lambda: work(self._live.tree))
+
+    async def with_mbox(self, work: Callable[[Tree, int], Generator[None, None, T]]) -> T:
+        """The same with the mbox file open (its descriptor) and locked, of an account that is kept so."""
+        mailbox = await self._live.open_mbox()
+        try:
+            assert isinstance(mailbox, MboxMailbox)
+            done: T = await mailbox.holding(work)
+            return done
+        finally:
+            mailbox.close()

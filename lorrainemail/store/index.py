@@ -261,6 +261,23 @@ class Index:
             _sync(self._path + "-wal")
             self._must_sync = False
 
+    def copy_to(self, path: str) -> None:
+        """A copy of the whole index in a new file, from within a job: what the batch did until now is committed
+        before it, and is in it."""
+        self.save_folders()
+        self._db.execute("RELEASE job")
+        self.commit()
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+            copy = sqlite3.connect(path)
+            try:
+                self._db.backup(copy)
+            finally:
+                copy.close()
+        finally:
+            self.begin()
+            self.savepoint()
+
     def rollback(self) -> None:
         """Lose the batch."""
         self._folders = None
@@ -477,6 +494,15 @@ class Index:
             (folder.id, json.dumps(bases)),
         )
         return {base for (base,) in found}
+
+    def present(self, ids: Sequence[str]) -> list[int]:
+        """Which of these EMAILIDs any folder has, by their places in the list."""
+        found = self._db.execute(
+            "SELECT DISTINCT message_id FROM messages WHERE message_id IN (SELECT value FROM json_each(?))",
+            (json.dumps(ids),),
+        )
+        there = {one for (one,) in found}
+        return [at for at, one in enumerate(ids) if one in there]
 
     def by_base(self, folder: Folder, base: str) -> Row | None:
         """A message by its base name."""

@@ -12,9 +12,11 @@ import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import attrs
 
+from lorrainemail.store import maildir
 from lorrainemail.store.dovecot import UidList
 from lorrainemail.store.flags import FIRST_KEYWORD_BIT, IN_NAME, Keywords
 from lorrainemail.store.index import MAX_UID, MBOX
@@ -30,12 +32,14 @@ class HomeSource(MaildirSource):
     """One home.
 
     :param home: its directory.
+    :param at_rest: nobody else works on it, and nothing there is to be touched.
     :raises SourceError: where there is none, or its index cannot be read.
     """
 
-    def __init__(self, home: str) -> None:
+    def __init__(self, home: str, at_rest: bool = False) -> None:
         super().__init__(f"{home}/Maildir")
         self._home = home
+        self._at_rest = at_rest
         self._mbox = MboxSource(f"{home}/mbox") if os.path.exists(f"{home}/mbox") else None
         self._rows: dict[str, tuple[int, int, int, Keywords, str]] = {}
         self._facts: tuple[str, Facts] = ("", {})
@@ -112,11 +116,44 @@ class HomeSource(MaildirSource):
         if not os.path.exists(path):
             return []
         try:
-            with contextlib.closing(sqlite3.connect(path)) as database:
+            name = f"file:{quote(path)}?immutable=1" if self._at_rest else path
+            with contextlib.closing(sqlite3.connect(name, uri=self._at_rest)) as database:
                 database.execute("PRAGMA query_only=1")
                 return database.execute(words, values).fetchall()
         except sqlite3.Error as error:
             raise SourceError(f"{path} cannot be read: {error}") from None
+
+
+class KeptHome(HomeSource):
+    """A home in a backup: its messages are known by their EMAILIDs (RFC 8474), which they get back."""
+
+    def __init__(self, home: str) -> None:
+        super().__init__(home, at_rest=True)
+        self._ids: dict[str, str] = {}
+
+    def marks(self, folder: SourceFolder) -> Sequence[Mark]:
+        marks = super().marks(folder)
+        if folder.place == MBOX:
+            return marks
+        self._ids = {}
+        row = self._rows.get(folder.place)
+        if row is not None:
+            number = row[0]
+            found = self._query(
+                "SELECT base, message_id FROM messages WHERE id BETWEEN ? AND ?",
+                (number << 32, number << 32 | MAX_UID),
+            )
+            self._ids = dict(found)
+        return [attrs.evolve(mark, key=self._id(mark.place)) for mark in marks]
+
+    def messages(self, folder: SourceFolder, marks: Sequence[Mark]) -> Iterator[Message]:
+        for message in super().messages(folder, marks):
+            if folder.place != MBOX:
+                message = attrs.evolve(message, email_id=self._id(message.mark.place))
+            yield message
+
+    def _id(self, base: str) -> str:
+        return self._ids.get(base) or maildir.message_id(base)
 
 
 def homes(mail: str) -> Iterator[tuple[str, str]]:

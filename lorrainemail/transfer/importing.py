@@ -27,6 +27,8 @@ STEP_OCTETS: Final = 32 << 20
 
 #: Told (folder, messages looked at, messages of the folder).
 Progress = Callable[[str, int, int], None]
+#: Of messages of a folder, by their keys: which need not be taken.
+Known = Callable[[str, list[str]], set[int]]
 
 
 @attrs.define(slots=True)
@@ -62,25 +64,35 @@ def import_account(
     address: str,
     wanted: Callable[[str], bool],
     progress: Progress,
-    again: bool = False,
+    known: Known,
 ) -> Tally:
     """Import one account.
 
     :param wanted: whether a folder, by its name here, is to be taken.
-    :param again: also what was taken before and is no longer there.
+    :param known: tells what need not be read: :func:`taken_before`, or what else there is to go by.
     """
     tally = Tally()
     for folder in source.folders():
         if not wanted(folder.name):
             continue
         try:
-            _import_folder(access, stage, source, address, folder, progress, again, tally)
+            _import_folder(access, stage, source, address, folder, progress, known, tally)
         except (SourceError, Refused) as error:
             tally.faults.append(f"{address}: {folder.name}: {error}")
         except FileNotFoundError as error:
             tally.faults.append(f"{address}: {folder.name}: {error.filename}: {error.strerror}")
         tally.folders += 1
     return tally
+
+
+def taken_before(access: Access, address: str) -> Known:
+    """What earlier imports took, whether it is still there or not."""
+    return lambda folder, keys: set(access("import.known", address=address, folder=folder, keys=keys))
+
+
+def nothing(folder: str, keys: list[str]) -> set[int]:
+    """Everything is to be taken that is not there."""
+    return set()
 
 
 def _import_folder(
@@ -90,7 +102,7 @@ def _import_folder(
     address: str,
     folder: SourceFolder,
     progress: Progress,
-    again: bool,
+    known: Known,
     tally: Tally,
 ) -> None:
     prepared = access(
@@ -106,10 +118,7 @@ def _import_folder(
     looked = 0
     progress(folder.name, 0, len(marks))
     for page in _pages(marks):
-        before: set[int] = set()
-        if not again:
-            keys = [mark.key for mark in page]
-            before = set(access("import.known", address=address, folder=folder.name, keys=keys))
+        before = known(folder.name, [mark.key for mark in page])
         new = [mark for at, mark in enumerate(page) if at not in before]
         tally.known += len(before)
         found = 0

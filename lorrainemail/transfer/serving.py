@@ -36,6 +36,8 @@ def commands(store: MailStore, find: FindAccount, spill: str) -> Mapping[str, Ca
         "import.known": moving.known,
         "import.place": moving.place,
         "import.finish": moving.finish,
+        "restore.present": moving.present,
+        "backup.freeze": moving.freeze,
     }
 
 
@@ -171,6 +173,45 @@ class MovingIn:
                 await self._store.home(account).on_tree(work)
 
         return Deferred.fromCoroutine(finish())
+
+    def present(self, address: str, ids: Sequence[str]) -> Deferred[list[int]]:
+        """Which messages, by EMAILID, the account has in any of its folders; by their places in the list."""
+
+        def work(tree: Tree) -> Generator[None, None, list[int]]:
+            yield from ()
+            return tree.index.present([str(one) for one in ids])
+
+        async def ask() -> list[int]:
+            return await self._store.home(await self._account(address)).on_tree(work)
+
+        return Deferred.fromCoroutine(ask())
+
+    def freeze(self, address: str, stage: str, place: str) -> Deferred[int | None]:
+        """Hold an account's home fast in a directory of the stage, which may hold a list of base names that
+        need no link; the number of messages, None where there is no such account."""
+        from lorrainemail.transfer.snapshot import KNOWN, PLACE, STAGE
+
+        if not STAGE.match(stage) or not PLACE.match(place):
+            raise Refused("that is no backup")
+        target = os.path.join(self._spill, stage, place)
+
+        def work(tree: Tree, descriptor: int = -1) -> Generator[None, None, int]:
+            from lorrainemail.store.freezing import freeze
+
+            with open(f"{target}/{KNOWN}", encoding="utf-8", errors="surrogateescape") as file:
+                known = frozenset(file.read().split("\n"))
+            return (yield from freeze(tree, target, known, descriptor))
+
+        async def hold() -> int | None:
+            account = await self._find(address)
+            if account is None:
+                return None
+            home = self._store.home(account)
+            if account.format == "mbox":
+                return await home.with_mbox(work)
+            return await home.on_tree(work)
+
+        return Deferred.fromCoroutine(hold())
 
     async def _account(self, address: str) -> Account:
         account = await self._find(address)

@@ -63,6 +63,7 @@ class Message:
     :ivar octets: calls for its octets, in wire form or with LF alone, as ``wire`` says; may be called again.
     :ivar date: the internal date.
     :ivar order: of messages of one second.
+    :ivar email_id: the EMAILID (RFC 8474) that it is to have, "" for a new one.
     """
 
     mark: Mark
@@ -72,6 +73,7 @@ class Message:
     uid: int
     wire: bool
     octets: Callable[[], Iterator[bytes]]
+    email_id: str = ""
 
 
 class Source(Protocol):

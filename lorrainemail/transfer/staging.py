@@ -69,6 +69,8 @@ class Stage:
             raise
         self._unsynced.append(descriptor)
         base = base_name(message.mark.key, date, message.order, measured.disk, measured.wire, measured.raw)
+        if message.email_id:
+            base += f",E={message.email_id}"
         return Incoming(message.mark.key, path, base, message.flags, date, measured.wire, message.uid)
 
     def sync(self) -> None:
