@@ -2,9 +2,10 @@
 
 Every operation that touches the file holds its locks meanwhile and looks first what other programs did. Flags
 are in the index at once and go into the file together: with the next expunge, when the last session closes
-the mailbox, when the server ends, or after :data:`UNWRITTEN` seconds (longer for a large file). What a server
-that was killed left unwritten is found at the next opening. Other folders of such an account are Maildir;
-copies between the two are appends.
+the mailbox (if it is not large: the first flags in one that other programs made move much of it), when the
+server ends, or after :data:`UNWRITTEN` seconds (longer for a large file). What a server that was killed left
+unwritten is found at the next opening. Other folders of such an account are Maildir; copies between the two
+are appends.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ _log = Logger("lorrainemail.store")
 #: Seconds after which flags are written into the file, and octets of it that make them one more.
 UNWRITTEN: Final = 30.0
 OCTETS_A_SECOND: Final = 4 << 20
+#: Octets of a file up to which they are written as soon as nobody has it open.
+AT_ONCE: Final = 64 << 20
 
 
 @implementer(IMailbox)
@@ -174,8 +177,6 @@ class MboxMailbox(Mailbox):
         async def expunge() -> tuple[int, ...]:
             removed = await self.holding(remove) if wanted else ()
             if removed:
-                self._all_written()
-            if removed:
                 self._home.tell("expunged", self.name)
             return removed
 
@@ -237,7 +238,8 @@ class MboxMailbox(Mailbox):
 
     def close(self) -> None:
         super().close()
-        if self.users <= 0:
+        box = self._home.tree.box
+        if self.users <= 0 and (box is None or box.size <= AT_ONCE):
             self.write_flags()
 
     def apply(self, change: Change) -> None:
@@ -279,8 +281,8 @@ class MboxMailbox(Mailbox):
         )
 
     def drop(self) -> None:
+        self.write_flags()
         self.mirror()
-        self._all_written()
         super().drop()
 
 

@@ -5,8 +5,9 @@ Pure reading of a descriptor; no index, no locks (the callers hold them). Both k
 the end of the file follows it, so that a wrong one does no harm. The file is read in windows, never mapped: a
 program that cuts it without a lock must not end the server.
 
-A message is known by a digest of its octets without the fields that belong to the mailbox (Status and its
-like), so it keeps its UID wherever other programs move it.
+A message is known by a digest of its From_ line, its header without the fields that belong to the mailbox
+(Status and its like), the length of its text and what stands at both ends of that, so it keeps its UID
+wherever other programs move it.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ from lorrainemail.store.tree import Tree
 WINDOW: Final = 1 << 20
 #: Octets of a header in which the mailbox's own fields are looked for.
 MAX_HEADER: Final = 1 << 20
+_HEAD: Final = MAX_HEADER + 2
+#: Octets at both ends of a text by which, with its length and header, a message is known.
+SAMPLE: Final = 1024
 #: Octets left free in a header that we write, so that flags can change without moving what follows.
 ROOM: Final = 64
 #: UIDs that must be left above what another server promises, or its numbers are not taken over.
@@ -46,8 +50,6 @@ _OWN: Final = re.compile(
     rb"([^\r\n]*(?:\r?\n[ \t][^\r\n]*)*)\r?\n",
     re.IGNORECASE | re.MULTILINE,
 )
-#: What one of these fields has in it; most messages have none of them.
-_HINTS: Final = (b"status", b"x-keywords", b"x-uid", b"x-imap", b"content-length", MARK.lower())
 _BASE: Final = re.compile(rb"([0-9]{1,10})[ \t]+([0-9]{10})((?:[ \t]+\S+)*)\Z")
 _STATUS: Final = {"R": SEEN}
 _X_STATUS: Final = {"A": ANSWERED, "F": FLAGGED, "D": DELETED, "T": DRAFT}
@@ -89,7 +91,7 @@ class Found:
     """One message, as a scan sees it.
 
     :ivar head: octets of its header, without the empty line; ``sum``: of From_ line and header.
-    :ivar base: its digest. ``uid``: of X-UID, 0 where there is none. ``size``: in wire form.
+    :ivar base: its digest. ``uid``: of X-UID, 0 where there is none. ``size``: in wire form. ``line``: its From_ line.
     """
 
     start: int
@@ -102,6 +104,7 @@ class Found:
     words: tuple[str, ...]
     uid: int
     size: int
+    line: bytes
 
 
 @attrs.frozen(slots=True)
@@ -130,12 +133,21 @@ class Numbers:
     words: tuple[str, ...]
 
 
-def take_apart(data: bytes) -> Segment:
-    """Take a stored message apart; ``data`` without From_ line and without the empty line after it."""
-    cut = header_length(data)
-    header = data[: min(cut, MAX_HEADER)]
+def take_apart(data: bytes, cut: int = -1) -> Segment:
+    """Take a stored message apart; ``data`` without From_ line and without the empty line after it.
+
+    :param cut: :func:`header_length`, where that is known.
+    """
+    header = data[: min(header_length(data) if cut < 0 else cut, MAX_HEADER)]
     lowered = header.lower()
-    if not any(hint in lowered for hint in _HINTS):
+    if not (  # one after the other: this is asked of every message
+        b"status" in lowered
+        or b"x-keywords" in lowered
+        or b"x-uid" in lowered
+        or b"x-imap" in lowered
+        or b"content-length" in lowered
+        or b"x-lorrainemail-mbox" in lowered
+    ):
         return Segment(_NO_OWN, header, data[len(header) :])
     own: dict[bytes, bytes] = {}
 
@@ -150,10 +162,11 @@ def header_length(data: bytes) -> int:
     """Octets of a message's header, without the empty line."""
     if data[:1] == b"\n" or data[:2] == b"\r\n":
         return 0
-    plain, full = data.find(b"\n\n"), data.find(b"\n\r\n")
-    if plain < 0 and full < 0:
-        return len(data)
-    return (plain if full < 0 or 0 <= plain < full else full) + 1
+    plain = data.find(b"\n\n")
+    end = data.find(b"\n\r\n", 0, len(data) if plain < 0 else plain + 2)
+    if end < 0:
+        end = plain
+    return len(data) if end < 0 else end + 1
 
 
 def wire_form(segment: Segment) -> bytes:
@@ -173,12 +186,12 @@ def wire_form(segment: Segment) -> bytes:
     return data
 
 
-def _wire_size(segment: Segment) -> int:
+def _wire_size(segment: Segment, quoted: bool) -> int:
     """Octets of :func:`wire_form`."""
+    if quoted:
+        return len(wire_form(segment))
     marks = segment.own.get(MARK.lower(), b"").split()
     size = len(segment.header) + len(segment.rest)
-    if b">From " in segment.rest or b">From " in segment.header:
-        return len(wire_form(segment))
     if b"crlf" in marks:
         return size - (b"open-end" in marks)
     for part in (segment.header, segment.rest):
@@ -204,8 +217,8 @@ def wire_pieces(descriptor: int, entry: Placed) -> Iterator[bytes]:
     """The wire form of a message that is too large to be held."""
     stop = _stop(descriptor, entry.body, entry.end)
     at = entry.body
-    segment = take_apart(os.pread(descriptor, min(stop - at, WINDOW), at))
-    at += min(stop - at, WINDOW)
+    segment = take_apart(os.pread(descriptor, min(stop - at, _HEAD), at))
+    at += min(stop - at, _HEAD)
     marks = segment.own.get(MARK.lower(), b"").split()
     held = segment.header + segment.rest
     line_begins = True
@@ -317,47 +330,53 @@ def first_numbers(descriptor: int) -> Numbers | None:
 
 def scan(descriptor: int, start: int, size: int) -> Iterator[Found]:
     """The messages of a part of the file, which begins where one begins and ends where one ends."""
-    lines = itertools.chain(_from_lines(descriptor, size, start), [(size, size)])
+    quoted: list[int] = []
+    lines = itertools.chain(_from_lines(descriptor, size, start, quoted), [(size, size)])
     here = next(lines)
     while here[0] < size:
         begin, body = here
         here = next(lines)
-        data = os.pread(descriptor, min(here[0] - body, WINDOW), body)
-        segment = take_apart(data)
-        true_end = _true_end(descriptor, segment, body + header_length(data), size)
+        data = os.pread(descriptor, min(here[0] - body, _HEAD), body)
+        head = header_length(data)
+        segment = take_apart(data, head)
+        true_end = _true_end(descriptor, segment, body + head, size)
         if true_end > here[0]:  # From_ lines in its text, which its length covers
             while here[0] < true_end:
                 here = next(lines)
-            data = os.pread(descriptor, min(here[0] - body, WINDOW), body)
-            segment = take_apart(data)
+            data = os.pread(descriptor, min(here[0] - body, _HEAD), body)
+            segment = take_apart(data, head)
         if begin == 0 and b"x-imap" in segment.own and _PSEUDO in segment.header.lower():
             continue  # the pseudo message of UW's servers
-        yield _found(descriptor, begin, body, here[0], data, segment)
+        suspect = False
+        while quoted and quoted[0] < here[0]:
+            suspect = True
+            quoted.pop(0)
+        yield _found(descriptor, begin, body, here[0], data, head, segment, suspect)
 
 
-def _found(descriptor: int, begin: int, body: int, end: int, data: bytes, segment: Segment) -> Found:
+def _found(
+    descriptor: int, begin: int, body: int, end: int, data: bytes, head: int, segment: Segment, quoted: bool
+) -> Found:
     line = os.pread(descriptor, body - begin, begin)
-    head = min(header_length(data), MAX_HEADER)
-    state = hashlib.blake2b(line, digest_size=12)
-    state.update(segment.header)
+    head = min(head, MAX_HEADER)
     if body + len(data) == end:
         if data.endswith(b"\n\n"):
             segment = Segment(segment.own, segment.header, segment.rest[:-1])
-        state.update(segment.rest)
-        size = _wire_size(segment)
+        length = len(segment.rest)
+        last = segment.rest[-SAMPLE:]
+        size = _wire_size(segment, quoted)
     else:
         stop = _stop(descriptor, body, end)
-        state.update(segment.rest)
-        at = body + len(data)
-        while at < stop and (chunk := os.pread(descriptor, min(WINDOW, stop - at), at)):
-            state.update(chunk)
-            at += len(chunk)
+        length = stop - body - head
+        last = os.pread(descriptor, min(SAMPLE, length), stop - min(SAMPLE, length))
         size = sum(map(len, wire_pieces(descriptor, Entry(begin, body, end, 0, ()))))
+    known = b"".join((line, segment.header, b"%d\n" % length, segment.rest[:SAMPLE], last))
+    state = hashlib.blake2b(known, digest_size=12)
     bits, words = file_flags(segment)
     uid = segment.own.get(b"x-uid", b"")
     number = int(uid) if uid.isdigit() and len(uid) <= 10 else 0
     total = zlib.crc32(data[:head], zlib.crc32(line))
-    return Found(begin, body, end, head, total, state.hexdigest(), bits, words, number, size)
+    return Found(begin, body, end, head, total, state.hexdigest(), bits, words, number, size, line)
 
 
 def _true_end(descriptor: int, segment: Segment, head_end: int, size: int) -> int:
@@ -395,20 +414,26 @@ def parse(descriptor: int) -> Box:
     return Box((facts.st_ino, facts.st_size, facts.st_mtime_ns), entries)
 
 
-def _from_lines(descriptor: int, size: int, begin: int = 0) -> Iterator[tuple[int, int]]:
-    """Where From_ lines begin and end."""
+def _from_lines(
+    descriptor: int, size: int, begin: int = 0, quoted: list[int] | None = None
+) -> Iterator[tuple[int, int]]:
+    """Where From_ lines begin and end.
+
+    :param quoted: is told where lines may be quoted, before the From_ line behind them is.
+    """
     for start in range(begin, size, WINDOW):
         base = max(start - 1, begin)  # the line end before the window
         data = os.pread(descriptor, min(start + WINDOW + _MAX_FROM_LINE, size) - base, base)
-        at = 0 if start == begin else data.find(b"\nFrom ") + 1
-        while at or base == begin == start:
-            match = _FROM_LINE.match(data, at)
-            if match is not None and start <= base + at < start + WINDOW:
-                yield base + at, base + match.end()
-            following = data.find(b"\nFrom ", at) + 1
-            if not following:
-                break
-            at = following
+        at = data.find(b"From ")
+        while at >= 0:
+            before = data[at - 1 : at]
+            if base + at == begin or before == b"\n":
+                match = _FROM_LINE.match(data, at)
+                if match is not None and start <= base + at < start + WINDOW:
+                    yield base + at, base + match.end()
+            elif before == b">" and quoted is not None and base + at < start + WINDOW:
+                quoted.append(base + at)
+            at = data.find(b"From ", at + 1)
 
 
 def segment_of(descriptor: int, entry: Placed) -> Segment:

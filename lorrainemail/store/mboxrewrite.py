@@ -32,7 +32,8 @@ from lorrainemail.store.tree import Tree
 
 
 def rewrite(tree: Tree, descriptor: int, removed: Collection[int]) -> None:
-    """Write flags into the file and leave the messages with these UIDs out. Durable when it returns."""
+    """Write flags into the file, or leave the messages with these UIDs out, and then write those flags that
+    have their room. Durable when it returns."""
     box = tree.box
     assert box is not None
     folder = folder_of(tree)
@@ -43,7 +44,7 @@ def rewrite(tree: Tree, descriptor: int, removed: Collection[int]) -> None:
         return
     plan = _Plan(tree, descriptor, folder, box, out, dirty)
     plan.write()
-    tree.index.written(folder, flags.items())
+    tree.index.written(folder, [(box.uids[at], bits) for at, bits in dirty.items()])
 
 
 class _Plan:
@@ -90,9 +91,11 @@ class _Plan:
         for at in wanted:
             head = self._head(at)
             new = self._header(at, take_apart(head), len(head))
-            if new is None and at in self._dirty:
+            if new is None and at in self._dirty and not self._out:
                 cut = at
                 break
+            if new is None:
+                self._dirty.pop(at, None)  # not worth moving what need not move; another time
             if new is not None and new != head:
                 patches.append(Patch(box.place(at).body, head, new))
                 touched.append(at)

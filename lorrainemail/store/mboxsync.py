@@ -211,7 +211,6 @@ def _index(
     bases = tree.index.known(folder, [one.base for one in new])
     for uid, one in zip(uids, new, strict=True):
         bits = _bits(tree, folder, one)
-        line = os.pread(descriptor, one.body - one.start, one.start)
         base = name_id = one.base
         if base in bases:
             # The second of two equal messages is told from the first, for POP3's sake.
@@ -222,7 +221,7 @@ def _index(
                     bases.add(base)
         bases.add(base)
         rows.append(
-            Row(uid, base, PLACE, str(bits), modseq, bits, one.size, date_of(line, now), now, name_id)
+            Row(uid, base, PLACE, str(bits), modseq, bits, one.size, date_of(one.line, now), now, name_id)
         )
         if len(new) <= EAGER and one.size <= SMALL:
             wires.append(wire_row(folder.key(uid), summarize(wire_form(segment_of(descriptor, one)))))
