@@ -261,6 +261,8 @@ async def _addresses_of(
 ) -> list[tuple[str, ...] | DnsFailure]:
     """Addresses of each host, or why there are none; IPv6 first, random within a family."""
     names = [host for host in hosts if not _as_address(host)]
+    if not names:
+        return [(_as_address(host),) for host in hosts]
     asked: list[tuple[bool, Any]] = await DeferredList(
         [resolver.addresses(name, ipv6) for name in names], consumeErrors=True
     )

@@ -14,6 +14,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from functools import lru_cache
 from typing import Any, Final, Literal
 
 import attrs
@@ -115,14 +116,24 @@ class RemoteCourier:
 
     # -- ICourier --------------------------------------------------------------------------------
 
-    def destination(self, item: QueueItem, recipient: QueueRecipient) -> Deferred[str]:
-        return Deferred.fromCoroutine(self._destination(item, recipient))
-
-    async def _destination(self, item: QueueItem, recipient: QueueRecipient) -> str:
+    def destination(self, item: QueueItem, recipient: QueueRecipient) -> str | Deferred[str]:
         try:
-            route = await self._route(item, recipient)
+            route = self._route(item, recipient)
         except MailError:
             return f"mx:{recipient.recipient.address.domain}"
+        if isinstance(route, Deferred):
+            return Deferred.fromCoroutine(self._destination(route, recipient))
+        return self._to(route)
+
+    async def _destination(self, asked: Deferred[Route], recipient: QueueRecipient) -> str:
+        try:
+            route = await asked
+        except MailError:
+            return f"mx:{recipient.recipient.address.domain}"
+        return self._to(route)
+
+    def _to(self, route: Route) -> str:
+        """The key of a route, whose pace is known from here on."""
         where = self._named(route)
         if route.pace != _USUAL:
             if len(self._paces) >= MAX_PACES:
@@ -158,7 +169,7 @@ class RemoteCourier:
         groups: dict[tuple[Route, Address | None], list[int]] = {}
         for index, one in enumerate(recipients):
             try:
-                route = _only_the_way(await self._route(item, one))
+                route = _only_the_way(await later(self._route(item, one)))
                 groups.setdefault((route, await self._return_path(item, one)), []).append(index)
             except MailError as error:
                 # a table that cannot answer is our side, whatever its words
@@ -166,7 +177,7 @@ class RemoteCourier:
                 outcomes[index] = Outcome(one.recipient, "deferred", error.reply, ours=True)
         for (route, sender), indices in groups.items():
             envelope = item.envelope
-            if sender != envelope.sender:
+            if sender is not envelope.sender and sender != envelope.sender:
                 envelope = attrs.evolve(envelope, sender=sender)
             text = content
             if route.rewrite and (item.account or item.trusted):
@@ -189,8 +200,8 @@ class RemoteCourier:
 
     # -- inside ----------------------------------------------------------------------------------
 
-    async def _route(self, item: QueueItem, one: QueueRecipient) -> Route:
-        return await later(self._tables.current().route(one.recipient.address, item.envelope.sender))
+    def _route(self, item: QueueItem, one: QueueRecipient) -> Route | Deferred[Route]:
+        return self._tables.current().route(one.recipient.address, item.envelope.sender)
 
     async def _return_path(self, item: QueueItem, one: QueueRecipient) -> Address | None:
         """The reverse-path under which it leaves; its own but for mail of others that is sent on.
@@ -403,6 +414,7 @@ class _Attempt:
         ]
 
 
+@lru_cache(maxsize=256)
 def _only_the_way(route: Route) -> Route:
     """Without what differs between recipients that go the same way."""
     return attrs.evolve(route, reasons=(), domain=route.domain if route.kind == "mx" else "")

@@ -18,8 +18,8 @@ The committer must outlive :meth:`Runner.stopService`: what was delivered last i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Final
 
 import attrs
 from twisted.application.service import Service
@@ -49,6 +49,8 @@ from lorrainemail.interfaces import (
     later,
 )
 from lorrainemail.message.dsn import Action, Fate
+from lorrainemail.ops import steps
+from lorrainemail.ops.log import note
 from lorrainemail.ops.metrics import Counter, Gauge, Histogram
 from lorrainemail.queue.format import Stored
 from lorrainemail.queue.spool import Entry, Spool
@@ -69,6 +71,8 @@ ALARM_LASTS: Final = 2.0
 MAX_ALARMS: Final = 100
 #: What the sender is told of what is wrong with our configuration.
 OUR_FAULT: Final = "a fault of this mail server's own configuration"
+#: Deliveries being written down beside which a place is free at once for the next one.
+MAX_SETTLING: Final = 200
 #: Characters of a reply that are kept with a recipient.
 MAX_LAST_REPLY: Final = 500
 
@@ -96,6 +100,7 @@ class Job:
     """Recipients of one item that go to one destination.
 
     :ivar slow: it has been under way for long. ``settling``: the courier is done, the rest is ours.
+        ``freed``: its place at the destination is another's.
     :ivar priority: of the message (RFC 6710). ``deadline``: the time that its sender set.
     """
 
@@ -105,6 +110,7 @@ class Job:
     indices: tuple[int, ...]
     slow: bool = False
     settling: bool = False
+    freed: bool = False
     priority: int = 0
     deadline: Deadline | None = None
 
@@ -143,6 +149,7 @@ class Runner(Service):
         self._trace = trace
         self._closing = closing
         self._lookups = 0
+        self._settling = 0
         self._attempts: dict[Job, Deferred[None]] = {}
         self._jobs: dict[str, list[Job]] = {}
         self._sweeping: set[str] = set()
@@ -217,7 +224,7 @@ class Runner(Service):
             return
         for entry in self.spool.take(LOOKUPS - self._lookups):
             self._lookups += 1
-            Deferred.fromCoroutine(self._look_up(entry)).addErrback(self._failed, entry)
+            self._run(self._look_up(entry), entry)
         now = self.spool.monotonic()
         self.destinations.wake(now)
         while (job := self.destinations.start(now)) is not None:
@@ -280,6 +287,10 @@ class Runner(Service):
             _log.failure("no destination for {id}", id=item.envelope.id)
             return f"? {one.recipient.address.domain}"
 
+    def _run(self, work: Coroutine[Any, Any, None], entry: Entry) -> None:
+        """Work on an item that nobody waits for."""
+        steps.run(work, lambda result: self._failed(result, entry) if isinstance(result, Failure) else None)
+
     def _failed(self, failure: Failure, entry: Entry) -> None:
         _log.failure("Queue item {id}: its turn failed unexpectedly", failure, id=entry.id)
 
@@ -303,12 +314,22 @@ class Runner(Service):
                 self._failed(result, job.entry)
                 wait = AFTER_A_FAULT
             self._release(job, wait)
-            self.destinations.end(job.destination, job.slow, self.spool.monotonic())
+            if job.freed:
+                self._settling -= 1
+            else:
+                self._free(job)
             self.wake()
 
         attempt.addBoth(end)
 
+    def _free(self, job: Job) -> None:
+        """Let the next one have its place at the destination."""
+        job.freed = True
+        self.destinations.end(job.destination, job.slow, self.spool.monotonic())
+
     def _is_slow(self, job: Job) -> None:
+        if job.freed:
+            return
         job.slow = True
         self.destinations.slow_down()
         self.wake()
@@ -323,7 +344,7 @@ class Runner(Service):
             self._jobs.pop(job.entry.id, None)
         if not self.spool.alive(job.entry) or not self.running:
             return
-        Deferred.fromCoroutine(self._reschedule(job.entry, at_least)).addErrback(self._failed, job.entry)
+        self._run(self._reschedule(job.entry, at_least), job.entry)
 
     async def _reschedule(self, entry: Entry, at_least: float) -> None:
         stored = await self.spool.read(entry)
@@ -345,6 +366,11 @@ class Runner(Service):
                 outcomes = await self._deliver(job, stored, waiting)
             job.settling = True
             self._judge_destination(job, outcomes)
+            if self._settling < MAX_SETTLING and all(one.kind == "delivered" for one in outcomes):
+                # What is left is a line on our own disk: the next message need not wait for it.
+                self._settling += 1
+                self._free(job)
+                self.wake()
             known = dict(zip(waiting, outcomes, strict=True))
             try:
                 await self._settle(job, stored, known)
@@ -564,18 +590,19 @@ class Runner(Service):
         _OUTCOMES.labels(job.courier, outcome.kind).inc()
         recipient = str(one.recipient.address)
         words = {"delivered": "delivered to", "deferred": "deferred for", "failed": "refused for"}
-        _log.info(
-            "{id}: {words} {recipient}{host}: {reply}",
+        reply = str(outcome.reply)
+        by = f" by {outcome.host}" if outcome.host else ""
+        note(
+            _log,
+            f"{item.envelope.id}: {words[outcome.kind]} {recipient}{by}: {reply}",
             id=item.envelope.id,
-            words=words[outcome.kind],
+            outcome=outcome.kind,
             recipient=recipient,
-            host=f" by {outcome.host}" if outcome.host else "",
-            reply=str(outcome.reply),
+            host=outcome.host,
+            reply=reply,
         )
         kind = {"delivered": "relayed", "deferred": "deferred", "failed": "refused"}[outcome.kind]
-        self._event(
-            item, kind, recipient=recipient, host=outcome.host, reply=str(outcome.reply), tls=outcome.tls
-        )
+        self._event(item, kind, recipient=recipient, host=outcome.host, reply=reply, tls=outcome.tls)
         if outcome.ours:
             _log.critical(
                 "Mail for {recipient} cannot be delivered because of this server: {reply}",

@@ -94,6 +94,7 @@ class Wire(Protocol):
         self._parser = ReplyParser()
         self._waiters: deque[_Waiter] = deque()
         self._timer: IDelayedCall | None = None
+        self._what = ""
         self._handshake: Deferred[None] | None = None
         self._paused = False
         self._resumed: Deferred[None] | None = None
@@ -138,18 +139,22 @@ class Wire(Protocol):
             self._arm(seconds, self._waiters[0].what)
 
     def _arm(self, seconds: float, what: str) -> None:
-        self._disarm()
-        if seconds:
-            self._timer = self._reactor.callLater(seconds, self._timed_out, what)
+        self._what = what
+        if not seconds:
+            self._disarm()
+        elif self._timer is not None and self._timer.active():
+            self._timer.reset(seconds)
+        else:
+            self._timer = self._reactor.callLater(seconds, self._timed_out)
 
     def _disarm(self) -> None:
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
 
-    def _timed_out(self, what: str) -> None:
+    def _timed_out(self) -> None:
         self._timer = None
-        self.end(_lost(f"timed out at {what}"))
+        self.end(_lost(f"timed out at {self._what}"))
 
     def end(self, reason: SessionLost, politely: bool = False) -> None:
         """Give the session up: everybody who waits hears the reason, and the connection is cut; ``politely``:
@@ -274,6 +279,11 @@ class Wire(Protocol):
         """
         stuffer = Counted(content.size) if counted else DotStuffer()
         memory = content.in_memory()
+        if memory is not None and len(memory) <= CHUNK and not final.called:
+            # What the transport buffers at once needs no back-pressure.
+            self.hasten(block)
+            self.write(stuffer.feed(b"".join(content.chunks(CHUNK))) + stuffer.finish())
+            return True
         chunks = content.chunks(CHUNK)
         transport: Any = self.transport
 

@@ -51,6 +51,7 @@ from lorrainemail.interfaces import (
     QueueItem,
     QueueRecipient,
 )
+from lorrainemail.ops.content import Content
 from lorrainemail.ops.files import SYSTEM, Files
 from lorrainemail.ops.metrics import Counter, Gauge
 from lorrainemail.queue.files import Directory, Fault, MessageFile
@@ -64,6 +65,8 @@ SLICE: Final = 400
 FREEZE: Final = 25
 #: Envelopes kept parsed after their last use.
 RECENT: Final = 500
+#: Octets of messages that stay in memory for their first attempt; of others the file is read.
+FRESH: Final = 8 << 20
 #: Seconds until what the disk refused (a change, a read) is tried again.
 AGAIN: Final = 30.0
 
@@ -149,6 +152,8 @@ class Spool(Service):
         self._unread = 0
         self._staged: set[str] = set()
         self._recent: OrderedDict[str, Stored] = OrderedDict()
+        self._fresh: OrderedDict[str, tuple[bytes, bytes]] = OrderedDict()
+        self._fresh_octets = 0
         self._unsaved: dict[str, Stored] = {}
         self._changes: dict[str, _Change] = {}
         self._removals: list[tuple[str, Deferred[OSError | None]]] = []
@@ -359,10 +364,25 @@ class Spool(Service):
         self._remember(stored)
         return stored
 
-    def content(self, stored: Stored) -> MessageFile:
+    def content(self, stored: Stored) -> IContent:
         """The item's message; the caller closes it."""
-        path = self.directory.message(stored.item.envelope.id)
-        return MessageFile(path, stored.item.size, stored.eight_bit)
+        identity = stored.item.envelope.id
+        fresh = self._fresh.get(identity)
+        if fresh is not None:
+            return Content(b"".join(fresh))
+        return MessageFile(self.directory.message(identity), stored.item.size, stored.eight_bit)
+
+    def _keep_fresh(self, identity: str, prefix: bytes, body: bytes) -> None:
+        """The message was just written, and will be sent in a moment."""
+        self._fresh[identity] = prefix, body
+        self._fresh_octets += len(prefix) + len(body)
+        while self._fresh_octets > FRESH:
+            self._drop_fresh(next(iter(self._fresh)))
+
+    def _drop_fresh(self, identity: str) -> None:
+        fresh = self._fresh.pop(identity, None)
+        if fresh is not None:
+            self._fresh_octets -= sum(map(len, fresh))
 
     def alive(self, entry: Entry) -> bool:
         """Whether the item still exists."""
@@ -426,6 +446,7 @@ class Spool(Service):
 
     async def _save(self, entry: Entry, stored: Stored) -> None:
         """Bring one item's state to the disk, or keep it in memory until that works."""
+        self._drop_fresh(entry.id)  # it had its attempt
         if all(one.state == "done" for one in stored.item.recipients):
             error = await self._remove(entry.id)
             if error is None:
@@ -562,6 +583,7 @@ class Spool(Service):
         if self._entries.get(entry.id) is entry:
             del self._entries[entry.id]
         self._recent.pop(entry.id, None)
+        self._drop_fresh(entry.id)
         self._unsaved.pop(entry.id, None)
         _ITEMS.set(len(self._entries))
 
@@ -595,7 +617,7 @@ class Spool(Service):
 class _QueuePlacement:
     """One item on its way into the queue."""
 
-    __slots__ = ("_spool", "_stored", "_under_way", "_writes")
+    __slots__ = ("_content", "_prefix", "_spool", "_stored", "_under_way", "_writes")
 
     def __init__(self, spool: Spool, item: QueueItem, prefix: bytes, content: IContent) -> None:
         identity = item.envelope.id
@@ -608,6 +630,7 @@ class _QueuePlacement:
         age = min(0.0, spool.now() - item.release_at) if item.release_at else 0.0
         self._stored = Stored(attrs.evolve(item, size=size), eight_bit, age)
         self._under_way = False
+        self._prefix, self._content = prefix, content
         self._writes = (
             FileWrite(
                 temporary=directory.temporary(f"{identity}.msg"),
@@ -676,6 +699,9 @@ class _QueuePlacement:
             self._end()
             raise _temporary(error)
         self._end()
+        body = self._content.in_memory()
+        if body is not None:
+            self._spool._keep_fresh(identity, self._prefix, body)
         self._spool._placed(self._stored)
         return Placed("", "queue", identity)
 

@@ -36,6 +36,8 @@ from lorrainemail.tables.rules import DomainRow, Rules
 
 #: Expansions remembered; a flood of unknown recipients only makes it begin anew.
 MAX_REMEMBERED: Final = 16_384
+#: Routes remembered: of the messages that are on their way now.
+MAX_ROUTES: Final = 1024
 #: A login name longer than any address.
 MAX_LOGIN: Final = 512
 
@@ -68,6 +70,7 @@ class Snapshot:
         self._in_thread = in_thread
         self._networks = MemoryNetworks(rules.networks)
         self._expansions: dict[Address, Expansion] = {}
+        self._routes: dict[tuple[Address, Address | None], Route] = {}
         self._of_every: dict[Callable[[Account], bool], bool] = {}
 
     def is_local(self, domain: str) -> bool | Deferred[bool]:
@@ -130,7 +133,15 @@ class Snapshot:
         return RelayRight(False, f"{session.peer} is not in relay_networks and not logged in")
 
     def route(self, recipient: Address, sender: Address | None) -> Route | Deferred[Route]:
-        return now_or_later(self._route(recipient, sender))
+        known = self._routes.get((recipient, sender))
+        if known is not None:
+            return known
+        found = now_or_later(self._route(recipient, sender))
+        if self.tables.steady and isinstance(found, Route):
+            if len(self._routes) >= MAX_ROUTES:
+                self._routes.clear()
+            self._routes[recipient, sender] = found
+        return found
 
     async def _route(self, recipient: Address, sender: Address | None) -> Route:
         row = await domain_row(self.tables, self.rules, recipient.domain)

@@ -102,6 +102,9 @@ async def keep_and_queue(course: Course) -> None:
         course.kill(waiting, full)
         waiting = []
     mailboxes = [t for t in course.targets if t.placement is not None and course.lives(t)]
+    if not mailboxes:
+        await _queue_alone(course, [*waiting, *_to_be_queued(course, waiting)] if waiting else [])
+        return
     item = _queue_placement(course, waiting) if waiting else None
     staged = [target.placement.stage() for target in mailboxes if target.placement]
     if item is not None:
@@ -143,6 +146,19 @@ async def keep_and_queue(course: Course) -> None:
     results = await course.all([*published, *aborted])
     for target, result in zip(living, results[: len(living)], strict=True):
         _apply(course, target, result)
+
+
+async def _queue_alone(course: Course, waiting: Sequence[Target]) -> None:
+    """No mailbox is to wait for: stage and publish the queue's item in one."""
+    if not waiting:
+        return
+    (result,) = await course.all([_queue_placement(course, waiting).commit()])
+    if isinstance(result, Placed):
+        for target in waiting:
+            target.state = QUEUED
+        _QUEUED.inc()
+    else:
+        course.kill(waiting, reply_of(result, course.id))
 
 
 async def queue_leftovers(course: Course) -> None:

@@ -506,6 +506,26 @@ def test_a_destination_that_works_gets_more_at_once_up_to_its_limit(house: House
     assert seen == 5 and house.spool.count == 0
 
 
+def test_the_next_message_does_not_wait_until_the_last_one_is_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = House(tmp_path, per_destination=1)
+    writing: Deferred[None] = Deferred()
+
+    async def slow(*_: object) -> None:
+        await writing
+
+    monkeypatch.setattr(house.spool, "change", slow)
+    house.put("bob@x.org")
+    house.put("eve@x.org")
+    (first,) = house.calls()
+    first.answer(OK)
+    (second,) = house.calls()  # although nobody has written down yet what became of the first
+    second.answer(OK)
+    writing.callback(None)
+    house.settle()
+
+
 def test_destinations_take_turns(tmp_path: Path) -> None:
     house = House(tmp_path, concurrency=1)
     for _ in range(5):

@@ -361,11 +361,38 @@ def test_what_was_dropped_is_not_revived_by_a_delivery_that_fails_later(make_spo
 
 
 def test_a_message_that_shrank_on_disk_is_not_sent_half(make_spool: Any, tmp_path: Path) -> None:
-    spool = make_spool()
-    stored = read(spool, put(spool, item()))
+    put(make_spool(), item())
+    spool = make_spool()  # another process: nothing is in memory
+    stored = read(spool, spool.take(1)[0])
     (tmp_path / "queue" / "id1.msg").write_bytes(b"Subject")
     with pytest.raises(TemporaryError):
         list(spool.content(stored).chunks())
+
+
+def test_a_first_attempt_sends_what_was_written_and_later_ones_what_lies_there(
+    make_spool: Any, tmp_path: Path
+) -> None:
+    spool = make_spool()
+    entry = put(spool, item())
+    stored = read(spool, entry)
+    path = tmp_path / "queue" / "id1.msg"
+    written = path.read_bytes()
+    assert spool.content(stored).in_memory() == written
+    one = attrs.evolve(stored.item.recipients[0], attempts=1, next_try=spool.now() + 600.0)
+    Deferred.fromCoroutine(spool.change(entry, {0: one}))
+    content = spool.content(read(spool, entry))
+    assert content.in_memory() is None and b"".join(content.chunks()) == written
+
+
+def test_messages_that_wait_for_their_first_attempt_do_not_fill_the_memory(
+    make_spool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lorrainemail.queue.spool.FRESH", 50)
+    spool = make_spool()
+    first, second = put(spool, item("id1")), put(spool, item("id2"))
+    assert spool.content(read(spool, first)).in_memory() is None
+    assert b"".join(spool.content(read(spool, first)).chunks())
+    assert spool.content(read(spool, second)).in_memory()
 
 
 def test_nothing_is_due_in_an_empty_queue(make_spool: Any) -> None:
