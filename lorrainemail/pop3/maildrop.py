@@ -9,6 +9,7 @@ with the store's :class:`~lorrainemail.errors.MailError`.
 from __future__ import annotations
 
 from array import array
+from functools import partial
 from typing import Final
 
 from twisted.logger import Logger
@@ -16,6 +17,7 @@ from twisted.logger import Logger
 from lorrainemail.errors import MailError
 from lorrainemail.interfaces import IMailbox, IMailHome, IMessage
 from lorrainemail.ops.metrics import Counter
+from lorrainemail.pop3.wire import whole_answer
 
 log = Logger(namespace="lorrainemail.pop3")
 
@@ -24,6 +26,9 @@ _DELETED = Counter("lorrainemail_pop3_deleted", "Messages deleted by POP3")
 
 #: Index rows asked for at once.
 SLICE: Final = 500
+#: What is read ahead for a client that retrieves one message after the other: octets, and messages.
+AHEAD: Final = 32 * 1024
+MESSAGES_AHEAD: Final = 16
 
 
 class NoSuchMessage(Exception):
@@ -36,21 +41,27 @@ class Maildrop:
     :ivar count: messages not marked as deleted, and their ``octets``.
     """
 
-    def __init__(self, mailbox: IMailbox) -> None:
+    def __init__(self, mailbox: IMailbox, utf8: bool = False) -> None:
         self._mailbox = mailbox
+        self._utf8 = utf8
         self._uids = array("Q")
         self._sizes = array("Q")
         self._unique_ids: list[bytes] = []
         self._deleted: set[int] = set()
         self._read: set[int] = set()
+        self._ahead: dict[int, bytes] = {}
+        self._last = 0
         self.count = 0
         self.octets = 0
 
     @classmethod
-    async def open(cls, home: IMailHome) -> Maildrop:
-        """Open INBOX as it is now."""
+    async def open(cls, home: IMailHome, utf8: bool = False) -> Maildrop:
+        """Open INBOX as it is now.
+
+        :param utf8: the client takes UTF-8 in header fields.
+        """
         mailbox = await home.open("INBOX")
-        maildrop = cls(mailbox)
+        maildrop = cls(mailbox, utf8)
         try:
             await mailbox.refresh()
             uids = mailbox.uids()
@@ -88,6 +99,40 @@ class Maildrop:
         """Open the message."""
         self._require(number)
         return await self._mailbox.message(self._uids[number - 1])
+
+    def answer(self, number: int) -> bytes | None:
+        """The answer to RETR where it was made ahead and the message is still there."""
+        self._require(number)
+        answer = self._ahead.pop(number, None)
+        if answer is None or self._mailbox.flags(self._uids[number - 1]) is None:
+            return None
+        self._last = number
+        return answer
+
+    async def answers(self, number: int) -> bytes | None:
+        """The answer to RETR; None for a message that is not small, or not there: open it. Whoever retrieves
+        one message after the other has the next ones read, too."""
+        self._require(number)
+        follows, self._last = number == self._last + 1, number
+        wanted = [number]
+        self._ahead.clear()
+        octets = self._sizes[number - 1]
+        if octets > AHEAD:
+            return None
+        if follows:
+            for one in range(number + 1, min(number + MESSAGES_AHEAD, len(self._uids) + 1)):
+                octets += self._sizes[one - 1]
+                if octets > AHEAD:
+                    break
+                if one not in self._deleted:
+                    wanted.append(one)
+        work = partial(whole_answer, utf8=self._utf8)
+        made = await self._mailbox.examine([self._uids[one - 1] for one in wanted], work)
+        for one in wanted[1:]:
+            answer = made.get(self._uids[one - 1])
+            if answer is not None:
+                self._ahead[one] = answer
+        return made.get(self._uids[number - 1])
 
     def was_read(self, number: int) -> None:
         """It was retrieved whole; it counts as seen after QUIT."""
@@ -127,6 +172,7 @@ class Maildrop:
 
     def close(self) -> None:
         """Let go of the mailbox."""
+        self._ahead.clear()
         self._mailbox.close()
 
     def _require(self, number: int) -> None:

@@ -25,7 +25,7 @@ from twisted.python.failure import Failure
 
 from lorrainemail.envelope import Session
 from lorrainemail.errors import MailError, PermanentError, TemporaryError
-from lorrainemail.interfaces import IExchange, IPrincipal
+from lorrainemail.interfaces import Account, IExchange, IPrincipal
 from lorrainemail.net.channel import TlsChannel, channel_of
 from lorrainemail.net.flow import Outflow
 from lorrainemail.net.peers import local_of, peer_of
@@ -33,7 +33,8 @@ from lorrainemail.net.tls import tls_facts
 from lorrainemail.ops.ids import new_id
 from lorrainemail.pop3.input import MAX_COMMAND, MAX_SASL_LINE, MAX_WAITING, Lines, LineTooLong
 from lorrainemail.pop3.maildrop import Maildrop, NoSuchMessage
-from lorrainemail.pop3.wire import Stuffer, Top
+from lorrainemail.pop3.wire import Stuffer, Top, for_ascii
+from lorrainemail.pop3.words import DEFAULT, LANGUAGES, translated
 from lorrainemail.sasl.mechanisms import CREDENTIALS_INVALID
 
 if TYPE_CHECKING:
@@ -88,6 +89,8 @@ VERBS: Final = {
     b"USER": Verb(_BEFORE, None),
     b"PASS": Verb(_BEFORE, None),
     b"AUTH": Verb(_BEFORE, (0, 2)),
+    b"UTF8": Verb(_BEFORE, (0, 0)),
+    b"LANG": Verb(_BOTH, (0, 1)),
     b"STAT": Verb(_AFTER, (0, 0)),
     b"LIST": Verb(_AFTER, (0, 1)),
     b"UIDL": Verb(_AFTER, (0, 1)),
@@ -110,9 +113,13 @@ class Pop3Server(POP3):
         self.secure = factory.implicit_tls
         self.facts = Session(id=new_id(), door=factory.door)
         self.maildrop: Maildrop | None = None
+        #: Who logged in.
+        self.account: Account | None = None
         self._lines = Lines()
         self._flow = Outflow(self._go_on)
         self._name: bytes | None = None
+        self._utf8 = False
+        self._language = DEFAULT
         self._exchange: IExchange | None = None
         #: The command that is being answered, where it takes time.
         self._command: Deferred[None] | None = None
@@ -339,9 +346,13 @@ class Pop3Server(POP3):
             transport.write(data)
 
     def _ok(self, text: bytes = b"") -> None:
+        if self._language != DEFAULT:
+            text = translated(text, self._language)
         self._write(b"+OK " + text + b"\r\n" if text else b"+OK\r\n")
 
     def _err(self, text: bytes) -> None:
+        if self._language != DEFAULT:
+            text = translated(text, self._language)
         self._write(b"-ERR " + text + b"\r\n")
 
     async def _listing(self, first: bytes, lines: Iterator[bytes]) -> None:
@@ -363,12 +374,28 @@ class Pop3Server(POP3):
     def do_CAPA(self) -> None:
         """RFC 2449 §5: what is true now."""
         names = [b"TOP", b"UIDL", b"RESP-CODES", b"AUTH-RESP-CODE", b"PIPELINING", b"EXPIRE NEVER"]
+        names += [b"UTF8 USER", b"LANG"]
         if self._may_log_in:
             names += [b"USER", b"SASL " + b" ".join(self._mechanisms())]
         if self._may_start_tls:
             names.append(b"STLS")
         names.append(b"IMPLEMENTATION lorrainemail")
         self._write(b"+OK Capabilities follow\r\n" + b"\r\n".join(names) + b"\r\n.\r\n")
+
+    def do_LANG(self, wanted: bytes | None = None) -> None:
+        """RFC 6856 §3: the language of what people may read."""
+        if wanted is None:
+            rows = [f"{tag} {name}\r\n".encode() for tag, name in LANGUAGES.items()]
+            self._write(b"+OK Languages follow\r\n" + b"".join(rows) + b".\r\n")
+            return
+        # RFC 6856 §3.3: "*" is for us to choose; a region that is not known falls back to its language.
+        tag = wanted.decode("ascii", "replace").lower().partition("-")[0]
+        if tag != "*" and tag not in LANGUAGES:
+            self._err(b"That language is not spoken here")
+            return
+        self._language = DEFAULT if tag == "*" else tag
+        spoken = translated(b"This language is spoken now", self._language)
+        self._write(b"+OK %b %b\r\n" % (self._language.encode("ascii"), spoken))
 
     def do_QUIT(self) -> Coroutine[Any, Any, None] | None:
         """RFC 1939 §6: the only way into the UPDATE state."""
@@ -408,10 +435,16 @@ class Pop3Server(POP3):
             raise BadCommand("TLS is active already" if self.secure else "TLS is not available")
         self._lines.drop()
         self._name = None
+        self._utf8 = False
         self._ok(b"Begin TLS negotiation")
         transport: Any = self.transport
         transport.startTLS(self.factory.tls.context_factory(self.factory.door))
         self.secure = True
+
+    def do_UTF8(self) -> None:
+        """RFC 6856 §2.1: from here on header fields may have it."""
+        self._utf8 = True
+        self._ok(b"UTF-8 is welcome")
 
     def do_USER(self, name: bytes) -> None:
         """RFC 1939 §7; any name is welcome here, so that nobody learns which exist."""
@@ -433,7 +466,7 @@ class Pop3Server(POP3):
     def do_AUTH(
         self, mechanism: bytes | None = None, initial: bytes | None = None
     ) -> Coroutine[Any, Any, None] | None:
-        """RFC 5034 §4; without an argument it lists the mechanisms, as old clients expect."""
+        """RFC 5034 §4 (before it RFC 1734); without an argument it lists the mechanisms, as old clients expect."""
         if mechanism is None:
             names = [name + b"\r\n" for name in self._mechanisms()] if self._may_log_in else []
             self._write(b"+OK Mechanisms follow\r\n" + b"".join(names) + b".\r\n")
@@ -485,7 +518,8 @@ class Pop3Server(POP3):
             self._write(b"+ " + principal + b"\r\n")
             return
         # Should the client have gone meanwhile, the end of the command closes it.
-        maildrop = self.maildrop = await Maildrop.open(principal.home)
+        maildrop = self.maildrop = await Maildrop.open(principal.home, self._utf8)
+        self.account = principal.account
         account = principal.account.address.key
         self.facts = attrs.evolve(self._facts(), account=account, mechanism=principal.mechanism)
         self.state = TRANSACTION
@@ -527,8 +561,23 @@ class Pop3Server(POP3):
         lines = (b"%d %s" % (n, drop.unique_id(n)) for n in drop.numbers() if not drop.is_deleted(n))
         return self._listing(b"Unique ids follow", lines)
 
-    def do_RETR(self, number: bytes) -> Coroutine[Any, Any, None]:
-        return self._send_message(_number(number), None)
+    def do_RETR(self, number: bytes) -> Coroutine[Any, Any, None] | None:
+        which, drop = _number(number), self._drop
+        answer = drop.answer(which)
+        if answer is None:
+            return self._retrieve(which)
+        self._write(answer)
+        drop.was_read(which)
+        return None
+
+    async def _retrieve(self, number: int) -> None:
+        drop = self._drop
+        answer = await drop.answers(number)
+        if answer is None:
+            await self._send_message(number, None)
+        else:
+            self._write(answer)
+            drop.was_read(number)
 
     def do_TOP(self, number: bytes, lines: bytes) -> Coroutine[Any, Any, None]:
         return self._send_message(_number(number), Top(_number(lines)))
@@ -537,15 +586,17 @@ class Pop3Server(POP3):
         drop = self._drop
         message = await drop.message(number)
         try:
-            size = message.size
+            size = shown = message.size
             # Before the answer begins: what cannot be read is an error, not a cut message.
             chunk = await message.read(0, CHUNK)
+            at = len(chunk)
+            if not self._utf8:
+                chunk = for_ascii(chunk)
+                shown += len(chunk) - at
             self._inside_answer = True
-            self._ok(b"%d octets" % size if top is None else b"Top of message follows")
+            self._ok(b"%d octets" % shown if top is None else b"Top of message follows")
             stuffer = Stuffer()
-            at = 0
             while True:
-                at += len(chunk)
                 self._write(stuffer.stuff(chunk if top is None else top.cut(chunk)))
                 if at >= size or (top is not None and top.done):
                     break
@@ -554,6 +605,7 @@ class Pop3Server(POP3):
                 chunk = await message.read(at, CHUNK)
                 if not chunk:
                     raise EOFError("the message ended before its size")
+                at += len(chunk)
             self._write(stuffer.end())
         finally:
             message.close()

@@ -6,6 +6,9 @@ chunks are cut changes nothing.
 
 from __future__ import annotations
 
+from lorrainemail.message.header import body_offset
+from lorrainemail.message.surrogate import surrogate
+
 
 class Stuffer:
     """Dot-stuffing (RFC 1939 §3) of one message, chunk by chunk."""
@@ -32,6 +35,23 @@ class Stuffer:
     def end(self) -> bytes:
         """What ends the response: a line end where the message lacks one, then the dot."""
         return b".\r\n" if self._tail == b"\r\n" else b"\r\n.\r\n"
+
+
+def for_ascii(start: bytes) -> bytes:
+    """The beginning of a message for a client that did not ask for UTF-8 (RFC 6856 §2.1): its header, where
+    it is whole, as ASCII."""
+    body = body_offset(start)
+    if start.isascii() or start[:body].isascii() or not start[:body].endswith(b"\r\n\r\n"):
+        return start
+    return surrogate(start[:body]) + start[body:]
+
+
+def whole_answer(octets: bytes, utf8: bool = False) -> bytes:
+    """The whole answer to RETR of a message."""
+    if not utf8:
+        octets = for_ascii(octets)
+    stuffer = Stuffer()
+    return b"+OK %d octets\r\n%b%b" % (len(octets), stuffer.stuff(octets), stuffer.end())
 
 
 class Top:

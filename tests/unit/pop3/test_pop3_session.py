@@ -23,6 +23,7 @@ from lorrainemail.interfaces import Account, IAuthenticator
 from lorrainemail.net.limits import ConnectionCounter
 from lorrainemail.pop3.factory import Pop3Factory
 from lorrainemail.pop3.input import MAX_COMMAND, MAX_SASL_LINE, MAX_WAITING
+from lorrainemail.pop3.maildrop import MESSAGES_AHEAD
 from lorrainemail.pop3.server import (
     CLOSE_TIMEOUT,
     COMMANDS_AT_ONCE,
@@ -147,6 +148,10 @@ def make(
     return client
 
 
+def put(client: Client, message: bytes) -> None:
+    client.store.placement(BOB, "", b"", MemoryContent(message), "id").commit()
+
+
 @pytest.fixture
 def client() -> Client:
     client = make()
@@ -166,6 +171,77 @@ def logged() -> Any:
     globalLogPublisher.addObserver(events.append)
     yield events
     globalLogPublisher.removeObserver(events.append)
+
+
+# -- UTF-8 and languages --
+
+
+def test_a_client_gets_utf8_in_headers_only_where_it_asked_for_it(client: Client) -> None:
+    message = "Subject: été\r\n\r\nchaud\r\n".encode()
+    put(client, message)
+    client.log_in()
+    surrogate = b"Subject: =?utf-8?b?w6l0w6k=?=\r\n\r\nchaud\r\n"
+    assert client.ask(b"RETR 3") == b"+OK %d octets\r\n%b.\r\n" % (len(surrogate), surrogate)
+    assert b"=?utf-8?" in client.ask(b"TOP 3 0")
+    client.ask(b"QUIT")
+    client = client.reconnect()
+    client.answered()
+    assert client.ask(b"UTF8").startswith(b"+OK")
+    client.log_in()
+    assert client.ask(b"RETR 3") == b"+OK %d octets\r\n%b.\r\n" % (len(message), message)
+    assert "été".encode() in client.ask(b"TOP 3 0")
+    assert client.ask(b"UTF8").startswith(b"-ERR")
+
+
+def test_words_for_people_are_in_the_language_that_was_asked_for(client: Client) -> None:
+    assert client.ask(b"LANG") == "+OK Languages follow\r\nen English\r\nfr Français\r\n.\r\n".encode()
+    assert client.ask(b"LANG fr-CA") == "+OK fr Cette langue est parlée désormais\r\n".encode()
+    client.log_in()
+    assert client.ask(b"DELE 1") == "+OK Message 1 supprimé\r\n".encode()
+    assert client.ask(b"LANG tlh") == "-ERR Cette langue n'est pas parlée ici\r\n".encode()
+    assert client.ask(b"LANG *") == b"+OK en This language is spoken now\r\n"
+    assert client.ask(b"RETR 1") == b"-ERR Message 1 is deleted\r\n"
+
+
+# -- reading ahead --
+
+
+def test_what_was_read_ahead_is_not_served_once_it_is_gone_or_deleted(client: Client) -> None:
+    for number in range(6):
+        put(client, b"Subject: %d\r\n\r\nbody\r\n" % number)
+    client.log_in()
+    inbox = client.inbox
+    for number in (1, 2, 3):
+        assert client.ask(b"RETR %d" % number).startswith(b"+OK")
+    inbox.expunge([inbox.uids()[3]])
+    assert client.ask(b"RETR 4").startswith(b"-ERR [SYS/PERM]")
+    client.ask(b"DELE 5")
+    assert client.ask(b"RETR 5") == b"-ERR Message 5 is deleted\r\n"
+    assert b"Subject: 3" in client.ask(b"RETR 6")
+    assert b"Subject: 5" in client.ask(b"RETR 8")
+    client.ask(b"QUIT")
+    seen = [number for number, uid in enumerate(inbox.uids(), 1) if "\\Seen" in inbox.flags(uid)]
+    assert seen == [1, 2, 3, 4, 6]  # 7 was read ahead, never retrieved
+
+
+def test_reading_ahead_is_bounded_and_only_for_who_goes_through_them(
+    client: Client, monkeypatch: Any
+) -> None:
+    for number in range(30):
+        put(client, b"Subject: %d\r\n\r\n%b\r\n" % (number, b"x" * (40_000 if number == 10 else 100)))
+    client.log_in()
+    asked: list[int] = []
+    examine = client.inbox.examine
+    monkeypatch.setattr(
+        client.inbox, "examine", lambda uids, work: (asked.append(len(uids)), examine(uids, work))[1]
+    )
+    for number in (20, 9, 25):
+        client.ask(b"RETR %d" % number)
+    assert asked == [1, 1, 1]
+    answers = [client.ask(b"RETR %d" % number) for number in range(1, 33)]
+    assert all(answer.startswith(b"+OK") and answer.endswith(b"\r\n.\r\n") for answer in answers)
+    assert len(answers[12]) > 40_000
+    assert max(asked) <= MESSAGES_AHEAD and sum(asked) < 40
 
 
 # -- the defects of the stock server --
@@ -217,15 +293,13 @@ def test_capa_tells_the_truth_in_each_state() -> None:
     # RFC 2449 §3: what was offered before the login stays announced.
     assert logged_in == after_tls
     joined = b" ".join(logged_in)
-    for joke in (b"CELERITY", b"AUSPEX", b"POTENCE", b"PIPELINE ", b"APOP", b"LAST", b"UTF8", b"LOGIN-DELAY"):
+    for joke in (b"CELERITY", b"AUSPEX", b"POTENCE", b"PIPELINE ", b"APOP", b"LAST", b"LOGIN-DELAY"):
         assert joke not in joined
-    for promised in (b"TOP", b"UIDL", b"RESP-CODES", b"AUTH-RESP-CODE", b"PIPELINING"):
+    for promised in (b"TOP", b"UIDL", b"RESP-CODES", b"AUTH-RESP-CODE", b"PIPELINING", b"UTF8 USER", b"LANG"):
         assert promised in logged_in
 
 
-@pytest.mark.parametrize(
-    "verb", [b"APOP bob 0123", b"RPOP bob", b"LAST", b"XTND", b"UTF8", b"LANG", b"_COITERATE"]
-)
+@pytest.mark.parametrize("verb", [b"APOP bob 0123", b"RPOP bob", b"LAST", b"XTND", b"_COITERATE"])
 def test_commands_that_are_not_offered_are_unknown(client: Client, verb: bytes) -> None:
     assert client.ask(verb) == b"-ERR Unknown command\r\n"
     client.log_in()
@@ -557,6 +631,7 @@ def test_a_message_that_cannot_be_read_to_its_end_breaks_the_connection(
         def close(self) -> None:
             pass
 
+    monkeypatch.setattr(inside.inbox, "examine", lambda uids, work: succeed({}))  # as for large ones
     monkeypatch.setattr(inside.inbox, "message", lambda uid: succeed(Broken()))
     answer = inside.ask(b"RETR 1")
     assert inside.transport.aborted and not answer.endswith(b"\r\n.\r\n") and b"secret" not in answer
@@ -565,7 +640,7 @@ def test_a_message_that_cannot_be_read_to_its_end_breaks_the_connection(
 def test_an_unexpected_error_is_temporary_and_shows_nothing(
     inside: Client, monkeypatch: Any, logged: Any
 ) -> None:
-    monkeypatch.setattr(inside.inbox, "message", lambda uid: fail(ValueError("/secret/path")))
+    monkeypatch.setattr(inside.inbox, "examine", lambda uids, work: fail(ValueError("/secret/path")))
     assert inside.ask(b"RETR 1") == b"-ERR [SYS/TEMP] Internal error, try again later\r\n"
     assert inside.ask(b"NOOP") == b"+OK\r\n"
     assert any(event.get("log_failure") for event in logged)
