@@ -16,6 +16,7 @@ from typing import Final, Literal
 
 import attrs
 
+from lorrainemail.errors import PermanentError
 from lorrainemail.interfaces import StoreResult
 from lorrainemail.store import maildir
 from lorrainemail.store.flags import IN_NAME
@@ -230,12 +231,13 @@ def _sync_places(tree: Tree, folder: Folder, rows: Sequence[Row]) -> None:
 def copy(
     tree: Tree, number: int, uids: Sequence[int], target: int, move: bool
 ) -> Generator[None, None, list[tuple[int, int]]]:
-    """Copy (or move) all or none of the messages that are still there.
+    """Copy all or none of the messages that are still there, or move each of them (:func:`_move`).
 
-    Several are linked in a directory beside the folder's own, which is renamed when it is whole; so a server
-    that ends in between leaves all or none of them (:func:`lorrainemail.store.sync.finish_copies`). A move
-    links, syncs, and only then unlinks: at any moment the message is in one of the two at least.
+    Several copies are linked in a directory beside the folder's own, which is renamed when it is whole; so a
+    server that ends in between leaves all or none of them (:func:`lorrainemail.store.sync.finish_copies`).
     """
+    if move:
+        return (yield from _move(tree, number, uids, target))
     source = tree.known(number)
     into = tree.known(target)
     rows: list[Row] = []
@@ -278,9 +280,59 @@ def copy(
         pairs += step
         if start + SLICE < len(made):
             yield
-    if move:
-        yield
-        yield from expunge(tree, number, [row.uid for row in rows])
+    return pairs
+
+
+def _move(
+    tree: Tree, number: int, uids: Sequence[int], target: int
+) -> Generator[None, None, list[tuple[int, int]]]:
+    """Rename each message into the other folder: at any moment, also after a crash, it is in one of the two,
+    never in both (RFC 6851 §3.3). Where one fails, those before it have moved."""
+    pairs: list[tuple[int, int]] = []
+    for start in range(0, len(uids), SLICE):
+        source, into = tree.known(number), tree.known(target)
+        rows: list[Row] = []
+        made: list[Row] = []
+        try:
+            for uid in uids[start : start + SLICE]:
+                row = tree.index.row(source, uid)
+                if row is None:
+                    continue
+                try:
+                    made.append(_rename_into(tree, source, into, row))
+                except PermanentError:
+                    continue  # another program removed it; the next scan sees that
+                rows.append(row)
+        except OSError as error:
+            if error.errno != errno.EXDEV or made:
+                raise
+            # Folders on different file systems: a copy, and then the other goes.
+            rest = uids[start:]
+            copied = yield from copy(tree, number, rest, target, False)
+            yield from expunge(tree, number, [old for old, _ in copied])
+            return pairs + copied
+        finally:
+            if made:
+                tree.files.fsync_directory(f"{tree.path(into)}/cur")
+                _sync_places(tree, source, rows)
+                pairs += _moved(tree, source, into, rows, made)
+        if start + SLICE < len(uids):
+            yield
+    return pairs
+
+
+def _moved(
+    tree: Tree, source: Folder, into: Folder, rows: Sequence[Row], made: Sequence[Row]
+) -> list[tuple[int, int]]:
+    """The index hears of it."""
+    first = tree.allocate(into, len(made))
+    modseq = tree.index.next_modseq(into)
+    numbered = [attrs.evolve(row, uid=first + index, modseq=modseq) for index, row in enumerate(made)]
+    tree.add(into, numbered)
+    pairs = [(old.uid, new.uid) for old, new in zip(rows, numbered, strict=True)]
+    tree.index.copy_wire((source.key(old), into.key(new)) for old, new in pairs)
+    tree.count(sum(max(row.size, 0) for row in made), len(made))
+    forget(tree, source, [row.uid for row in rows])
     return pairs
 
 
@@ -313,6 +365,36 @@ def _undo(tree: Tree, path: str, whole: str, made: Sequence[Row]) -> None:
 
 def _link(tree: Tree, source: Folder, into: Folder, row: Row, place: str) -> Row:
     """A second name for the message's file in that directory; its row in the other folder, without UID."""
+    copied = _row_in(tree, source, into, row)
+    final = f"{place}/{copied.base}{copied.info}"
+    for attempt in range(CHASES):
+        path, row = tree.locate(source, row)
+        try:
+            _link_or_copy(tree, path, final)
+            break
+        except FileNotFoundError:
+            if attempt == CHASES - 1 or not os.path.isdir(os.path.dirname(final)):
+                raise
+    return copied
+
+
+def _rename_into(tree: Tree, source: Folder, into: Folder, row: Row) -> Row:
+    """Another name, in the other folder; its row there, without UID."""
+    moved = _row_in(tree, source, into, row)
+    final = f"{tree.path(into)}/{moved.file}"
+    for attempt in range(CHASES):
+        path, row = tree.locate(source, row)
+        try:
+            tree.files.rename_new(path, final)
+            break
+        except FileNotFoundError:
+            if attempt == CHASES - 1 or not os.path.isdir(os.path.dirname(final)):
+                raise
+    return moved
+
+
+def _row_in(tree: Tree, source: Folder, into: Folder, row: Row) -> Row:
+    """A message's row as it is to be in the other folder, in cur/, without UID."""
     words = source.keywords.names_of(row.flags)
     before = len(into.keywords.names)
     bits = into.keywords.bits_of(words)
@@ -323,15 +405,6 @@ def _link(tree: Tree, source: Folder, into: Folder, row: Row, place: str) -> Row
     )
     base += f",E={row.message_id}"  # RFC 8474 §5.1: the copy is the same message
     info = maildir.make_info(bits & IN_NAME)
-    final = f"{place}/{base}{info}"
-    for attempt in range(CHASES):
-        path, row = tree.locate(source, row)
-        try:
-            _link_or_copy(tree, path, final)
-            break
-        except FileNotFoundError:
-            if attempt == CHASES - 1 or not os.path.isdir(os.path.dirname(final)):
-                raise
     return attrs.evolve(
         row,
         base=base,

@@ -91,7 +91,8 @@ class Found:
     """One message, as a scan sees it.
 
     :ivar head: octets of its header, without the empty line; ``sum``: of From_ line and header.
-    :ivar base: its digest. ``uid``: of X-UID, 0 where there is none. ``size``: in wire form. ``line``: its From_ line.
+    :ivar base: its digest. ``uid``: of X-UID, 0 where there is none. ``size``: in wire form. ``line``: its
+        From_ line.
     """
 
     start: int

@@ -185,9 +185,11 @@ async def test_a_failed_copy_leaves_nothing_behind(
     inbox, trash = await inbox_of(disk_store, bob), await disk_store.home(bob).open("Trash")
     os.unlink(path)
     with pytest.raises(Exception, match="gone"):
-        await inbox.move_to([1, 2], trash)
+        await inbox.copy_to([1, 2], trash)
     assert not list((maildir(tmp_path) / ".Trash" / "cur").iterdir())
     assert 1 in inbox.uids()
+    assert await inbox.move_to([1, 2], trash) == [(1, 1)], "each for itself"
+    assert 1 not in inbox.uids() and list(trash.uids()) == [1]
     inbox.close()
     trash.close()
 
