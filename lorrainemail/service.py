@@ -287,6 +287,7 @@ class Server(Ordered):
             **transfer_commands(self.store, self._account, places.spill),
         }
         self.doors = Doors(reactor, [self.open_door(port) for port in ports])
+        self.tables.on_change(self.keeper.end_logins)
         self.doctor = daily_of(self, reactor, in_thread)
 
         for service in (

@@ -16,7 +16,7 @@ from lorrainemail.envelope import Door
 from lorrainemail.grammar.imap_input import AppendMessage
 from lorrainemail.imap.server import ImapServer, Verb
 from lorrainemail.imap.verbs import VERBS, append
-from lorrainemail.interfaces import IAuthenticator, IMailboxScripts, IServerTls
+from lorrainemail.interfaces import Account, IAuthenticator, IMailboxScripts, IServerTls
 from lorrainemail.net.limits import ConnectionCounter
 
 T = TypeVar("T")
@@ -119,6 +119,12 @@ class ImapFactory(ServerFactory):
         self.counter.leave(session.facts.peer)
         if self._stopped is not None and not self._sessions and not self._stopped.called:
             self._stopped.callback(None)
+
+    def end_logins(self, may_stay: Callable[[Account], bool]) -> None:
+        """End the sessions of those who would not be let in any more."""
+        for session in tuple(self._sessions):
+            if session.principal is not None and not may_stay(session.principal.account):
+                session.close_soon(b"Your login is no longer good")
 
     def close_sessions(self) -> Deferred[None]:
         """End every session, each after the command that is under way; fires when all are gone."""

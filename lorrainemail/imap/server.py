@@ -223,7 +223,8 @@ class ImapServer(IMAP4Server):
         self._counted = False
         self._closed = False
         self._input_paused = False
-        self._stopping = False
+        #: Why we leave after the command that is under way, b"" where we stay.
+        self._leaving = b""
         self._idling = False
         self._deflate: Deflate | None = None
         self._unpacked = 0
@@ -315,12 +316,12 @@ class ImapServer(IMAP4Server):
             self.send(b"* BYE %b\r\n" % words)
             self.close()
 
-    def close_soon(self) -> None:
-        """The server stops: end now, or after a command under way that does not wait for the client."""
-        self._stopping = True
+    def close_soon(self, words: bytes = b"[UNAVAILABLE] The server is stopping") -> None:
+        """End now, or after a command under way that does not wait for the client."""
+        self._leaving = words
         waits = self._line is not None or self._stream is not None or self._flow.paused
         if not self._busy or waits:
-            self.bye(b"[UNAVAILABLE] The server is stopping")
+            self.bye(words)
 
     def close(self) -> None:
         """Write what is left and close; a peer that does not take it is cut off."""
@@ -631,8 +632,8 @@ class ImapServer(IMAP4Server):
         self.write_out()
         if self._closed:
             self.close_view()
-        elif self._stopping:
-            self.bye(b"[UNAVAILABLE] The server is stopping")
+        elif self._leaving:
+            self.bye(self._leaving)
         elif self.asides.waiting:
             self._begin_asides()
         elif not self._pumping:

@@ -6,11 +6,13 @@ changed while running.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import ServerFactory
 
-from lorrainemail.interfaces import IAuthenticator, IServerTls
+from lorrainemail.interfaces import Account, IAuthenticator, IServerTls
 from lorrainemail.managesieve.scripts import ScriptKeeper
 from lorrainemail.managesieve.server import ManageSieveServer
 from lorrainemail.net.limits import ConnectionCounter
@@ -67,6 +69,13 @@ class ManageSieveFactory(ServerFactory):
         self.counter.leave(session.facts.peer)
         if self._stopped is not None and not self._sessions and not self._stopped.called:
             self._stopped.callback(None)
+
+    def end_logins(self, may_stay: Callable[[Account], bool]) -> None:
+        """End the sessions of those who would not be let in any more."""
+        for session in tuple(self._sessions):
+            account = session.account
+            if account is not None and not may_stay(account):
+                session.close_soon("Your login is no longer good", "")
 
     def close_sessions(self) -> Deferred[None]:
         """End every session, each after the answer that is under way; fires when all are gone. Cancelling

@@ -28,7 +28,7 @@ from lorrainemail.envelope import Session
 from lorrainemail.errors import PermanentError, TemporaryError
 from lorrainemail.grammar.managesieve import Atom, Fault, Limits, Reader, Word, Words, string
 from lorrainemail.grammar.sieve import MAX_SCRIPT
-from lorrainemail.interfaces import IExchange, IPrincipal
+from lorrainemail.interfaces import Account, IExchange, IPrincipal
 from lorrainemail.managesieve.scripts import Refused
 from lorrainemail.net.channel import TlsChannel, channel_of
 from lorrainemail.net.flow import Gone, Outflow
@@ -116,6 +116,8 @@ class ManageSieveServer(Protocol, TimeoutMixin):
         self.secure = False
         self.facts = Session(id=new_id(), door="managesieve")
         self._address: Address | None = None
+        #: Who logged in.
+        self.account: Account | None = None
         self._reader = Reader(BEFORE_LOGIN)
         self._flow = Outflow(self._go_on)
         self._exchange: IExchange | None = None
@@ -196,10 +198,10 @@ class ManageSieveServer(Protocol, TimeoutMixin):
         self._closing = True
         self.transport.abortConnection()
 
-    def close_soon(self) -> None:
-        """The server is stopping: leave now, or after the answer that is under way."""
+    def close_soon(self, words: str = "The server is stopping", code: str = "TRYLATER") -> None:
+        """Leave now, or after the answer that is under way."""
         if self._command is None:
-            self._bye("The server is stopping", "TRYLATER")
+            self._bye(words, code)
         else:
             self._closing = True
 
@@ -464,7 +466,7 @@ class ManageSieveServer(Protocol, TimeoutMixin):
             self._exchange = exchange
             self._write(string(principal) + b"\r\n")
             return
-        self._address = principal.account.address
+        self.account, self._address = principal.account, principal.account.address
         self.facts = attrs.evolve(self._facts(), account=self._address.key, mechanism=principal.mechanism)
         self.state = AUTHENTICATED
         self._reader.limits = AFTER_LOGIN
@@ -494,7 +496,7 @@ class ManageSieveServer(Protocol, TimeoutMixin):
     def do_UNAUTHENTICATE(self) -> None:
         """RFC 5804 §2.14.1: somebody else may log in; TLS stays."""
         self.state = NON_AUTHENTICATED
-        self._address = None
+        self.account = self._address = None
         self.facts = attrs.evolve(self.facts, account="", mechanism="")
         self._reader.limits = BEFORE_LOGIN
         self._await_login()

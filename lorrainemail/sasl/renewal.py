@@ -26,6 +26,8 @@ log = Logger(namespace="lorrainemail.sasl")
 
 #: Accounts that wait for the next edit; others wait for their next login.
 MAX_WAITING: Final = 100
+#: Accounts of which is remembered what we wrote.
+MAX_WRITTEN: Final = 10_000
 
 Credentials = tuple[Credential, ...]
 Change = Callable[[Credentials], Sequence[Credential]]
@@ -47,6 +49,8 @@ class Renewals:
         self._in_thread = in_thread
         self._amend = amend
         self.with_scram = with_scram
+        #: What we wrote last, by account, and instead of what: no password has changed by it.
+        self.written: dict[str, tuple[frozenset[Credential], frozenset[Credential]]] = {}
         self._waiting: dict[Address, Change] = {}
         self._working: frozenset[Address] = frozenset()
 
@@ -62,7 +66,13 @@ class Renewals:
 
         def change(now: Credentials) -> Sequence[Credential]:
             # A row that changed since the login is somebody's fresher will.
-            return renewed(before, credential, prepared, with_scram) if now == before else now
+            if now != before:
+                return now
+            anew = renewed(before, credential, prepared, with_scram)
+            if len(self.written) >= MAX_WRITTEN:
+                self.written.clear()
+            self.written[address.key] = frozenset(now), frozenset(anew)
+            return anew
 
         self._waiting[address] = change
         if not self._working:

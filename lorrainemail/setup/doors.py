@@ -85,6 +85,12 @@ class Doorkeeper:
             if isinstance(reader, ImapFactory):
                 reader.message_size = new.limits.message_size
 
+    def end_logins(self) -> None:
+        """The accounts may be others now: who would not be let in any more is not served on."""
+        may_stay = self._server.logins.may_stay
+        for door in (*self._smtp.values(), *(reader for reader, _ in self.readers)):
+            door.end_logins(may_stay)
+
     def connections(self) -> dict[str, int]:
         """Open ones by door."""
         connections = {name: counter.open for name, counter in self._counters.items()}

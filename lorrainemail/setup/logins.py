@@ -61,6 +61,7 @@ class Logins(MultiService):
         self.passwords = Passwords(reactor)
         self.passwords.setServiceParent(self)  # type: ignore[no-untyped-call]
         tables.on_change(self.passwords.forget)
+        self._tables = tables
         self._book = Book(settings.state, in_thread)
         self._record = LoginRecord(self._book, reactor)
         self.bans = Bans(self._book)
@@ -113,6 +114,19 @@ class Logins(MultiService):
         self._bearer.provider = prepared.provider
         self._scram.enabled = self._renewals.with_scram = settings.auth.scram
         self._need_salts()
+
+    def may_stay(self, account: Account) -> bool:
+        """Whether somebody who logged in to an account would still be let in: it is there and enabled, and
+        none of its passwords of then was taken away. What we ourselves wrote anew is no other password."""
+        now = self._tables.current().account(account.address)
+        if isinstance(now, Deferred):
+            # A backend that is asked each time; it tells of no changes either.
+            now.addErrback(lambda _: None)
+            return True
+        if now is None or not now.enabled:
+            return False
+        then, kept = frozenset(account.credentials), frozenset(now.credentials)
+        return then <= kept or self._renewals.written.get(account.address.key) == (then, kept)
 
     def alarms(self) -> list[Problem]:
         """What keeps somebody from logging in."""

@@ -33,7 +33,7 @@ from zope.interface import implementer
 from lorrainemail.envelope import Session
 from lorrainemail.errors import INTERNAL_ERROR, MailError, Reply
 from lorrainemail.grammar.smtp import LONGEST_AUTH, LONGEST_COMMAND
-from lorrainemail.interfaces import IExchange
+from lorrainemail.interfaces import Account, IExchange
 from lorrainemail.net.peers import local_of, peer_of, peer_uid
 from lorrainemail.ops import steps
 from lorrainemail.ops.ids import new_id
@@ -92,7 +92,8 @@ class SmtpConnection(ESMTP):
         self._turn: IDelayedCall | None = None
         self._end: IDelayedCall | None = None
         self._errors = 0
-        self._leaving = False
+        # What is said before we leave, as soon as no message is in our hands.
+        self._leaving: Reply | None = None
         # The client has said all that it will say (``printf ... | nc``), and reads on.
         self._ended = False
         self._closing = False
@@ -185,10 +186,15 @@ class SmtpConnection(ESMTP):
         self._note("{peer} took too long")
         self._goodbye(replies.TIMED_OUT)
 
-    def shut_down(self) -> None:
-        self._leaving = True
+    @property
+    def account(self) -> Account | None:
+        """Who logged in."""
+        return None
+
+    def shut_down(self, words: Reply = replies.SHUTTING_DOWN) -> None:
+        self._leaving = words
         if not self._waiting:
-            self._goodbye(replies.SHUTTING_DOWN)
+            self._goodbye(words)
 
     def abort(self) -> None:
         if self._end is None:
@@ -246,8 +252,8 @@ class SmtpConnection(ESMTP):
             return
         commands = COMMANDS_A_TURN
         while not (self._waiting or self._closing or self._write_blocked):
-            if self._leaving:
-                self._goodbye(replies.SHUTTING_DOWN)
+            if self._leaving is not None:
+                self._goodbye(self._leaving)
                 break
             if self._reader is not None:
                 if not self._feed(self._reader):

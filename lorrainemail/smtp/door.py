@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from lorrainemail.errors import Reply
 from lorrainemail.interfaces import (
+    Account,
     IAuthenticator,
     IContent,
     IIntake,
@@ -41,14 +42,21 @@ SWEEP: Final = 10.0
 class OpenSession(Protocol):
     """What a door asks of its sessions."""
 
+    @property
+    def account(self) -> Account | None:
+        """Who logged in, None where nobody did."""
+
     def out_of_time(self, now: float) -> bool:
         """Whether it has waited for its client for too long."""
 
     def give_up(self) -> None:
         """End it: with a word first, without one when that did not help."""
 
-    def shut_down(self) -> None:
-        """End it as soon as no message is in our hands."""
+    def shut_down(self, words: Reply = ...) -> None:
+        """End it as soon as no message is in our hands.
+
+        :param words: by default, that the server stops.
+        """
 
     def abort(self) -> None:
         """End it now."""
@@ -245,6 +253,13 @@ class Door:
 
     def _all(self) -> list[OpenSession]:
         return [*self._counted, *self._turned_away]
+
+    def end_logins(self, may_stay: Callable[[Account], bool]) -> None:
+        """End the sessions of those who would not be let in any more."""
+        for session in self._all():
+            account = session.account
+            if account is not None and not may_stay(account):
+                session.shut_down(replies.LOGIN_ENDED)
 
     def shut_down(self) -> Deferred[None]:
         """Close every session politely: those with a message in our hands once it is answered.

@@ -55,6 +55,7 @@ TOO_MANY_ERRORS: Final = Reply(421, "4.7.0", "Too many errors, closing connectio
 TOO_MANY_LOGINS: Final = Reply(421, "4.7.0", "Too many failed logins, closing connection")
 NOT_SMTP: Final = Reply(421, "4.7.0", "This is no web server, closing connection")
 TIMED_OUT: Final = Reply(421, "4.4.2", "Timeout, closing connection")
+LOGIN_ENDED: Final = Reply(421, "4.7.0", "Your login is no longer good, closing connection")
 SHUTTING_DOWN: Final = Reply(421, "4.3.2", "Service shutting down, try again later")
 TOO_MANY_HERE: Final = Reply(421, "4.7.0", "Too many connections from your network, try again later")
 TOO_MANY_AT_ALL: Final = Reply(421, "4.7.0", "Too many connections, try again later")

@@ -17,7 +17,7 @@ from twisted.internet.interfaces import ITLSTransport
 from lorrainemail.envelope import Session
 from lorrainemail.errors import MailError, Reply
 from lorrainemail.grammar.smtp import parse_auth, parse_greeting
-from lorrainemail.interfaces import IExchange, IPrincipal, ITables, RelayRight, Verdict
+from lorrainemail.interfaces import Account, IExchange, IPrincipal, ITables, RelayRight, Verdict
 from lorrainemail.net.channel import channel_of
 from lorrainemail.net.tls import tls_facts
 from lorrainemail.ops.metrics import Counter
@@ -51,6 +51,10 @@ class SmtpSession(SmtpConnection):
         self._failed_logins = 0
         # A message has come from whom XFORWARD named; the next one did not.
         self._origin_used = False
+
+    @property
+    def account(self) -> Account | None:
+        return None if self._principal is None else self._principal.account
 
     # -- greeting ------------------------------------------------------------------------------------
 
