@@ -8,7 +8,6 @@ of what was reported; what is sent or too old is deleted.
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from typing import Any, Final
 import attrs
 
 from lorrainemail.mailauth.report import AuthResult, Published, Record, Report
+from lorrainemail.ops.database import make_private
 
 FILE: Final = "dmarc.sqlite"
 #: Rows that are kept of what was seen, and of what was reported.
@@ -244,8 +244,7 @@ class ReportFile:
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            os.close(os.open(self._path, flags, 0o600))
+            make_private(self._path)
             connection = sqlite3.connect(
                 self._path, isolation_level=None, timeout=10, check_same_thread=False, cached_statements=16
             )

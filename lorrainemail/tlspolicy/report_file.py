@@ -18,6 +18,7 @@ from typing import Final
 
 import attrs
 
+from lorrainemail.ops.database import make_private
 from lorrainemail.tlspolicy.plan import Observed, Published
 from lorrainemail.tlspolicy.report import Failed, PolicyResults, TlsReport, from_json, to_json
 
@@ -111,6 +112,8 @@ class TlsReportFile:
 
     def due(self, today: int) -> list[tuple[int, str]]:
         """(day, domain) of days before today; what is too old is forgotten."""
+        if self._connection is None and not os.path.exists(self._path):
+            return []  # nobody has asked for a report yet
         with self._writing() as connection:
             connection.execute("DELETE FROM seen WHERE day < ?", (today - MAX_UNSENT,))
             rows = connection.execute(
@@ -218,8 +221,7 @@ class TlsReportFile:
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            os.close(os.open(self._path, flags, 0o600))
+            make_private(self._path)
             connection = sqlite3.connect(
                 self._path, isolation_level=None, timeout=10, check_same_thread=False, cached_statements=16
             )

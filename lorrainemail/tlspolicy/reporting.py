@@ -33,7 +33,8 @@ from lorrainemail.tlspolicy.report_file import FILE, TlsReportFile
 from lorrainemail.tlspolicy.report_mail import message_of
 
 DAY: Final = 86400
-#: Seconds between writes, and between looks for what is due.
+#: Seconds from the start to the first look, between writes, and between looks for what is due.
+FIRST: Final = 5.0
 FLUSH: Final = 60.0
 LOOK: Final = 600.0
 #: Seconds after midnight over which reports are spread (RFC 8460 §4.1).
@@ -93,7 +94,7 @@ class TlsReporter(Service):
 
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
-        self._call = self._tools.clock.callLater(FLUSH, self._turn)
+        self._call = self._tools.clock.callLater(FIRST, self._turn)
 
     def stopService(self) -> Deferred[None]:
         super().stopService()  # type: ignore[no-untyped-call]
