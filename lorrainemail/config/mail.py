@@ -214,7 +214,7 @@ class Queue:
         default=40, metadata=doc("deliveries to other servers at once", least=1, most=10_000)
     )
     per_destination: int = attrs.field(
-        default=5, metadata=doc("deliveries to one destination at once", least=1, most=10_000)
+        default=20, metadata=doc("deliveries to one destination at once", least=1, most=10_000)
     )
     source: tuple[str, ...] = attrs.field(
         default=(),

@@ -51,6 +51,9 @@ MAX_OCTETS: Final = 16 << 20
 ID: Final = re.compile(r"[0-9A-Za-z]{1,64}\Z")
 
 
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"))
+
+
 class FormatError(ValueError):
     """The octets are no queue item that this version can read; the message says why."""
 
@@ -104,7 +107,7 @@ def encode(stored: Stored) -> bytes:
         document["release_at"] = item.release_at
     if item.client:
         document["client"] = dict(item.client)
-    return json.dumps(document, separators=(",", ":")).encode("ascii") + b"\n"
+    return _ENCODER.encode(document).encode("ascii") + b"\n"
 
 
 def _recipient_out(one: QueueRecipient) -> dict[str, Any]:

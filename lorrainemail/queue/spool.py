@@ -64,7 +64,7 @@ SLICE: Final = 400
 #: Slices after which what was read is taken off the garbage collector's hands.
 FREEZE: Final = 25
 #: Envelopes kept parsed after their last use.
-RECENT: Final = 500
+RECENT: Final = 1000
 #: Octets of messages that stay in memory for their first attempt; of others the file is read.
 FRESH: Final = 8 << 20
 #: Seconds until what the disk refused (a change, a read) is tried again.
