@@ -121,12 +121,14 @@ def _make(options: Options, owner: Owner, undo: Undo) -> Service:
     from lorrainemail.setup.ports import bind_all
     from lorrainemail.setup.running import Running, lock_state, raise_file_limit
     from lorrainemail.setup.state import open_state
+    from lorrainemail.setup.state_version import require_known, take_note
 
     cast(Any, reactor).seconds = SteadyClock().seconds
     located = locate(options["config"], options["state"])
     settings = load(located)
     open_state(settings.state, owner, undo)
     lock = lock_state(settings.state, owner, undo)
+    require_known(settings.state)
     where = settings.file or "the built-in default"
     sockets = [
         ("control", os.path.join(settings.state, SOCKET_NAME), 0o600),
@@ -135,6 +137,7 @@ def _make(options: Options, owner: Owner, undo: Undo) -> Service:
     ports = bind_all(settings.listen, settings.state, owner, undo, where, sockets)
     loopback = tuple(dict.fromkeys(port.host for port in ports if port.loopback))
     prepared = prepare(settings, located, owner, undo, loopback)
+    take_note(settings.state, owner, undo)
     server = make_server(settings, prepared.located, reactor, ports)
     root = (os.geteuid() if owner.uid is None else owner.uid) == 0
     with contextlib.suppress(OSError, ValueError):  # nobody reads, or there is no output at all

@@ -43,8 +43,8 @@ def configure(subparsers: Any) -> None:
     restore = subparsers.add_parser(
         "restore",
         help="put a backup back, whole or one mailbox",
-        description="Put a backup back: everything, into a new state directory (--state), or what the mailbox "
-        "of one address lacks, also into a running server.",
+        description="Put a backup back: everything, into a new state directory (--state), or what the "
+        "mailbox of one address lacks, also into a running server.",
     )
     restore.add_argument("directory", metavar="DIRECTORY", help="where the backups are, or one of them")
     restore.add_argument("address", metavar="ADDRESS", nargs="?", type=_address, help="this mailbox alone")

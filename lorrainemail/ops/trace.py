@@ -52,7 +52,8 @@ _ROWS: Final = 32
 #: Events that one question answers at most.
 MAX_ANSWER: Final = 10_000
 
-_SCHEMA_VERSION: Final = 1
+#: What this version writes.
+SCHEMA_VERSION: Final = 1
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS event (
     id INTEGER PRIMARY KEY, time REAL NOT NULL, message TEXT NOT NULL, kind TEXT NOT NULL, facts TEXT NOT NULL
@@ -232,14 +233,14 @@ class _Writer:
             connection = sqlite3.connect(self._path, isolation_level=None, timeout=5, cached_statements=16)
             try:
                 version = connection.execute("PRAGMA user_version").fetchone()[0]
-                if version not in (0, _SCHEMA_VERSION):
+                if version not in (0, SCHEMA_VERSION):
                     raise sqlite3.DatabaseError(f"schema version {version} is not ours")
                 if version == 0:
                     connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
                 connection.execute("PRAGMA journal_mode=WAL")
                 connection.execute("PRAGMA synchronous=NORMAL")
                 connection.executescript(_SCHEMA)
-                connection.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
+                connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
                 self._next = connection.execute("SELECT coalesce(max(id), 0) + 1 FROM event").fetchone()[0]
             except BaseException:
                 connection.close()

@@ -73,3 +73,9 @@ CREATE TABLE views (
 );
 """,
 }
+
+#: The same in words for operators.
+CHANGES: Final = {
+    1: "what is known of messages is found anew at their next reading; UIDs and flags stay",
+    2: "room for a copy of the list of messages",
+}

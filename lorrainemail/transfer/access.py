@@ -22,8 +22,10 @@ from lorrainemail.control.client import call
 from lorrainemail.control.words import Refused
 from lorrainemail.errors import ConfigurationError, MailError, Problem
 from lorrainemail.interfaces import Account, later
+from lorrainemail.setup.failure import StartError
 from lorrainemail.setup.lock import Locked, StateLock, holder
 from lorrainemail.setup.places import directories
+from lorrainemail.setup.state_version import require_known
 from lorrainemail.tables.edit import as_owner
 
 T = TypeVar("T")
@@ -75,7 +77,10 @@ def with_access(located: Located, work: Callable[[Access], T]) -> T:
                 (Problem(located.state, 0, f"it cannot be used: {error.strerror}", "check --state"),)
             ) from None
         try:
+            require_known(located.state)
             return _with_own_store(located, work)
+        except StartError as error:
+            raise ConfigurationError((Problem(located.state, 0, error.what, error.mend),)) from None
         finally:
             lock.release()
 

@@ -2,7 +2,7 @@
 
 The whole: every file is compared with the manifest as it is copied, beside its place, and all is renamed when
 it is synced. What clients saw after the backup was made may contradict it: so no UID that may have been given
-since is given again, and every flag counts as changed (:func:`renew`); clients look at all of it anew, without
+since is given again, and every flag counts as changed (:func:`renew`); clients look at it all anew, without
 fetching messages again.
 
 One mailbox: what it lacks, by EMAILID, wherever its owner moved it since, comes back into its folders with
