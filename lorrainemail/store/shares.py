@@ -172,14 +172,14 @@ class SharedHome:
         :raises MailError: ``NONEXISTENT`` where he may not even know of it; ``NOPERM`` where a right is
             missing.
         """
-        _, key, *rest = name.split("/")
-        if not rest:
+        _, _, path = name.partition("/")
+        key, _, folder = path.partition("/")
+        if not folder:
             raise nonexistent(name)
         owner = await self._shares.find(key)
         if owner is None:
             raise nonexistent(name)
         home = self._shares.own(owner)
-        folder = "/".join(rest)
         rights = ALL if owner.address.key == self._user else await home.rights(folder, self._user)
         if "l" not in rights and not (set(need) & set(rights)):
             raise nonexistent(name)  # RFC 4314 §6: as if it were not there

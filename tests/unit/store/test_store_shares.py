@@ -131,6 +131,28 @@ async def test_rights_that_are_taken_away_are_gone_for_who_has_the_folder_open(h
 
 
 @pytest_twisted.ensureDeferred
+async def test_names_that_lead_to_no_folder_are_not_there(homes: Any) -> None:
+    bobs, toms = homes
+    await bobs.set_acl("INBOX", "anyone", "lrswipkxtea")
+    for name in ("user/bob@bricoleur.test", "user/bob@bricoleur.test/", "user/@", "user/@/x"):
+        works = [
+            toms.open(name),
+            toms.status(name),
+            toms.create(name),
+            toms.delete(name),
+            toms.rename(name, "user/bob@bricoleur.test/INBOX/x"),
+            toms.rename("user/bob@bricoleur.test/INBOX", name),
+            toms.acl(name),
+            toms.set_acl(name, "anyone", "lr"),
+            toms.rights(name),
+            toms.metadata(name),
+            toms.set_metadata(name, {"/shared/x": b"1"}),
+        ]
+        for work in works:
+            await refused("NONEXISTENT", work)
+
+
+@pytest_twisted.ensureDeferred
 async def test_rights_to_folders_themselves(homes: Any) -> None:
     bobs, toms = homes
     await bobs.create("Work")
