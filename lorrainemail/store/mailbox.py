@@ -13,7 +13,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -32,6 +32,7 @@ from lorrainemail.interfaces import (
 )
 from lorrainemail.ops.content import Content
 from lorrainemail.store import changes, maildir, sync, texts
+from lorrainemail.store.copies import copy_of
 from lorrainemail.store.failures import from_os, gone, nonexistent, over_quota
 from lorrainemail.store.flags import IN_NAME, SEEN, Keywords
 from lorrainemail.store.placement import measure
@@ -260,6 +261,10 @@ class Mailbox:
     def message(self, uid: int) -> Deferred[IMessage]:
         if self._at(uid) < 0:
             return fail(gone())
+        if self._home.strand.idle:
+            data = self._home.tree.at_hand(self.number, uid)
+            if data is not None:
+                return succeed(SmallMessage(data))
 
         async def open_it() -> IMessage:
             try:
@@ -350,7 +355,7 @@ class Mailbox:
             measured.wire,
             now if internal_date is None else max(internal_date, 0),
             now,
-            content.in_memory(),
+            copy_of(b"", content),
             internal_date is not None,
         )
         (uid,) = await self._run(lambda: home.tree.arrived([arrived]))

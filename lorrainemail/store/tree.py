@@ -12,6 +12,7 @@ delete, rename, subscriptions).
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -70,7 +71,7 @@ class Change:
 class Arrived:
     """A file of ours that is in a folder now and has no UID yet.
 
-    :ivar data: the message in wire form where it is at hand, for its summary.
+    :ivar copy: the message where it is at hand, for its summary.
     :ivar dated: the file's mtime is to be the internal date, so that it survives the loss of the index.
     """
 
@@ -82,7 +83,7 @@ class Arrived:
     size: int
     internal_date: int
     save_date: int
-    data: bytes | None = None
+    copy: Copy | None = None
     dated: bool = False
 
 
@@ -384,8 +385,8 @@ class Tree:
             known = self.index.by_base(folder, one.base) if one.base in seen[one.directory] else None
             if known is not None:  # a scan was quicker
                 uids.append(known.uid)
-                if one.data is not None and self.index.wire_of(folder, known.uid) is None:
-                    self.complete(folder, known, one.data, one.internal_date)
+                if one.copy is not None and self.index.wire_of(folder, known.uid) is None:
+                    self.complete(folder, known, one.copy.octets, one.internal_date)
                 continue
             rows, wires = by_folder.setdefault(folder.id, ([], []))
             uid = self.allocate(folder, 1)
@@ -407,8 +408,8 @@ class Tree:
             )
             if one.dated:
                 os.utime(f"{self.path(folder)}/cur/{one.base}{one.info}", (one.internal_date,) * 2)
-            if one.data is not None:
-                wires.append(wire_row(folder.key(uid), summarize(one.data)))
+            if one.copy is not None:
+                wires.append(wire_row(folder.key(uid), one.copy.summary()))
             self.count(one.size, 1)
             uids.append(uid)
         for number, (rows, wires) in by_folder.items():
@@ -600,6 +601,23 @@ class Tree:
                 os.close(descriptor)
                 raise
         raise gone()
+
+    def at_hand(self, number: int, uid: int) -> bytes | None:
+        """A small message's octets where nothing has to be waited for, None where it has to be opened.
+
+        The one method for the reactor's thread, and only while the strand is idle: a thread's turn would cost
+        several times what this does.
+        """
+        if self._index is None:
+            return None
+        try:
+            folder = self._index.folder(number)
+            row = None if folder is None else self._index.row(folder, uid)
+        except sqlite3.Error:
+            return None
+        if folder is None or row is None or row.size > AT_HAND:
+            return None
+        return read_at_hand(f"{self.path(folder)}/{row.file}", _raw(row))
 
     def opened(self, name: str) -> Opened:
         """What a mailbox begins with."""
