@@ -16,9 +16,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import attrs
-from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from lorrainemail.certs.acme_state import AcmeState, Status
@@ -32,6 +30,7 @@ from lorrainemail.interfaces import IResolver
 from lorrainemail.net.certificates import Loaded
 from lorrainemail.net.tls import ClientTls
 from lorrainemail.ops.metrics import Counter
+from lorrainemail.ops.rounds import Rounds
 
 if TYPE_CHECKING:
     from lorrainemail.certs.acme import AcmeClient
@@ -57,7 +56,7 @@ SHORT: Final = 10 * 86400.0
 InThread = Callable[..., Deferred[Any]]
 
 
-class Renewals(Service):
+class Renewals(Rounds):
     """Everything that is fetched by ACME.
 
     :param settings: ``[acme]``; may be exchanged while running.
@@ -79,41 +78,19 @@ class Renewals(Service):
         tell: Callable[[str, str], None],
         in_thread: InThread,
     ) -> None:
+        super().__init__(reactor, FIRST, LOOK)
         self.settings = settings
         self._state_directory = state
         self._kept = AcmeState(state)
         self._around = surroundings
         self._store = store
         self._challenges = challenges
-        self._clock = reactor
         self._tell = tell
         self._in_thread = in_thread
         self._status: dict[Wanted, Status] = {}
         self._wishes = Wishes(surroundings, resolver, self._has)
         self._client: tuple[Acme, AcmeClient] | None = None
         self._dice = random.Random()  # spreads renewals; guards nothing
-        self._round: Deferred[None] | None = None
-        self._first: Any = None
-        self._looks = LoopingCall(self.look)
-        self._looks.clock = reactor
-
-    def startService(self) -> None:
-        Service.startService(self)  # type: ignore[no-untyped-call]
-        self._looks.start(LOOK, now=False)
-        self._first = self._clock.callLater(FIRST, self.look)
-
-    def stopService(self) -> Deferred[None] | None:
-        Service.stopService(self)  # type: ignore[no-untyped-call]
-        if self._looks.running:
-            self._looks.stop()
-        if self._first is not None and self._first.active():
-            self._first.cancel()
-        if self._round is None:
-            return None
-        ended: Deferred[None] = Deferred()
-        self._round.addBoth(lambda _: ended.callback(None))
-        self._round.cancel()
-        return ended
 
     def forget_wanted(self) -> None:
         """The tables or the configuration have changed: work out anew what is wanted."""
@@ -154,7 +131,7 @@ class Renewals(Service):
                     "next_try": status.next_try if status.failures else None,
                 }
             )
-        return {"directory": self.settings.directory, "busy": self._round is not None, "wanted": rows}
+        return {"directory": self.settings.directory, "busy": self.under_way, "wanted": rows}
 
     def renew(self, name: str = "", force: bool = False) -> dict[str, Any]:
         """Begin to fetch what is due, put off or not; ``force``: also what is not due. The rest is seen in
@@ -162,7 +139,7 @@ class Renewals(Service):
 
         :param name: of one certificate, "" for all.
         """
-        begun = self._round is None and bool(self.settings.directory)
+        begun = not self.under_way and bool(self.settings.directory)
         if begun:
             self.forget_wanted()
             self._begin(lambda wanted: not name or name in (wanted.folder, *wanted.names), True, force)
@@ -172,22 +149,11 @@ class Renewals(Service):
 
     def look(self) -> None:
         """Fetch what is due, unless that is under way."""
-        if self._round is None and self.settings.directory:
+        if not self.under_way and self.settings.directory:
             self._begin(lambda wanted: True, False, False)
 
     def _begin(self, which: Callable[[Wanted], bool], now: bool, force: bool) -> None:
-        work: Deferred[None] = Deferred.fromCoroutine(self._go_round(which, now, force))
-        self._round = work
-
-        def ended(result: Any) -> None:
-            self._round = None
-
-        def failed(failure: Any) -> None:
-            if self.running:
-                self._log.failure("The certificates could not be looked after", failure)
-
-        work.addErrback(failed)
-        work.addBoth(ended)
+        self.begin(self._go_round(which, now, force), "The certificates could not be looked after")
 
     async def _go_round(self, which: Callable[[Wanted], bool], now: bool, force: bool) -> None:
         for wanted in await self._wishes.now(self.settings, self._clock.seconds()):

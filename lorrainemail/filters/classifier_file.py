@@ -18,6 +18,8 @@ from typing import Final
 
 import attrs
 
+from lorrainemail.ops.database import make_private
+
 FILE: Final = "classifier.sqlite"
 #: Words, and messages, that are remembered.
 MAX_WORDS: Final = 200_000
@@ -172,8 +174,7 @@ class ClassifierFile:
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        os.close(os.open(self._path, flags, 0o600))
+        make_private(self._path)
         connection = sqlite3.connect(self._path, isolation_level=None, timeout=5)
         try:
             connection.execute("PRAGMA journal_mode=WAL")

@@ -8,16 +8,13 @@ of what was reported; what is sent or too old is deleted.
 from __future__ import annotations
 
 import json
-import sqlite3
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, Final
 
 import attrs
 
 from lorrainemail.mailauth.report import AuthResult, Published, Record, Report
-from lorrainemail.ops.database import make_private
+from lorrainemail.ops.statefile import MARKS, StateFile
 
 FILE: Final = "dmarc.sqlite"
 #: Rows that are kept of what was seen, and of what was reported.
@@ -26,7 +23,9 @@ MAX_REPORTED: Final = 1_000_000
 #: Days after which what was not sent is not worth sending.
 MAX_UNSENT: Final = 7
 
-_SCHEMA: Final = """
+_SCHEMA: Final = (
+    MARKS
+    + """
 CREATE TABLE IF NOT EXISTS seen (
     day INTEGER NOT NULL, domain TEXT NOT NULL, published TEXT NOT NULL, record TEXT NOT NULL,
     count INTEGER NOT NULL, PRIMARY KEY (day, domain, published, record)
@@ -45,8 +44,8 @@ CREATE TABLE IF NOT EXISTS reported (
     reason TEXT NOT NULL, results TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS reported_report ON reported (report);
-CREATE TABLE IF NOT EXISTS mark (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
+)
 
 
 @attrs.frozen(slots=True)
@@ -68,29 +67,20 @@ class Reported:
     proved: bool
 
 
-class ReportFile:
+class ReportFile(StateFile):
     """The file.
 
     :param path: made with mode 0600 at the first write.
     """
 
     def __init__(self, path: str) -> None:
-        self._path = path
-        self._lock = threading.Lock()
-        self._connection: sqlite3.Connection | None = None
-
-    def close(self) -> None:
-        """Let the file go."""
-        with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
+        super().__init__(path, _SCHEMA)
 
     # -- what we saw -----------------------------------------------------------------------------
 
     def see(self, rows: Sequence[tuple[int, Published, Record]], wanted: dict[tuple[int, str], str]) -> None:
         """Add up records of a day (since the epoch); ``wanted`` says where reports on them go."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             (held,) = connection.execute("SELECT count(*) FROM seen").fetchone()
             if held >= MAX_SEEN:
                 return
@@ -115,7 +105,7 @@ class ReportFile:
 
     def due(self, today: int) -> list[tuple[int, str, tuple[str, ...]]]:
         """(day, domain, addresses) of reports on days before today; what is too old is forgotten."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             for table in ("seen", "wanted"):
                 connection.execute(f"DELETE FROM {table} WHERE day < ?", (today - MAX_UNSENT,))
             rows = connection.execute(
@@ -125,16 +115,12 @@ class ReportFile:
 
     def records(self, day: int, domain: str, most: int) -> tuple[Published, tuple[Record, ...]] | None:
         """What was seen of a domain on a day under the policy that held for most of it."""
-        with self._lock:
-            rows = (
-                self._open()
-                .execute(
-                    "SELECT published, record, count FROM seen WHERE day = ? AND domain = ? "
-                    "ORDER BY count DESC LIMIT ?",
-                    (day, domain, most),
-                )
-                .fetchall()
-            )
+        with self.reading() as connection:
+            rows = connection.execute(
+                "SELECT published, record, count FROM seen WHERE day = ? AND domain = ? "
+                "ORDER BY count DESC LIMIT ?",
+                (day, domain, most),
+            ).fetchall()
         if not rows:
             return None
         published = Published(**json.loads(rows[0][0]))
@@ -142,7 +128,7 @@ class ReportFile:
 
     def sent(self, day: int, domain: str) -> None:
         """A report is on its way, or nobody may have it."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             for table in ("seen", "wanted"):
                 connection.execute(f"DELETE FROM {table} WHERE day = ? AND domain = ?", (day, domain))
 
@@ -153,7 +139,7 @@ class ReportFile:
 
         :param proved: the message that brought it is its organization's, as far as DMARC can say.
         """
-        with self._writing() as connection:
+        with self.writing() as connection:
             (held,) = connection.execute("SELECT count(*) FROM reported").fetchone()
             if held + len(report.records) > MAX_REPORTED:
                 oldest = "SELECT id FROM report ORDER BY ends LIMIT 100"
@@ -195,68 +181,23 @@ class ReportFile:
 
     def expire(self, before: int) -> None:
         """Forget reports that end before then."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             old = "SELECT id FROM report WHERE ends < ?"
             connection.execute(f"DELETE FROM reported WHERE report IN ({old})", (before,))
             connection.execute("DELETE FROM report WHERE ends < ?", (before,))
 
     def reported(self, domain: str, since: int) -> list[Reported]:
         """What was reported of a domain ("" for all) for days after then; the most messages first."""
-        with self._lock:
-            rows = (
-                self._open()
-                .execute(
-                    "SELECT domain, source, organization, sum(count), disposition, dkim, spf, header_from, "
-                    "reason, results, min(begins), max(ends), proved FROM reported JOIN report "
-                    "ON report.id = reported.report WHERE ends > ? AND (? = '' OR domain = ?) "
-                    "GROUP BY domain, source, organization, disposition, dkim, spf, header_from, reason, "
-                    "results, proved ORDER BY domain, sum(count) DESC",
-                    (since, domain, domain),
-                )
-                .fetchall()
-            )
+        with self.reading() as connection:
+            rows = connection.execute(
+                "SELECT domain, source, organization, sum(count), disposition, dkim, spf, header_from, "
+                "reason, results, min(begins), max(ends), proved FROM reported JOIN report "
+                "ON report.id = reported.report WHERE ends > ? AND (? = '' OR domain = ?) "
+                "GROUP BY domain, source, organization, disposition, dkim, spf, header_from, reason, "
+                "results, proved ORDER BY domain, sum(count) DESC",
+                (since, domain, domain),
+            ).fetchall()
         return [_reported(row) for row in rows]
-
-    def mark(self, name: str) -> str:
-        """A value that was set, "" where none was."""
-        with self._lock:
-            row = self._open().execute("SELECT value FROM mark WHERE name = ?", (name,)).fetchone()
-        return str(row[0]) if row else ""
-
-    def set_mark(self, name: str, value: str) -> None:
-        """Keep a value."""
-        with self._writing() as connection:
-            connection.execute("INSERT OR REPLACE INTO mark VALUES (?, ?)", (name, value))
-
-    # -- the connection --------------------------------------------------------------------------
-
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            connection = self._open()
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                connection.execute("ROLLBACK")
-                raise
-
-    def _open(self) -> sqlite3.Connection:
-        if self._connection is None:
-            make_private(self._path)
-            connection = sqlite3.connect(
-                self._path, isolation_level=None, timeout=10, check_same_thread=False, cached_statements=16
-            )
-            try:
-                connection.execute("PRAGMA journal_mode=WAL")
-                connection.execute("PRAGMA synchronous=NORMAL")
-                connection.executescript(_SCHEMA)
-            except BaseException:
-                connection.close()
-                raise
-            self._connection = connection
-        return self._connection
 
 
 def _packed(value: Published | Record) -> str:

@@ -6,12 +6,8 @@ messages are unpacked in its threads, with the bounds of :mod:`~lorrainemail.mai
 
 from __future__ import annotations
 
-import email.policy
 import os
-import re
-from collections.abc import Callable, Iterator
-from email.message import EmailMessage
-from email.parser import BytesParser
+from collections.abc import Callable
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -19,13 +15,11 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from lorrainemail.interfaces import IStore, ITables
-from lorrainemail.mailauth.authres import is_by
 from lorrainemail.mailauth.mailbox_reader import MailboxReader
 from lorrainemail.mailauth.report import MAX_PACKED, Report, ReportFault, from_octets
 from lorrainemail.mailauth.report_file import FILE, ReportFile
+from lorrainemail.mailauth.report_parts import report_parts
 
-#: Parts of a message that are looked at.
-MAX_PARTS: Final = 50
 #: Reports of one message.
 MAX_REPORTS: Final = 5
 
@@ -41,7 +35,6 @@ _KINDS: Final = frozenset(
         "text/xml",
     }
 )
-_PROVED = re.compile(r"\bdmarc=pass\b")
 
 _log = Logger("lorrainemail.mailauth")
 
@@ -51,15 +44,9 @@ def reports_in(octets: bytes, hostname: str) -> list[tuple[Report, bool]]:
 
     :param hostname: our name, whose Authentication-Results count.
     """
-    message = BytesParser(policy=email.policy.compat32).parsebytes(octets)
-    proved = False
-    for value in message.get_all("Authentication-Results", []):
-        text = str(value)
-        if is_by(text.encode("utf-8", "replace"), hostname):
-            proved = _PROVED.search(text) is not None
-            break
+    parts, proved = report_parts(octets, hostname, _KINDS, (".xml", ".xml.gz", ".zip", ".gz"), MAX_PACKED)
     found = []
-    for packed in _packed(message):
+    for packed in parts:
         try:
             found.append((from_octets(packed), proved))
         except ReportFault as fault:
@@ -67,20 +54,6 @@ def reports_in(octets: bytes, hostname: str) -> list[tuple[Report, bool]]:
         if len(found) >= MAX_REPORTS:
             break
     return found
-
-
-def _packed(message: Any) -> Iterator[bytes]:
-    """Parts that may be reports."""
-    for number, part in enumerate(message.walk()):
-        if number >= MAX_PARTS:
-            return
-        if isinstance(part, EmailMessage) or not part.is_multipart():
-            kind = part.get_content_type()
-            name = str(part.get_filename() or "").lower()
-            if kind in _KINDS or name.endswith((".xml", ".xml.gz", ".zip", ".gz")):
-                payload = part.get_payload(decode=True)
-                if isinstance(payload, bytes) and 0 < len(payload) <= MAX_PACKED:
-                    yield payload
 
 
 def report_reader(

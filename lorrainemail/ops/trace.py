@@ -31,6 +31,7 @@ from zope.interface import implementer
 
 from lorrainemail.errors import Problem
 from lorrainemail.interfaces import ITrace
+from lorrainemail.ops.database import make_private
 from lorrainemail.ops.metrics import Counter
 
 _log = Logger("lorrainemail.ops.trace")
@@ -229,7 +230,7 @@ class _Writer:
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
             # Made before SQLite makes it, so that its mode does not hang on the umask.
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+            make_private(self._path)
             connection = sqlite3.connect(self._path, isolation_level=None, timeout=5, cached_statements=16)
             try:
                 version = connection.execute("PRAGMA user_version").fetchone()[0]

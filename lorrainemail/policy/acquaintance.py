@@ -8,11 +8,11 @@ check; it holds nothing that mail depends on and may be deleted at any time.
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import threading
 from collections.abc import Sequence
 from typing import Final
+
+from lorrainemail.ops.statefile import StateFile
 
 #: Seconds for which an acquaintance, a try that came again, and one that has not yet come again are kept.
 KEEP_KNOWN: Final = 400 * 86400.0
@@ -39,45 +39,34 @@ CREATE INDEX IF NOT EXISTS tried_last ON tried (last);
 """
 
 
-class Acquaintances:
+class Acquaintances(StateFile):
     """The file.
 
     :param path: of ``policy.sqlite``; made with mode 0600 at the first write.
     """
 
     def __init__(self, path: str) -> None:
-        self._path = path
-        self._lock = threading.Lock()
-        self._connection: sqlite3.Connection | None = None
+        super().__init__(path, _SCHEMA)
         self._writes = 0
 
     def known(self, accounts: Sequence[str], domain: str) -> bool:
         """Whether any of the accounts knows the domain."""
-        with self._lock:
-            connection = self._open(make=False)
-            if connection is None:
-                return False
+        if not self.exists():
+            return False
+        with self.reading() as connection:
             query = "SELECT 1 FROM known WHERE account = ? AND domain = ?"
             return any(connection.execute(query, (account, domain)).fetchone() for account in accounts)
 
     def meet(self, accounts: Sequence[str], domains: Sequence[str], now: float) -> None:
         """Each of the accounts knows each of the domains from now on."""
         rows = [(account, domain, now) for account in accounts for domain in domains]
-        with self._lock:
-            connection = self._open()
-            assert connection is not None
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                connection.executemany(
-                    "INSERT INTO known VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET time = excluded.time "
-                    f"WHERE excluded.time - time > {FRESH}",
-                    rows,
-                )
-                self._sweep(connection, now)
-                connection.execute("COMMIT")
-            except BaseException:
-                connection.execute("ROLLBACK")
-                raise
+        with self.writing() as connection:
+            connection.executemany(
+                "INSERT INTO known VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET time = excluded.time "
+                f"WHERE excluded.time - time > {FRESH}",
+                rows,
+            )
+            self._sweep(connection, now)
 
     def waited(
         self, network: str, sender: str, recipient: str, now: float, wait: float, write: bool
@@ -86,41 +75,25 @@ class Acquaintances:
 
         :param write: note this try.
         """
-        with self._lock:
-            connection = self._open(make=write)
-            row = None
-            if connection is not None:
-                row = connection.execute(
-                    "SELECT first, last, passed FROM tried "
-                    "WHERE network = ? AND sender = ? AND recipient = ?",
-                    (network, sender, recipient),
-                ).fetchone()
+        if not write and not self.exists():
+            return wait
+        with self.writing() if write else self.reading() as connection:
+            row = connection.execute(
+                "SELECT first, last, passed FROM tried WHERE network = ? AND sender = ? AND recipient = ?",
+                (network, sender, recipient),
+            ).fetchone()
             if row is not None and now - row[1] > (KEEP_PASSED if row[2] else KEEP_WAITING):
                 row = None
             first = now if row is None or row[0] > now else row[0]
             left = 0.0 if row is not None and row[2] else max(0.0, first + wait - now)
             if write:
-                assert connection is not None
-                connection.execute("BEGIN IMMEDIATE")
-                try:
-                    connection.execute(
-                        "INSERT INTO tried VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
-                        "first = excluded.first, last = excluded.last, passed = excluded.passed",
-                        (network, sender, recipient, first, now, int(not left)),
-                    )
-                    self._sweep(connection, now)
-                    connection.execute("COMMIT")
-                except BaseException:
-                    connection.execute("ROLLBACK")
-                    raise
-            return left
-
-    def close(self) -> None:
-        """Let the file go."""
-        with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
+                connection.execute(
+                    "INSERT INTO tried VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
+                    "first = excluded.first, last = excluded.last, passed = excluded.passed",
+                    (network, sender, recipient, first, now, int(not left)),
+                )
+                self._sweep(connection, now)
+        return left
 
     def _sweep(self, connection: sqlite3.Connection, now: float) -> None:
         """Now and then: what is too old or too much."""
@@ -138,23 +111,3 @@ class Acquaintances:
             ).fetchone()
             if row is not None:
                 connection.execute(f"DELETE FROM {table} WHERE {column} <= ?", row)
-
-    def _open(self, make: bool = True) -> sqlite3.Connection | None:
-        if self._connection is None:
-            if not make and not os.path.exists(self._path):
-                return None
-            # Made before SQLite makes it, so that its mode does not hang on the umask.
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            os.close(os.open(self._path, flags, 0o600))
-            connection = sqlite3.connect(
-                self._path, isolation_level=None, timeout=5, check_same_thread=False, cached_statements=16
-            )
-            try:
-                connection.execute("PRAGMA journal_mode=WAL")
-                connection.execute("PRAGMA synchronous=NORMAL")
-                connection.executescript(_SCHEMA)
-            except BaseException:
-                connection.close()
-                raise
-            self._connection = connection
-        return self._connection

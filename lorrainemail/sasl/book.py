@@ -17,6 +17,8 @@ from typing import Any, Final, TypeVar
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
 
+from lorrainemail.ops.database import make_private
+
 log = Logger(namespace="lorrainemail.sasl")
 
 T = TypeVar("T")
@@ -66,7 +68,7 @@ def _open(path: str) -> sqlite3.Connection:
 
 def _connect(path: str) -> sqlite3.Connection:
     # Made with its mode before SQLite opens it: it says who logs in from where.
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+    make_private(path)
     connection = sqlite3.connect(path, timeout=BUSY, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA journal_mode=WAL")

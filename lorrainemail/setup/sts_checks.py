@@ -13,14 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Final
 
-from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from lorrainemail.certs.store import CertificateStore
 from lorrainemail.http.mta_sts import PATH, Policies
 from lorrainemail.interfaces import DnsFailure, IResolver
+from lorrainemail.ops.rounds import Rounds
 
 #: Seconds between looks, between two checks of a domain (a little less than a day, so that each day has one),
 #: and after the start.
@@ -33,7 +32,7 @@ MAX_DOMAINS: Final = 1000
 InThread = Callable[..., Deferred[Any]]
 
 
-class StsChecks(Service):
+class StsChecks(Rounds):
     """All domains, one after the other.
 
     :param fetcher: makes what fetches by verified HTTPS, when something is to be fetched.
@@ -54,50 +53,19 @@ class StsChecks(Service):
         tell: Callable[[str, str], None],
         in_thread: InThread,
     ) -> None:
+        super().__init__(clock, FIRST, LOOK)
         self._policies = policies
         self._domains = domains
         self._resolver = resolver
         self._fetcher = fetcher
         self._certificates = certificates
-        self._clock = clock
         self._tell = tell
         self._in_thread = in_thread
-        self._round: Deferred[None] | None = None
-        self._first: Any = None
-        self._looks = LoopingCall(self.look)
-        self._looks.clock = clock
-
-    def startService(self) -> None:
-        Service.startService(self)  # type: ignore[no-untyped-call]
-        self._looks.start(LOOK, now=False)
-        self._first = self._clock.callLater(FIRST, self.look)
-
-    def stopService(self) -> Deferred[None] | None:
-        Service.stopService(self)  # type: ignore[no-untyped-call]
-        if self._looks.running:
-            self._looks.stop()
-        if self._first is not None and self._first.active():
-            self._first.cancel()
-        if self._round is None:
-            return None
-        ended: Deferred[None] = Deferred()
-        self._round.addBoth(lambda _: ended.callback(None))
-        self._round.cancel()
-        return ended
 
     def look(self) -> None:
         """Check the domains whose last check was a day ago, unless that is under way."""
-        if self._round is not None:
-            return
-        work: Deferred[None] = Deferred.fromCoroutine(self._go_round())
-        self._round = work
-
-        def ended(failure: Any) -> None:
-            self._round = None
-            if failure is not None and self.running:
-                self._log.failure("The MTA-STS policies could not be checked", failure)
-
-        work.addBoth(ended)
+        if not self.under_way:
+            self.begin(self._go_round(), "The MTA-STS policies could not be checked")
 
     async def _go_round(self) -> None:
         for domain in list(self._domains())[:MAX_DOMAINS]:

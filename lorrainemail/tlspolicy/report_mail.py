@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator
-from email.message import Message
-from email.parser import BytesParser
-from email.policy import compat32
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -17,8 +13,8 @@ from twisted.logger import Logger
 
 from lorrainemail.addresses import Address
 from lorrainemail.interfaces import IStore, ITables
-from lorrainemail.mailauth.authres import is_by
 from lorrainemail.mailauth.mailbox_reader import MailboxReader
+from lorrainemail.mailauth.report_parts import report_parts
 from lorrainemail.message.received import rfc5322_date
 from lorrainemail.ops.ids import new_id
 from lorrainemail.tlspolicy.report import (
@@ -30,12 +26,10 @@ from lorrainemail.tlspolicy.report import (
 )
 from lorrainemail.tlspolicy.report_file import FILE, TlsReportFile
 
-#: Parts of a message that are looked at, and reports of one message.
-MAX_PARTS: Final = 50
+#: Reports of one message.
 MAX_REPORTS: Final = 5
 
 _KINDS: Final = frozenset({"application/tlsrpt+gzip", "application/tlsrpt+json"})
-_PROVED = re.compile(r"\bdmarc=pass\b")
 
 _log = Logger("lorrainemail.tlspolicy")
 
@@ -74,15 +68,9 @@ def reports_in(octets: bytes, hostname: str) -> list[tuple[TlsReport, bool]]:
 
     :param hostname: our name, whose Authentication-Results count.
     """
-    message = BytesParser(policy=compat32).parsebytes(octets)
-    proved = False
-    for value in message.get_all("Authentication-Results", []):
-        text = str(value)
-        if is_by(text.encode("utf-8", "replace"), hostname):
-            proved = _PROVED.search(text) is not None
-            break
+    parts, proved = report_parts(octets, hostname, _KINDS, (".json", ".json.gz"), MAX_PACKED)
     found = []
-    for packed in _packed(message):
+    for packed in parts:
         try:
             found.append((from_octets(packed), proved))
         except ReportFault as fault:
@@ -90,20 +78,6 @@ def reports_in(octets: bytes, hostname: str) -> list[tuple[TlsReport, bool]]:
         if len(found) >= MAX_REPORTS:
             break
     return found
-
-
-def _packed(message: Message) -> Iterator[bytes]:
-    """Parts that may be reports."""
-    for number, part in enumerate(message.walk()):
-        if number >= MAX_PARTS:
-            return
-        if part.is_multipart():
-            continue
-        name = str(part.get_filename() or "").lower()
-        if part.get_content_type() in _KINDS or name.endswith((".json", ".json.gz")):
-            payload: Any = part.get_payload(decode=True)
-            if isinstance(payload, bytes) and 0 < len(payload) <= MAX_PACKED:
-                yield payload
 
 
 def report_reader(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import socket
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -21,6 +20,7 @@ from twisted.internet.defer import Deferred
 
 from lorrainemail.config.model import Settings
 from lorrainemail.config.values import split_port
+from lorrainemail.delivery.hops import is_local
 from lorrainemail.http.mta_sts import PATH, Policies
 from lorrainemail.interfaces import DnsFailure
 from lorrainemail.net.resolver import Resolver
@@ -85,17 +85,6 @@ async def reached(machine: Machine) -> list[Finding]:
     if "smtp" not in machine.facts.doors:
         found.append(bad("door.no_smtp", machine.facts.hostname))
     return found
-
-
-def is_local(address: str) -> bool:
-    """Whether an address is this machine's own."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.bind((address, 0))
-    except OSError:
-        return False
-    return True
 
 
 async def certificates(machine: Machine) -> list[Finding]:
