@@ -34,7 +34,16 @@ from lorrainemail.store.flags import FIRST_KEYWORD_BIT, IN_NAME
 from lorrainemail.store.index import MBOX, SIZE, Folder, Index, Row, View, unusable
 from lorrainemail.store.names import UniqueNames
 from lorrainemail.store.paths import canonical_name, folder_directory
-from lorrainemail.store.reading import SMALL, LargeFile, NotAMessage, open_file, read_dated, read_whole
+from lorrainemail.store.reading import (
+    AT_HAND,
+    SMALL,
+    LargeFile,
+    NotAMessage,
+    open_file,
+    read_at_hand,
+    read_dated,
+    read_whole,
+)
 
 if TYPE_CHECKING:
     from lorrainemail.store.fulltext import TextIndex
@@ -71,7 +80,7 @@ class Change:
 class Arrived:
     """A file of ours that is in a folder now and has no UID yet.
 
-    :ivar copy: the message where it is at hand, for its summary.
+    :ivar data: the message in wire form where it is at hand, for its summary.
     :ivar dated: the file's mtime is to be the internal date, so that it survives the loss of the index.
     """
 
@@ -83,7 +92,7 @@ class Arrived:
     size: int
     internal_date: int
     save_date: int
-    copy: Copy | None = None
+    data: bytes | None = None
     dated: bool = False
 
 
@@ -385,8 +394,8 @@ class Tree:
             known = self.index.by_base(folder, one.base) if one.base in seen[one.directory] else None
             if known is not None:  # a scan was quicker
                 uids.append(known.uid)
-                if one.copy is not None and self.index.wire_of(folder, known.uid) is None:
-                    self.complete(folder, known, one.copy.octets, one.internal_date)
+                if one.data is not None and self.index.wire_of(folder, known.uid) is None:
+                    self.complete(folder, known, one.data, one.internal_date)
                 continue
             rows, wires = by_folder.setdefault(folder.id, ([], []))
             uid = self.allocate(folder, 1)
@@ -408,8 +417,8 @@ class Tree:
             )
             if one.dated:
                 os.utime(f"{self.path(folder)}/cur/{one.base}{one.info}", (one.internal_date,) * 2)
-            if one.copy is not None:
-                wires.append(wire_row(folder.key(uid), one.copy.summary()))
+            if one.data is not None:
+                wires.append(wire_row(folder.key(uid), summarize(one.data)))
             self.count(one.size, 1)
             uids.append(uid)
         for number, (rows, wires) in by_folder.items():
