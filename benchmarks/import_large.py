@@ -4,8 +4,8 @@
     python benchmarks/import_large.py imap [--messages 20000]
 
 Makes a Maildir of that many messages of 2 KiB in the temporary directory (with ``imap`` a Dovecot of this
-machine serves it on loopback, over TLS), starts ``lorrainemail import`` without a server, kills it when half of
-them are there, gives it again to its end, and once more. Goals: 512 MiB at most, none doubled.
+machine serves it on loopback, over TLS), starts ``lorrainemail import`` without a server, kills it when half
+of them are there, gives it again to its end, and once more. Goals: 512 MiB at most, none doubled.
 """
 
 from __future__ import annotations

@@ -72,9 +72,9 @@ class MessageFacts(NamedTuple):
 
 #: What :meth:`IMailbox.columns` tells of a message, some of it as in :class:`MessageFacts`; and what SORT and
 #: THREAD go by (RFC 5256): ``sent``, the Date field's instant, None where it has none to read;
-#: ``base_subject`` (§2.1, upper case); ``is_reply``, something like "Re:" was taken off it; ``header_id``, the
-#: Message-ID with its brackets, b"" for none; ``in_reply_to``, the first one there; ``references``, those of
-#: References, joined by spaces.
+#: ``base_subject`` (§2.1, upper case); ``is_reply``, something like "Re:" was taken off it; ``header_id``,
+#: the Message-ID with its brackets, b"" for none; ``in_reply_to``, the first one there; ``references``, those
+#: of References, joined by spaces.
 Column = Literal[
     "size",
     "internal_date",

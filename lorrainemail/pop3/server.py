@@ -466,7 +466,7 @@ class Pop3Server(POP3):
     def do_AUTH(
         self, mechanism: bytes | None = None, initial: bytes | None = None
     ) -> Coroutine[Any, Any, None] | None:
-        """RFC 5034 §4 (before it RFC 1734); without an argument it lists the mechanisms, as old clients expect."""
+        """RFC 5034 §4 (before it RFC 1734); without an argument it lists the mechanisms, for old clients."""
         if mechanism is None:
             names = [name + b"\r\n" for name in self._mechanisms()] if self._may_log_in else []
             self._write(b"+OK Mechanisms follow\r\n" + b"".join(names) + b".\r\n")

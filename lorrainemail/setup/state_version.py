@@ -76,8 +76,8 @@ def require_known(state: str) -> StateVersion:
     unknown = newer(found)
     if unknown:
         raise StartError(
-            f"{state} was written by lorrainemail {found.written_by}, which is newer than this one, {VERSION}: "
-            + ", ".join(unknown),
+            f"{state} was written by lorrainemail {found.written_by}, which is newer than this one, "
+            f"{VERSION}: " + ", ".join(unknown),
             "install that version, or restore a backup of the time before",
         )
     return found

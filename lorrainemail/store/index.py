@@ -262,8 +262,8 @@ class Index:
             self._must_sync = False
 
     def copy_to(self, path: str) -> None:
-        """A copy of the whole index in a new file, from within a job: what the batch did until now is committed
-        before it, and is in it."""
+        """A copy of the whole index in a new file, from within a job: what the batch did until now is
+        committed before it, and is in it."""
         self.save_folders()
         self._db.execute("RELEASE job")
         self.commit()

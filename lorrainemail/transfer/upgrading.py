@@ -1,8 +1,8 @@
 """What taking over the state of an older version means, and doing it at once.
 
 The server does all of this by itself, each mailbox at its first opening; an operator who wants to know
-before, or to have it behind him before the doors open, uses ``lorrainemail upgrade``. :func:`plan` only reads.
-Blocking. Failures: OSError, ``sqlite3.Error`` of one file become a line, and stop nothing.
+before, or to have it behind him before the doors open, uses ``lorrainemail upgrade``. :func:`plan` only
+reads. Blocking. Failures: OSError, ``sqlite3.Error`` of one file become a line, and stop nothing.
 """
 
 from __future__ import annotations

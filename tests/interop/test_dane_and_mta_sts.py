@@ -204,7 +204,9 @@ def signed(zone: dns.zone.Zone, name: str) -> str:
         records.add(dns.rdata.from_text("IN", "TLSA", record.to_text().replace("3 1 1", "3 0 1")), 60)
     if name == "bogus.test":
         private = ec.generate_private_key(ec.SECP256R1())
-        key = dns.dnssec.make_dnskey(private.public_key(), dns.dnssectypes.Algorithm.ECDSAP256SHA256, flags=257)
+        key = dns.dnssec.make_dnskey(
+            private.public_key(), dns.dnssectypes.Algorithm.ECDSAP256SHA256, flags=257
+        )
     return dns.dnssec.make_ds(f"{name}.", key, "SHA256").to_text()
 
 

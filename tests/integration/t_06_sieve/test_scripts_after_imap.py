@@ -1,4 +1,4 @@
-"""What users do by IMAP makes scripts run: the operator's for Junk, their own where an annotation names one."""
+"""What users do by IMAP makes scripts run: the operator's for Junk, their own by an annotation."""
 
 from __future__ import annotations
 

@@ -84,7 +84,8 @@ def test_nothing_runs_where_nobody_asked_for_it(place: Place) -> None:
 
 def test_flags_that_the_message_has_are_known_and_changed(place: Place) -> None:
     place.script(
-        'require ["imap4flags", "environment"]; if hasflag "\\\\Seen" { addflag "$Work"; removeflag "\\\\Seen"; }'
+        'require ["imap4flags", "environment"]; '
+        'if hasflag "\\\\Seen" { addflag "$Work"; removeflag "\\\\Seen"; }'
     )
     place.happen()
     assert place.folder("Notes") == {place.uid: frozenset({"$Work"})}
