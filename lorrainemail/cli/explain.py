@@ -443,6 +443,8 @@ def _way_text(way: Way) -> Iterator[str]:
             yield f"       {'not used: ' if policy.use == 'wait' else ''}{policy.words}"
     if way.plan is not None and way.plan.fault:
         yield f"    its MTA-STS policy cannot be had: {way.plan.words}"
+    if way.plan is not None and way.plan.note:
+        yield f"    {way.plan.note}"
     if way.hops.reply is not None:
         kept = way.hops.ours or way.hops.reply.temporary
         fate = "would wait in the queue" if kept else "would come back to the sender"

@@ -313,7 +313,8 @@ class _TlsFailed(Exception):
 
 def _creator(tls: IClientTls, target: Target) -> object:
     if target.check is not None:
-        return tls.checking(target.host, target.check)
+        # RFC 7672 §8.1: asked for by the name that has the records
+        return tls.checking(target.check.names[0], target.check)
     if target.policy is not None and target.policy.use == "watched" and target.tls == "opportunistic":
         return tls.watching(target.host)
     return tls.creator(target.host, target.tls)

@@ -22,6 +22,9 @@ from lorrainemail.tlspolicy.dane import Dane, DaneHost
 from lorrainemail.tlspolicy.sts import StsFound, StsPolicies
 from lorrainemail.tlspolicy.tlsa import TlsaCheck
 
+#: Patterns of a policy that reports repeat.
+MAX_TOLD: Final = 20
+
 PolicyType = Literal["tlsa", "sts", "no-policy-found"]
 
 
@@ -81,7 +84,8 @@ class HostPolicy:
 @attrs.frozen(slots=True)
 class Plan:
     """What holds for a domain. ``hosts``: by name; ``published`` with ``fault`` and ``words``: a policy that
-    there should be and that could not be had; ``unsure``: there may be one, which nobody can say now."""
+    there should be and that could not be had; ``unsure``: there may be one, which nobody can say now;
+    ``note``: what was not looked for, and why."""
 
     domain: str
     hosts: Mapping[str, HostPolicy]
@@ -89,6 +93,7 @@ class Plan:
     fault: str = ""
     words: str = ""
     unsure: bool = False
+    note: str = ""
 
     @property
     def demands(self) -> bool:
@@ -119,6 +124,9 @@ class TlsPolicies:
     async def plan(self, domain: str, hosts: Sequence[tuple[str, int]]) -> Plan:
         """How to speak to each of the hosts (name and port) of a domain."""
         signed: frozenset[str] = frozenset()
+        note = ""
+        if self.dane is not None and not self.dane.possible:
+            note = "DANE is not looked for: no resolver is trusted to validate ([dns] trusted)"
         of_dane: dict[str, DaneHost] = {}
         if self.dane is not None and not canonical(domain.strip("[]")):
             try:
@@ -136,7 +144,7 @@ class TlsPolicies:
             host: _decided(domain, host, found, of_dane.get(host), host in signed and host != domain)
             for host, _ in hosts
         }
-        return Plan(domain, made, Published("sts", domain), found.fault, found.words, found.unsure)
+        return Plan(domain, made, Published("sts", domain), found.fault, found.words, found.unsure, note)
 
 
 def _decided(domain: str, host: str, sts: StsFound, dane: DaneHost | None, authentic: bool) -> HostPolicy:
@@ -148,7 +156,8 @@ def _decided(domain: str, host: str, sts: StsFound, dane: DaneHost | None, authe
         if policy is not None:
             words = f'the MTA-STS policy of {domain} says "none": {words.partition(": ")[2]}'
         return HostPolicy("any", words, Published("no-policy-found", domain), authentic)
-    published = Published("sts", domain, policy.strings(), policy.patterns)
+    hosts = policy.patterns[:MAX_TOLD]
+    published = Published("sts", domain, attrs.evolve(policy, patterns=hosts).strings(), hosts)
     which = f"the MTA-STS policy of {domain} ({policy.mode}, until {rfc5322_date(sts.ends)})"
     if not policy.names(host):
         words = f"{which} does not name it"

@@ -23,13 +23,12 @@ from lorrainemail.tlspolicy.plan import Observed, Published
 from lorrainemail.tlspolicy.report import Failed, PolicyResults, TlsReport, from_json, to_json
 
 FILE: Final = "tls-reports.sqlite"
-#: Rows that are kept of what was seen; reports that are kept of others.
-MAX_SEEN: Final = 200_000
+#: Rows that are kept of what was seen, of one domain and day, and in all; reports that are kept of others.
+MAX_ROWS: Final = 500
+MAX_SEEN: Final = 50_000
 MAX_REPORTS: Final = 20_000
 #: Days after which what was not sent is not worth sending (RFC 8460 §5.3 says one day of trying).
 MAX_UNSENT: Final = 3
-#: Rows of one report.
-MAX_ROWS: Final = 2000
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS seen (
@@ -44,6 +43,9 @@ CREATE TABLE IF NOT EXISTS report (
 );
 CREATE TABLE IF NOT EXISTS mark (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
+
+
+_COUNT: Final = "SELECT count(*) FROM seen WHERE day = ? AND domain = ?"
 
 
 @attrs.frozen(slots=True)
@@ -93,6 +95,11 @@ class TlsReportFile:
             (held,) = connection.execute("SELECT count(*) FROM seen").fetchone()
             if held >= MAX_SEEN:
                 return
+            full = {
+                (day, domain)
+                for day, domain in {(day, one.published.domain) for day, one in counts}
+                if connection.execute(_COUNT, (day, domain)).fetchone()[0] >= MAX_ROWS
+            }
             connection.executemany(
                 "INSERT INTO seen VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) "
                 "ON CONFLICT DO UPDATE SET count = count + excluded.count",
@@ -107,6 +114,7 @@ class TlsReportFile:
                         count,
                     )
                     for (day, one), count in counts.items()
+                    if (day, one.published.domain) not in full
                 ],
             )
 

@@ -94,6 +94,8 @@ def report_reader(
     file = TlsReportFile(os.path.join(state, FILE))
 
     def take(octets: bytes) -> None:
+        if b"tlsrpt" not in octets and b".json" not in octets:
+            return  # ordinary mail, which may stand in the same INBOX, is not taken apart
         for report, proved in reports_in(octets, hostname):
             if file.add(report, proved):
                 _log.info("TLS report of {organization} read", organization=report.organization)

@@ -29,7 +29,7 @@ from lorrainemail.tlspolicy.sts_cache import MAX_KEPT, Kept, StsCache
 from lorrainemail.tlspolicy.sts_policy import MAX_POLICY, PolicyFault, StsPolicy, id_of, parse
 
 #: Policies, and failures to fetch one, in memory.
-MAX_REMEMBERED: Final = 5000
+MAX_REMEMBERED: Final = 1000
 #: Seconds before a policy that could not be fetched is asked for again (RFC 8461 §3.3 wants some minutes).
 PATIENCE: Final = 300.0
 #: Seconds between looks for what must be refreshed, between two refreshes of a policy, and without mail after

@@ -474,3 +474,13 @@ def test_the_operator_reads_what_failed(state: Path, tmp_path: Path, capsys: Any
 def _json(state: Path, capsys: Any, word: str) -> str:
     assert command(state, word, "--json", "--days", "99999") == 0
     return str(capsys.readouterr().out)
+
+
+def test_one_domain_cannot_fill_the_disk(tmp_path: Path) -> None:
+    file = TlsReportFile(str(tmp_path / FILE))
+    for start in range(0, 5000, 500):
+        file.see({(1, attrs.evolve(BAD, address=str(start + number))): 1 for number in range(500)})
+    file.see({(1, attrs.evolve(BAD, published=attrs.evolve(STS, domain="other.test"))): 1})
+    assert len(file.results(1, "theirs.test")[0].failures) <= 500
+    assert file.due(2) == [(1, "other.test"), (1, "theirs.test")]
+    file.close()
