@@ -23,6 +23,7 @@ from lorrainemail.setup.places import directories
 from lorrainemail.store import inspection
 from lorrainemail.store.inspection import FolderReport
 from lorrainemail.store.paths import home_path
+from lorrainemail.tables.edit import as_owner
 
 
 def configure(subparsers: Any) -> None:
@@ -45,9 +46,10 @@ def configure(subparsers: Any) -> None:
 
 
 def run_stat(arguments: argparse.Namespace) -> int:
-    _, home = _home(arguments)
+    state, home = _home(arguments)
     try:
-        reports = inspection.stat(home)
+        with as_owner(state):
+            reports = inspection.stat(home)
     except sqlite3.Error as error:
         raise _broken(home, error) from error
     _print_reports(arguments, reports)
@@ -55,8 +57,9 @@ def run_stat(arguments: argparse.Namespace) -> int:
 
 
 def run_check(arguments: argparse.Namespace) -> int:
-    _, home = _home(arguments)
-    faults = inspection.check(home)
+    state, home = _home(arguments)
+    with as_owner(state):
+        faults = inspection.check(home)
     if arguments.json:
         print(json.dumps({"version": 1, "address": str(arguments.address), "faults": faults}))
     else:
@@ -77,9 +80,11 @@ def run_rebuild(arguments: argparse.Namespace) -> int:
         what = f"a server is running on this state (process {error.pid})"
         raise ConfigurationError((Problem(state, 0, what, 'stop it first: "lorrainemail stop"'),)) from None
     try:
-        reports = inspection.rebuild(directories(state).mail, home)
+        # The server's user must be able to use what root made.
+        with as_owner(state):
+            reports = inspection.rebuild(directories(state).mail, home)
     finally:
-        lock.release()
+        lock.undo()
     _print_reports(arguments, reports)
     return 0
 

@@ -298,8 +298,16 @@ def _offline(state: str) -> Ask:
     from lorrainemail.queue.commands import Offline
     from lorrainemail.queue.files import Directory
     from lorrainemail.setup.places import directories
+    from lorrainemail.tables.edit import as_owner
 
-    return Offline(Directory(directories(state).queue, SYSTEM), time.time()).call
+    offline = Offline(Directory(directories(state).queue, SYSTEM), time.time())
+
+    def ask(command: str, **more: Any) -> Any:
+        # What root rewrites must still be the server's to read.
+        with as_owner(state):
+            return offline.call(command, **more)
+
+    return ask
 
 
 def _items(ask: Ask, choice: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -58,8 +58,11 @@ def run(arguments: argparse.Namespace) -> int:
     with contextlib.suppress(NotRunning, NotAllowed, Refused, Malformed):
         call(state, "trace.flush")
     since = time.time() - arguments.since if arguments.since else 0.0
+    from lorrainemail.tables.edit import as_owner
+
     try:
-        found = list(stories(path, arguments.what, since, 0 if arguments.all else MAX_STORIES))
+        with as_owner(state):
+            found = list(stories(path, arguments.what, since, 0 if arguments.all else MAX_STORIES))
     except FileNotFoundError:
         print(f"lorrainemail: there is no trace at {path}: the server has not run there yet", file=sys.stderr)
         return 1
