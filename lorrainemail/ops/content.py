@@ -32,13 +32,15 @@ class Content:
     """A message in memory.
 
     :param line_ends: how many CRLF there are, where whoever made it knows that there is no other CR or LF.
+    :ivar notes: what its reader found out, for the next time that it meets it.
     """
 
-    __slots__ = ("_data", "eight_bit", "line_ends", "size")
+    __slots__ = ("_data", "eight_bit", "line_ends", "notes", "size")
 
     def __init__(self, data: bytes, line_ends: int | None = None) -> None:
         self._data = data
         self.line_ends = line_ends
+        self.notes: object = None
         self.size = len(data)
         self.eight_bit = not data.isascii()
 
@@ -50,7 +52,7 @@ class Content:
         for start in range(0, len(data), size):
             yield data[start : start + size]
 
-    def in_memory(self) -> bytes | None:
+    def in_memory(self) -> bytes:
         return self._data
 
     def close(self) -> None:

@@ -30,6 +30,7 @@ from lorrainemail.interfaces import (
 )
 from lorrainemail.ops.files import make_directories
 from lorrainemail.store import folders, mboxfile, notes, sync
+from lorrainemail.store.copies import Copy
 from lorrainemail.store.failures import from_os
 from lorrainemail.store.index import MBOX
 from lorrainemail.store.locks import FileLocks
@@ -210,16 +211,16 @@ class LiveHome:
             return directory
         return ""
 
-    def delivered(self, directory: str, base: str, size: int, data: bytes | None) -> str:
+    def delivered(self, directory: str, base: str, size: int, copy: Copy | None) -> str:
         """A message is in new/: the index shall know, and the folder's name is answered."""
         mailbox = next((m for m in self._mailboxes.values() if m.directory == directory), None)
         if mailbox is not None:
             mailbox.delivered(base)
         if self._is_warm():
             now = self.tree.now()
-            if data is not None and not self._store.keep(len(data)):
-                data = None
-            self._waiting.append(Arrived(directory, base, 0, "", 0, size, now, now, data))
+            if copy is not None and not self._store.keep(copy):
+                copy = None
+            self._waiting.append(Arrived(directory, base, 0, "", 0, size, now, now, copy))
             if self._usage is not None:
                 self._counted((self._usage[0] + size, self._usage[1] + 1))
             if len(self._waiting) >= MAX_WAITING or (mailbox is not None and mailbox.watched):
@@ -315,10 +316,9 @@ class LiveHome:
         if not self._waiting:
             return None
         waiting, self._waiting = self._waiting, []
-        octets = sum(len(one.data) for one in waiting if one.data is not None)
 
         def done(result: object) -> None:
-            self._store.let_go(octets)
+            self._store.let_go(one.copy for one in waiting if one.copy is not None)
             if not isinstance(result, list):
                 # The files are safe; the next look at the folder gives them their UIDs.
                 _log.warn("index of {account}: {failure}", account=self.key, failure=result)

@@ -32,6 +32,7 @@ from lorrainemail.interfaces import (
 )
 from lorrainemail.ops.content import Content
 from lorrainemail.store import changes, maildir, sync, texts
+from lorrainemail.store.copies import copy_of
 from lorrainemail.store.failures import from_os, gone, nonexistent, over_quota
 from lorrainemail.store.flags import IN_NAME, SEEN, Keywords
 from lorrainemail.store.placement import measure
@@ -354,7 +355,7 @@ class Mailbox:
             measured.wire,
             now if internal_date is None else max(internal_date, 0),
             now,
-            content.in_memory(),
+            copy_of(b"", content),
             internal_date is not None,
         )
         (uid,) = await self._run(lambda: home.tree.arrived([arrived]))

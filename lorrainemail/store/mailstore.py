@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from twisted.application.service import Service
@@ -22,6 +22,7 @@ from zope.interface import implementer
 from lorrainemail.errors import Reply
 from lorrainemail.interfaces import Account, ICommitter, IContent, IPlacement, IStore
 from lorrainemail.ops.files import SYSTEM, Files
+from lorrainemail.store.copies import Copy
 from lorrainemail.store.failures import OVER_QUOTA
 from lorrainemail.store.home import LiveHome, MailHome
 from lorrainemail.store.indexing import TextIndexing
@@ -178,16 +179,20 @@ class MailStore(Service):
             except Exception:
                 _log.failure("somebody could not take a notice of a quota")
 
-    def keep(self, octets: int) -> bool:
-        """Whether so much more may wait in memory."""
+    def keep(self, copy: Copy) -> bool:
+        """Whether one more message may wait in memory; copies of one share theirs."""
+        octets = len(copy.prefix) + (0 if copy.body.holders else len(copy.body.octets))
         if self._kept + octets > MAX_KEPT:
             return False
         self._kept += octets
+        copy.body.holders += 1
         return True
 
-    def let_go(self, octets: int) -> None:
-        """It waits no more."""
-        self._kept -= octets
+    def let_go(self, copies: Iterable[Copy]) -> None:
+        """They wait no more."""
+        for copy in copies:
+            copy.body.holders -= 1
+            self._kept -= len(copy.prefix) + (0 if copy.body.holders else len(copy.body.octets))
 
     def flush_soon(self, home: LiveHome) -> None:
         """The home has deliveries that the index does not know."""

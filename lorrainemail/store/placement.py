@@ -18,6 +18,7 @@ from zope.interface import implementer
 
 from lorrainemail.interfaces import FileWrite, ICommitter, IContent, IPlacement, Placed
 from lorrainemail.ops.content import Content
+from lorrainemail.store.copies import Copy, copy_of
 from lorrainemail.store.failures import from_os
 
 if TYPE_CHECKING:
@@ -164,10 +165,8 @@ class MaildirPlacement:
         assert self._write is not None
         where = self._write.final
         self._write = None
-        data: bytes | None = None
+        copy: Copy | None = None
         if self._wire <= MAX_KEPT:
-            whole = self._content.in_memory()
-            if whole is not None:
-                data = self._prefix + whole
-        folder = self._home.delivered(self._directory, self._base, self._wire, data)
+            copy = copy_of(self._prefix, self._content)
+        folder = self._home.delivered(self._directory, self._base, self._wire, copy)
         return Placed(self._home.key, folder, where)

@@ -28,6 +28,7 @@ from lorrainemail.message.summary import (
 )
 from lorrainemail.ops.files import Files, make_directories
 from lorrainemail.store import maildir
+from lorrainemail.store.copies import Copy
 from lorrainemail.store.dovecot import KEYWORDS, UIDLIST, print_keywords
 from lorrainemail.store.failures import gone, nonexistent
 from lorrainemail.store.flags import FIRST_KEYWORD_BIT, IN_NAME
@@ -80,7 +81,7 @@ class Change:
 class Arrived:
     """A file of ours that is in a folder now and has no UID yet.
 
-    :ivar data: the message in wire form where it is at hand, for its summary.
+    :ivar copy: the message where it is at hand, for its summary.
     :ivar dated: the file's mtime is to be the internal date, so that it survives the loss of the index.
     """
 
@@ -92,7 +93,7 @@ class Arrived:
     size: int
     internal_date: int
     save_date: int
-    data: bytes | None = None
+    copy: Copy | None = None
     dated: bool = False
 
 
@@ -394,8 +395,8 @@ class Tree:
             known = self.index.by_base(folder, one.base) if one.base in seen[one.directory] else None
             if known is not None:  # a scan was quicker
                 uids.append(known.uid)
-                if one.data is not None and self.index.wire_of(folder, known.uid) is None:
-                    self.complete(folder, known, one.data, one.internal_date)
+                if one.copy is not None and self.index.wire_of(folder, known.uid) is None:
+                    self.complete(folder, known, one.copy.octets, one.internal_date)
                 continue
             rows, wires = by_folder.setdefault(folder.id, ([], []))
             uid = self.allocate(folder, 1)
@@ -417,8 +418,8 @@ class Tree:
             )
             if one.dated:
                 os.utime(f"{self.path(folder)}/cur/{one.base}{one.info}", (one.internal_date,) * 2)
-            if one.data is not None:
-                wires.append(wire_row(folder.key(uid), summarize(one.data)))
+            if one.copy is not None:
+                wires.append(wire_row(folder.key(uid), one.copy.summary()))
             self.count(one.size, 1)
             uids.append(uid)
         for number, (rows, wires) in by_folder.items():
