@@ -50,6 +50,7 @@ class Outgoing(MultiService):
         """Other settings."""
         wanted = settings.outgoing_tls
         self.policies.sts = self._sts if wanted.mta_sts else None
+        self._sts.active = wanted.mta_sts
         self.policies.dane = self._dane if wanted.dane else None
         self._dane.ipv6 = settings.dns.ipv6
         self._report(settings)

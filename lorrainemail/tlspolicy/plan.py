@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 import attrs
+from twisted.internet.defer import Deferred, gatherResults
 
 from lorrainemail.interfaces import DnsFailure, TlsRequirement
 from lorrainemail.message.received import rfc5322_date
@@ -134,9 +135,13 @@ class TlsPolicies:
             except DnsFailure as failure:
                 words = f"the DNS does not answer for {domain} ({failure})"
                 of_dane = {host: DaneHost("wait", words=words) for host, _ in hosts}
-            for host, port in hosts:
-                if host in signed and not canonical(host):
-                    of_dane[host] = await self.dane.host(host, port, domain)
+            asked = {host: port for host, port in hosts if host in signed and not canonical(host)}
+            # at once: one whose name servers are silent takes half a minute
+            waited = [
+                Deferred.fromCoroutine(self.dane.host(host, port, domain)) for host, port in asked.items()
+            ]
+            if waited:
+                of_dane.update(zip(asked, await gatherResults(waited, consumeErrors=True), strict=True))
         found = _NOTHING
         if self.sts is not None and not domain.startswith("["):
             found = await self.sts.find(domain)

@@ -100,6 +100,8 @@ class StsPolicies(Service):
         self._in_thread = in_thread
         self._clock = clock
         self._read_only = read_only
+        #: Whether what is kept is refreshed.
+        self.active = True
         self._names: set[str] | None = None
         self._known: OrderedDict[str, Kept] = OrderedDict()
         self._failed: OrderedDict[tuple[str, str], tuple[float, PolicyUnfetched]] = OrderedDict()
@@ -237,7 +239,7 @@ class StsPolicies(Service):
         return ended
 
     def _look(self) -> None:
-        if self._round is not None:
+        if self._round is not None or not self.active:
             return
         self._round = work = Deferred.fromCoroutine(self.refresh())
 
