@@ -7,7 +7,8 @@ crash there:
 
 - a file holds what its last fsync saw, or that with any part of what was written since, or zeros;
 - a directory holds the entries of its last fsync, and of later changes any that happened to be written;
-- a rename is one change: it is never half done, but until the target's directory is synced it may be undone;
+- a rename is one change (of a file system with a journal): it is never half done, but until one of the two
+  directories is synced it may be undone;
 - what hangs on a directory that was lost is lost with it.
 
 :class:`Faults` fails chosen operations, as full, broken or read-only disks do.
@@ -184,12 +185,14 @@ class _File:
 
 @attrs.define(slots=True, eq=False)
 class _Entry:
-    """One change of one name: to a node, or to None. ``after``: the other half of a rename."""
+    """One change of one name: to a node, or to None. ``after``: of a rename's removal, the other half;
+    ``removal``: of the other half."""
 
     directory: _Directory
     name: str
     node: _File | _Directory | None
     after: _Entry | None = None
+    removal: _Entry | None = None
     done: bool = False
 
 
@@ -212,7 +215,16 @@ class _Directory:
             if entry.after is not None and not entry.after.done:
                 entry.after.done = True
                 _set(entry.after.directory.safe, entry.after.name, entry.after.node)
+            if entry.removal is not None and not entry.removal.done:
+                entry.removal.directory.settle(entry.removal)
         self.changes = []
+
+    def settle(self, last: _Entry) -> None:
+        """One change is durable, and with it those of the same name before it."""
+        for entry in self.changes:
+            if entry.name == last.name and not last.done:
+                entry.done = True
+        _set(self.safe, last.name, last.node)
 
 
 class Disk:
@@ -263,6 +275,7 @@ class Disk:
             added = self._change(operation.target, node)
             removed = self._change(operation.path, None)
             removed.after = added
+            added.removal = removed
         elif kind == "link":
             self._change(operation.target, self._find(operation.path))
         elif kind == "unlink":
@@ -299,12 +312,9 @@ class Disk:
             nodes = (*directory.live.values(), *directory.safe.values())
             stack.extend(node for node in nodes if isinstance(node, _Directory))
         for entries in pending.values():
-            lost: set[str] = set()  # of one name, a later change never overtakes an earlier one
             for entry in entries:
-                lucky = mercy == "all" or (mercy == "some" and dice.random() < 0.5)
-                happened[id(entry)] = lucky and entry.name not in lost
-                if not lucky:
-                    lost.add(entry.name)
+                happened[id(entry)] = mercy == "all" or (mercy == "some" and dice.random() < 0.5)
+        _agree(pending, happened)
         self._collect(self._root, "", pending, happened, mercy, dice, result)
         return result
 
@@ -487,6 +497,24 @@ class Faults(Files):
     def fsync_directory(self, path: str) -> None:
         self._maybe("fsync_directory", path)
         self._files.fsync_directory(path)
+
+
+def _agree(pending: dict[int, list[_Entry]], happened: dict[int, bool]) -> None:
+    """Take back what cannot have happened: of one name, a later change before an earlier one; one half of a
+    rename."""
+    going = True
+    while going:
+        going = False
+        for entries in pending.values():
+            lost: set[str] = set()
+            for entry in entries:
+                twin = entry.after or entry.removal
+                torn = twin is not None and not twin.done and not happened.get(id(twin), False)
+                if happened[id(entry)] and (torn or entry.name in lost):
+                    happened[id(entry)] = False
+                    going = True
+                if not happened[id(entry)]:
+                    lost.add(entry.name)
 
 
 def _change(content: bytearray, offset: int, data: bytes | None) -> None:

@@ -313,8 +313,7 @@ def _move(
             return pairs + copied
         finally:
             if made:
-                tree.files.fsync_directory(f"{tree.path(into)}/cur")
-                _sync_places(tree, source, rows)
+                tree.files.fsync_directory(f"{tree.path(into)}/cur")  # a rename is one change: both ends
                 pairs += _moved(tree, source, into, rows, made)
         if start + SLICE < len(uids):
             yield
