@@ -32,6 +32,7 @@ _DOORS = {
     "dns": "DNS",
     "http": "HTTP",
     "https": "HTTPS",
+    "metrics": "HTTP, numbers for Prometheus",
 }
 
 
@@ -68,7 +69,7 @@ def _addresses(ports: Sequence[BoundPort]) -> list[str]:
         where = [f"{_bracketed(port.host)}:{port.port}" for port in ports if port.door == door and port.port]
         where += [port.host for port in ports if port.door == door and not port.port]
         if where:
-            lines.append(f"  {words:22} {'  '.join(where)}")
+            lines.append(f"  {words:24} {'  '.join(where)}")
     return lines
 
 
@@ -104,13 +105,12 @@ def _first_steps(
     command = f"{shlex.quote(_command())} --config {shlex.quote(str(prepared.located.file))}"
     lines += [
         "",
-        f"For your own domain edit {prepared.located.file}: hostname, local_domains and [listen]",
-        "(ports 25, 587, 465, 993, ...), then",
+        "For your own domain stop this server; then, as root for the ports 25, 587, 465, 993, ...",
         "",
+        f"  {command} init your.domain",
         f"  {command} check",
-        f"  {command} account add you@your.domain",
         "",
-        "restart, and let the domain's MX record in the DNS name this host.",
+        "configure it, make keys and your account, and say which DNS records to set and what is wrong.",
     ]
     return lines
 

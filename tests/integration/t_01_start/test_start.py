@@ -219,6 +219,13 @@ def test_the_first_start_makes_all_that_is_needed_and_its_printed_commands_work(
     place.end(process)
     assert password not in place.output()
     assert "Traceback" not in place.output()
+    (init,) = re.findall(r"^  (\S.* init) your\.domain$", out, re.M)
+    trial = "bricoleur.com --yes --no-probe --high-ports --systemd no --acme none --interface 127.0.0.1"
+    done = subprocess.run(
+        f"{init} {trial}", shell=True, cwd="/", capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert 'hostname = "mail.bricoleur.com"' in (place.state / "lorrainemail.toml").read_text()
 
 
 def test_a_second_start_reuses_everything(place: Place) -> None:
