@@ -48,6 +48,7 @@ from lorrainemail.message.received import delivered_to_field, return_path_field
 from lorrainemail.ops.commandline import words_of
 from lorrainemail.ops.committer import fill
 from lorrainemail.ops.files import SYSTEM
+from lorrainemail.tables.trust import is_trusted
 
 #: Octets that a command may write, and of them those that are kept.
 MAX_OUTPUT: Final = 64 * 1024
@@ -300,14 +301,14 @@ class PipeDelivery:
 
 
 def _check_program(path: str) -> None:
-    """A program that others could have written is not run."""
+    """A program that others could have written, or put there, is not run."""
     try:
-        facts = os.stat(path)
+        os.stat(path)
     except OSError as error:
         words = f"the command {path} cannot be run: {error.strerror}"
         raise TemporaryError(Reply(451, "4.3.5", words)) from None
-    if facts.st_uid not in (0, os.geteuid()) or facts.st_mode & 0o022:
-        words = f"the command {path} can be written by others than root and the server"
+    if not is_trusted(path, os.geteuid()):
+        words = f"the command {path} can be written by others than root and the server, or replaced"
         raise TemporaryError(Reply(451, "4.3.5", words))
     if not os.access(path, os.X_OK) or os.path.isdir(path):
         raise TemporaryError(Reply(451, "4.3.5", f"the command {path} is no program"))
