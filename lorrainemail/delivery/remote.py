@@ -346,7 +346,8 @@ class _Attempt:
             tls = policy.requirement
             if required and policy.check is None:
                 tls = "verified"
-            found.append(attrs.evolve(target, tls=tls, check=policy.check, policy=policy))
+            watched = policy.use == "watched" and tls == "opportunistic"
+            found.append(attrs.evolve(target, tls=tls, check=policy.check, watched=watched, policy=policy))
         if plan.fault and targets:
             missing = HostPolicy("any", "", plan.published)
             self.courier.sessions.observed(targets[0], missing, plan.fault, plan.words)
@@ -435,9 +436,13 @@ async def plan_of(policies: TlsPolicies | None, route: Route, hops: NextHops) ->
 
 def _tls_words(session: ClientSession, target: Target) -> str:
     """What the session runs under, and what its host proved by that."""
-    if target.policy is None or not target.policy.short or not session.wire.tls:
-        return session.wire.tls
-    return f"{session.wire.tls}, {target.policy.short}"
+    wire, policy = session.wire, target.policy
+    if policy is None or not wire.tls:
+        return wire.tls
+    proved = policy.short or ("verified" if target.tls == "verified" else "")
+    if target.watched:
+        proved = f"MTA-STS testing: {wire.heard.words or 'verified'}"
+    return f"{wire.tls}, {proved}" if proved else wire.tls
 
 
 def _protected(target: Target) -> Target:

@@ -53,6 +53,7 @@ class Target:
     :ivar credentials: user and secret, None for no login.
     :ivar source: our address to connect from, "" for any.
     :ivar check: what the certificates must be, in place of ``tls``'s own rule.
+    :ivar watched: what is wrong with them is only noted.
     :ivar policy: what its domain publishes of TLS, None where nobody asked. It is no part of what makes
         targets equal: what it asks for is in ``tls`` and ``check``.
     """
@@ -64,6 +65,7 @@ class Target:
     credentials: tuple[str, str] | None = attrs.field(default=None, repr=False)
     source: str = ""
     check: TlsaCheck | None = attrs.field(default=None, repr=False)
+    watched: bool = False
     policy: HostPolicy | None = attrs.field(default=None, repr=False, eq=False)
 
     def __str__(self) -> str:
@@ -286,9 +288,18 @@ class Sessions:
         """Note what a session with a host came to under a policy. ``fault``: "" for none."""
         if not fault:
             fault, words = policy.fault, policy.words if policy.fault else ""
-        _SESSIONS.labels(policy.published.type, fault or "good").inc()
+        published = policy.published
+        _SESSIONS.labels(published.type, fault or "good").inc()
+        if fault and published.type != "no-policy-found":
+            _log.info(
+                "TLS with {target}, under what {domain} publishes: {fault} ({words})",
+                target=target,
+                domain=published.domain,
+                fault=fault,
+                words=words,
+            )
         if self.observe is not None:
-            self.observe(Observed(policy.published, target.host, target.address, ours, fault, words))
+            self.observe(Observed(published, target.host, target.address, ours, fault, words))
 
     async def _login(self, session: ClientSession, target: Target) -> None:
         assert target.credentials is not None
@@ -315,7 +326,7 @@ def _creator(tls: IClientTls, target: Target) -> object:
     if target.check is not None:
         # RFC 7672 §8.1: asked for by the name that has the records
         return tls.checking(target.check.names[0], target.check)
-    if target.policy is not None and target.policy.use == "watched" and target.tls == "opportunistic":
+    if target.watched:
         return tls.watching(target.host)
     return tls.creator(target.host, target.tls)
 

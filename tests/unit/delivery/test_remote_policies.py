@@ -223,6 +223,7 @@ async def test_a_policy_that_is_tried_out_is_reported_and_keeps_nobody_away(fiel
     field.policies.hosts = {FIRST: WATCHED}
     one = await field.deliver()
     assert one.kind == "delivered" and one.tls.startswith("TLS")
+    assert "MTA-STS testing: the certificate is of an unknown authority" in one.tls
     assert first.behaviour.messages and field.faults() == [("sts", FIRST, "certificate-not-trusted")]
 
 
@@ -230,8 +231,18 @@ async def test_a_policy_that_is_tried_out_is_reported_and_keeps_nobody_away(fiel
 async def test_a_good_certificate_under_a_policy_that_is_tried_out_is_no_fault(field: Field) -> None:
     field.peers(field.authority.issue_cert(FIRST))
     field.policies.hosts = {FIRST: WATCHED}
-    assert (await field.deliver()).kind == "delivered"
+    one = await field.deliver()
+    assert one.kind == "delivered" and one.tls.endswith(", MTA-STS testing: verified")
     assert field.faults() == [("sts", FIRST, "")]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_session_that_nobody_looked_at_proves_nothing_to_who_looks(field: Field) -> None:
+    field.peers(trustme.CA().issue_cert("other.test"))
+    field.policies.hosts = {FIRST: ANY}
+    assert (await field.deliver()).tls.startswith("TLS")
+    field.policies.hosts = {FIRST: WATCHED}
+    assert "verified" not in (await field.deliver()).tls
 
 
 @pytest_twisted.ensureDeferred
