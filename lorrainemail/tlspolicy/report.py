@@ -23,6 +23,8 @@ import attrs
 #: Octets of a report as it comes, and unpacked.
 MAX_PACKED: Final = 1_000_000
 MAX_JSON: Final = 2_000_000
+#: Values of a document, as its signs tell: of more the interpreter would be busy for long with nobody served.
+MAX_VALUES: Final = 60_000
 #: Policies of one report, failures of one policy, lines of a policy, and characters of one text.
 MAX_POLICIES: Final = 100
 MAX_FAILURES: Final = 100
@@ -189,6 +191,8 @@ def from_json(octets: bytes) -> TlsReport:
 
     :raises ReportFault: where it is none.
     """
+    if sum(octets.count(sign) for sign in (b"[", b"{", b",")) > MAX_VALUES:
+        raise ReportFault(f"it has more than {MAX_VALUES} values")
     try:
         document = json.loads(octets)
     except (ValueError, RecursionError):

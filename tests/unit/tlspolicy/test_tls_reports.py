@@ -140,6 +140,12 @@ def test_what_is_no_report_is_refused_in_bounds(octets: bytes) -> None:
         from_octets(octets)
 
 
+@pytest.mark.parametrize("values", [b"[],", b"1,", b"{},"])
+def test_a_crowd_of_values_is_not_taken_apart(values: bytes) -> None:
+    with pytest.raises(ReportFault, match="values"):
+        from_octets(gzip.compress(b'{"policies": [' + values * 300_000 + b"1]}"))
+
+
 def test_a_bomb_is_not_unpacked() -> None:
     bomb = gzip.compress(b"\0" * 200_000_000, 9)
     assert len(bomb) < 1_000_000
