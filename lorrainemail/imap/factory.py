@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final, Literal, TypeVar
 
-from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
+from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.interfaces import IAddress, IReactorTime
-from twisted.internet.protocol import ServerFactory
 
 from lorrainemail.envelope import Door
 from lorrainemail.grammar.imap_input import AppendMessage
 from lorrainemail.imap.server import ImapServer, Verb
 from lorrainemail.imap.verbs import VERBS, append
-from lorrainemail.interfaces import Account, IAuthenticator, IMailboxScripts, IServerTls
+from lorrainemail.interfaces import IAuthenticator, IMailboxScripts, IServerTls
 from lorrainemail.net.limits import ConnectionCounter
+from lorrainemail.net.sessions import SessionFactory
 
 T = TypeVar("T")
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 HEAVY_AT_ONCE: Final = 4
 
 
-class ImapFactory(ServerFactory):
+class ImapFactory(SessionFactory[ImapServer]):
     """The sessions of one listener.
 
     :param door: "imap", or "imaps" where the listener speaks TLS at once.
@@ -43,7 +43,6 @@ class ImapFactory(ServerFactory):
     :ivar sieve_host: where users look after their scripts by ManageSieve, "" for nowhere.
     """
 
-    noisy = False
     verbs: Mapping[str, Verb] = VERBS
 
     def __init__(
@@ -60,10 +59,10 @@ class ImapFactory(ServerFactory):
         hostname: str = "",
         scripts: IMailboxScripts | None = None,
     ) -> None:
+        super().__init__(counter)
         self.door: Door = door
         self.authenticator = authenticator
         self.clock = clock
-        self.counter = counter
         self.run = run
         self.spill_directory = spill_directory
         self.message_size = message_size
@@ -73,8 +72,6 @@ class ImapFactory(ServerFactory):
         self.scripts = scripts
         self.sieve_host = ""
         self._heavy = DeferredSemaphore(HEAVY_AT_ONCE)
-        self._sessions: set[ImapServer] = set()
-        self._stopped: Deferred[None] | None = None
 
     @property
     def implicit_tls(self) -> bool:
@@ -97,41 +94,3 @@ class ImapFactory(ServerFactory):
         """A place among the few that may hold a large message; returns the call that gives it back."""
         await self._heavy.acquire()
         return self._heavy.release
-
-    def enter(self, session: ImapServer) -> bytes | None:
-        """Count a session in; or the words why not."""
-        if self._stopped is not None:
-            return b"The server is stopping"
-        too_many = self.counter.enter(session.facts.peer)
-        if too_many == "banned":
-            return b"Connections from your network are refused"
-        if too_many is not None:
-            where = b" from your network" if too_many == "peer" else b""
-            return b"Too many connections" + where
-        self._sessions.add(session)
-        return None
-
-    def leave(self, session: ImapServer) -> None:
-        """A session that was counted in has ended."""
-        if session not in self._sessions:
-            return
-        self._sessions.discard(session)
-        self.counter.leave(session.facts.peer)
-        if self._stopped is not None and not self._sessions and not self._stopped.called:
-            self._stopped.callback(None)
-
-    def end_logins(self, may_stay: Callable[[Account], bool]) -> None:
-        """End the sessions of those who would not be let in any more."""
-        for session in tuple(self._sessions):
-            if session.principal is not None and not may_stay(session.principal.account):
-                session.close_soon(b"Your login is no longer good")
-
-    def close_sessions(self) -> Deferred[None]:
-        """End every session, each after the command that is under way; fires when all are gone."""
-        if self._stopped is None:
-            self._stopped = Deferred()
-            for session in tuple(self._sessions):
-                session.close_soon()
-        if not self._sessions and not self._stopped.called:
-            return succeed(None)
-        return self._stopped

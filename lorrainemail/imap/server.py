@@ -50,6 +50,7 @@ from lorrainemail.imap.capabilities import capability
 from lorrainemail.imap.deflate import Deflate, Malformed
 from lorrainemail.imap.view import View
 from lorrainemail.interfaces import (
+    Account,
     IAuthenticator,
     IMailboxScripts,
     IMailHome,
@@ -153,7 +154,7 @@ class Shared(Protocol):
     @property
     def implicit_tls(self) -> bool: ...
 
-    def enter(self, session: ImapServer) -> bytes | None: ...
+    def enter(self, session: ImapServer) -> str | None: ...
 
     def leave(self, session: ImapServer) -> None: ...
 
@@ -256,7 +257,7 @@ class ImapServer(IMAP4Server):
             set_nodelay(True)
         refused = self.shared.enter(self)
         if refused is not None:
-            self.transport.write(b"* BYE [UNAVAILABLE] %b\r\n" % refused)
+            self.transport.write(b"* BYE [UNAVAILABLE] %b\r\n" % refused.encode("ascii"))
             self._closed = True
             self.transport.loseConnection()
             return
@@ -322,6 +323,11 @@ class ImapServer(IMAP4Server):
         waits = self._line is not None or self._stream is not None or self._flow.paused
         if not self._busy or waits:
             self.bye(words)
+
+    def check_login(self, may_stay: Callable[[Account], bool]) -> None:
+        """End where the login is no longer good."""
+        if self.principal is not None and not may_stay(self.principal.account):
+            self.close_soon(b"Your login is no longer good")
 
     def close(self) -> None:
         """Write what is left and close; a peer that does not take it is cut off."""

@@ -205,6 +205,11 @@ class ManageSieveServer(Protocol, TimeoutMixin):
         else:
             self._closing = True
 
+    def check_login(self, may_stay: Callable[[Account], bool]) -> None:
+        """End where the login is no longer good."""
+        if self.account is not None and not may_stay(self.account):
+            self.close_soon("Your login is no longer good", "")
+
     def _bye(self, text: str, code: str = "") -> None:
         self._write(_answer("BYE", text, code))
         self._close()

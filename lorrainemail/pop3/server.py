@@ -155,7 +155,7 @@ class Pop3Server(POP3):
         self._expect_something_within(LOGIN_TIMEOUT)
         refusal = self.factory.enter(self)
         if refusal is not None:
-            self._err(b"[SYS/TEMP] " + refusal)
+            self._err(b"[SYS/TEMP] " + refusal.encode("ascii"))
             self._close()
             return
         self._counted = True
@@ -180,6 +180,13 @@ class Pop3Server(POP3):
         self._closing = True
         transport: Any = self.transport
         transport.abortConnection()
+
+    abort = timeoutConnection
+
+    def check_login(self, may_stay: Callable[[Account], bool]) -> None:
+        """End where the login is no longer good; POP3 has no words for that."""
+        if self.account is not None and not may_stay(self.account):
+            self.close_soon()
 
     def close_soon(self) -> None:
         """The server is stopping: leave now, or after the answer that is under way."""
