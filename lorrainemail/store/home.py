@@ -441,7 +441,7 @@ class LiveHome:
     def write_flags(self) -> Deferred[None]:
         """The server ends: flags that an mbox does not have yet go into it."""
         mailbox = self._mbox()
-        return mailbox.write_flags() if isinstance(mailbox, MboxMailbox) else succeed(None)
+        return mailbox.write_if_quick() if isinstance(mailbox, MboxMailbox) else succeed(None)
 
     def mirror(self, mailbox: Mailbox) -> None:
         """Write the folder's UIDs where other programs look for them."""

@@ -128,7 +128,7 @@ class MailStore(Service):
             self.inotify.close()
             self.inotify = None
         written = gatherResults([home.write_flags() for home in self._homes.values()])
-        return written.addCallback(lambda _: self.strands.stop())
+        return written.addBoth(lambda _: self.strands.stop())
 
     # -- IStore ------------------------------------------------------------------------------------
 

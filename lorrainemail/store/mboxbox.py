@@ -2,8 +2,8 @@
 
 Every operation that touches the file holds its locks meanwhile and looks first what other programs did. Flags
 are in the index at once and go into the file together: with the next expunge, when the last session closes
-the mailbox (if it is not large: the first flags in one that other programs made move much of it), when the
-server ends, or after :data:`UNWRITTEN` seconds (longer for a large file). What a server that was killed left
+the mailbox or the server ends (if it is not large: the first flags in one that other programs made move much
+of it), or after :data:`UNWRITTEN` seconds (longer for a large file). What a server that was killed left
 unwritten is found at the next opening. Other folders of such an account are Maildir; copies between the two
 are appends.
 """
@@ -238,9 +238,8 @@ class MboxMailbox(Mailbox):
 
     def close(self) -> None:
         super().close()
-        box = self._home.tree.box
-        if self.users <= 0 and (box is None or box.size <= AT_ONCE):
-            self.write_flags()
+        if self.users <= 0:
+            self.write_if_quick()
 
     def apply(self, change: Change) -> None:
         super().apply(change)
@@ -271,6 +270,11 @@ class MboxMailbox(Mailbox):
             return succeed(None)
         self._all_written()
         return self.holding(_write_flags).addErrback(self._not_written)
+
+    def write_if_quick(self) -> Deferred[None]:
+        """The same of a file that is not large; the flags of another wait for their time."""
+        box = self._home.tree.box
+        return self.write_flags() if box is None or box.size <= AT_ONCE else succeed(None)
 
     def _not_written(self, failure: object) -> None:
         """They stay in the index; the next opening tries again."""
