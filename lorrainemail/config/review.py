@@ -62,6 +62,7 @@ def review_settings(settings: Settings) -> Iterator[Finding]:
     yield from _modes(settings)
     yield from _helper(settings)
     yield from _zones(settings)
+    yield from _resolvers(settings)
     if settings.limits.recipients < LEAST_RECIPIENTS:
         what = f"fewer recipients in one message than the standard's {LEAST_RECIPIENTS}"
         yield finding(
@@ -83,6 +84,21 @@ def _zones(settings: Settings) -> Iterator[Finding]:
         have, lack = ("server", "key") if update.server else ("key", "server")
         origin = settings.origin("dns_update", have)
         yield finding("broken", origin, f"updates need server and key; there is no {lack}", f"add {lack}")
+
+
+def _resolvers(settings: Settings) -> Iterator[Finding]:
+    """Resolvers that are believed, whose answers others can change on the way."""
+    if not settings.dns.trusted:
+        return
+    for index, resolver in enumerate(settings.dns.resolvers):
+        bracketed = resolver.startswith("[")
+        host = resolver[1:].partition("]")[0] if bracketed else resolver
+        if not bracketed and host.count(":") == 1:
+            host = host.partition(":")[0]
+        if not ipaddress.ip_address(host).is_loopback:
+            what = f"whoever is on the way to {resolver} can forge what DNSSEC proved, and with it DANE"
+            mend = "ask a validating resolver on this machine, or leave trusted out"
+            yield finding("dangerous", settings.origin("dns", "resolvers", index), what, mend)
 
 
 def _doors(settings: Settings) -> Iterator[Finding]:
