@@ -12,6 +12,7 @@ are as its manual says; ``--syslog`` and ``--logger`` stay with twistd.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -126,5 +127,13 @@ def observer(options: Mapping[str, Any], reactor: Any) -> LogLines | None:
         return LogLines(sys.stdout, reactor)
     out = LogFile.fromFullPath(name or "twistd.log")  # type: ignore[no-untyped-call]
     if not signal.getsignal(signal.SIGUSR1):
-        signal.signal(signal.SIGUSR1, lambda number, frame: reactor.callFromThread(out.rotate))
+        signal.signal(signal.SIGUSR1, lambda number, frame: reactor.callFromThread(_begin_anew, out))
     return LogLines(out, reactor)
+
+
+def _begin_anew(out: Any) -> None:
+    """As twistd does; and where logrotate has moved the file away, a new one."""
+    if os.path.exists(out.path):
+        out.rotate()
+    else:
+        out.reopen()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 from typing import Any
 
 import pytest
@@ -92,3 +93,28 @@ def test_a_full_disk_costs_the_lines_alone(kept: Log) -> None:
 )
 def test_what_twistd_is_told_to_do_itself_is_left_to_it(options: dict[str, Any]) -> None:
     assert observer(options, Reactor()) is None
+
+
+@pytest.mark.parametrize("moved", [True, False])
+def test_a_log_that_logrotate_moved_away_begins_anew(tmp_path: Any, moved: bool) -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    try:
+        path = tmp_path / "lorrainemail.log"
+        calls: list[Any] = []
+        reactor = Reactor()
+        reactor.callFromThread = lambda function, *args: calls.append((function, args))  # type: ignore[attr-defined]
+        made = observer({"logfile": str(path), "nodaemon": True}, reactor)
+        assert made is not None
+        made._out.write("old\n")
+        if moved:
+            path.rename(tmp_path / "lorrainemail.log.old")
+        signal.raise_signal(signal.SIGUSR1)
+        for function, args in calls:
+            function(*args)
+        made._out.write("new\n")
+        made._out.close()
+        assert path.read_text() == "new\n"
+        assert (tmp_path / ("lorrainemail.log.old" if moved else "lorrainemail.log.1")).read_text() == "old\n"
+    finally:
+        signal.signal(signal.SIGUSR1, before)
