@@ -123,13 +123,18 @@ def _recipient_out(one: QueueRecipient) -> dict[str, Any]:
         "forwarded": one.forwarded,
         "state": one.state,
         "attempts": one.attempts,
-        "next_try": round(one.next_try, 1),
+        "next_try": _never_before(one.next_try),
         "last_reply": one.last_reply,
         "delay_told": one.delay_told,
         **({"argument": one.argument} if one.argument else {}),
         **({"user": one.user} if one.user else {}),
         **({"owner": str(one.owner)} if one.owner is not None else {}),
     }
+
+
+def _never_before(instant: float) -> float:
+    """In tenths of a second, rounded up: mail that was asked to wait must not leave early (RFC 4865 §3)."""
+    return math.ceil(instant * 10) / 10 if math.isfinite(instant) else instant
 
 
 def _pairs(parameters: Sequence[Parameter]) -> list[list[str | None]]:

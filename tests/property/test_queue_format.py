@@ -130,3 +130,15 @@ def test_values_of_wrong_kinds_are_damage_too(stored: Stored, data: st.DataObjec
             read(json.dumps(document).encode())
         except FormatError:
             pass
+
+
+@given(st.floats(0, 2**33))
+def test_nothing_is_tried_before_its_time_because_it_was_written_down(instant: float) -> None:
+    item = QueueItem(
+        Envelope("1a", None, ()),
+        (QueueRecipient("future", Recipient(Address("bob", "x.org")), next_try=instant),),
+        queued_at=0.0,
+        size=0,
+    )
+    (back,) = decode(encode(Stored(item))).item.recipients
+    assert instant - 1e-5 <= back.next_try <= instant + 0.11

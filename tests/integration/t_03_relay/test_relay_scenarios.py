@@ -179,6 +179,7 @@ def test_one_message_whose_recipients_fare_differently(make_server: MakeServer, 
     assert (done.returncode, done.stdout) == (0, f"{item['id']} is tried now\n")
     server.wait(lambda: not server.queued(), "the queue to be empty")
     assert hop.recipients() == ["later-one@else.test", "one@else.test"]
+    server.wait(lambda: "delivered to later-one@else.test by " in server.log_text(), "its line in the log")
     lines = [line for line in server.log_text().splitlines() if f" {item['id']}: " in line]
     for words in (
         "from <bob@ours.test> for no-one@else.test, later-one@else.test, one@else.test, ",
