@@ -72,6 +72,7 @@ async def examine(
     work: list[tuple[str, Coroutine[Any, Any, list[Finding]]]] = [
         ("disk", alone(machine.disk, settings)),
         ("permissions", alone(machine.permissions, settings)),
+        ("tls_report", alone(machine.tls_reports, settings, reactor.seconds())),
         ("server", alone(machine.running, settings.state, live.status, live.oldest)),
         ("door", doors.reached(here)),
         ("certificate", doors.certificates(here)),

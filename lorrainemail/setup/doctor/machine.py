@@ -7,6 +7,7 @@ what cannot be looked at is a finding of its own.
 from __future__ import annotations
 
 import os
+import sqlite3
 import stat
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -20,6 +21,8 @@ LOW_DISK: Final = 0.10
 _SECRETS: Final = ("accounts", "credentials", "dkim", "tls", "dns", "mail", "queue")
 #: Files of one directory that are looked at.
 MAX_FILES: Final = 1000
+#: Seconds for which what others report is news.
+RECENT: Final = 4 * 86400.0
 #: Seconds for which a message may wait before the queue is called ill, and how many may wait.
 OLD_MAIL: Final = 8 * 3600.0
 MUCH_MAIL: Final = 1000
@@ -92,6 +95,34 @@ def _open_keys(directory: str) -> Iterator[str]:
                     yield path
             except OSError:
                 continue
+
+
+def tls_reports(settings: Settings, now: float) -> Iterator[Finding]:
+    """What other servers reported of TLS with ours in the last days, where their reports are proved to be
+    theirs (anybody can write one)."""
+    from lorrainemail.tlspolicy.report_file import FILE, TlsReportFile
+
+    path = os.path.join(settings.state, FILE)
+    if not os.path.exists(path):
+        return
+    file = TlsReportFile(path)
+    try:
+        rows = [one for one in file.reported(since=int(now - RECENT)) if one.proved]
+    except sqlite3.Error as error:
+        yield unknown("tls_report.unknown", path, why=error)
+        return
+    finally:
+        file.close()
+    for domain in sorted({domain for one in rows for domain in one.domains}):
+        mine = [(one.report.organization, policy) for one in rows for policy in one.report.policies]
+        mine = [(who, policy) for who, policy in mine if policy.domain == domain]
+        count = sum(policy.bad for _, policy in mine)
+        if count:
+            who = {who for who, policy in mine if policy.bad}
+            kinds = {failed.type for _, policy in mine for failed in policy.failures}
+            yield warn("tls_report.failing", domain, count=count, who=who, kinds=kinds or "-")
+        else:
+            yield good("tls_report", domain)
 
 
 def running(state: str, status: Mapping[str, Any] | None, oldest: float) -> Iterator[Finding]:

@@ -44,6 +44,7 @@ _CHECKS: Final[dict[Language, dict[str, str]]] = {
         "servers": "name servers",
         "spf": "SPF",
         "srv": "SRV records",
+        "tls_report": "what others report of TLS",
         "tls_rpt": "TLS-RPT",
         "tlsa": "TLSA",
     },
@@ -66,6 +67,7 @@ _CHECKS: Final[dict[Language, dict[str, str]]] = {
         "servers": "serveurs de noms",
         "spf": "SPF",
         "srv": "enregistrements SRV",
+        "tls_report": "ce que d'autres rapportent de TLS",
         "tls_rpt": "TLS-RPT",
         "tlsa": "TLSA",
     },
@@ -699,6 +701,22 @@ WORDS: Final[dict[str, dict[Language, Words]]] = {
         "ce relais ne répond pas",
         "Tout le courrier vers les autres attend.",
         "Voyez son nom et son port sous [relay], et demandez à son fournisseur.",
+    ),
+    "tls_report.failing": _case(
+        "{who} could not use TLS with this server {count} times ({kinds})",
+        "Mail of servers that keep to your policy waits, and comes back if this goes on.",
+        '"lorrainemail tls-report show {subject}" says what failed, and where.',
+        "{who} n'ont pas pu utiliser TLS avec ce serveur, {count} fois ({kinds})",
+        "Le courrier des serveurs qui suivent votre politique attend, et reviendra si cela dure.",
+        "« lorrainemail tls-report show {subject} » dit ce qui a échoué, et où.",
+    ),
+    "tls_report.unknown": _case(
+        "the received TLS reports cannot be read: {why}",
+        "What others could not do with this server stays unknown.",
+        "Move the file away; reports that come are kept in a new one.",
+        "les rapports TLS reçus ne peuvent être lus : {why}",
+        "Ce que d'autres n'ont pas pu faire avec ce serveur reste inconnu.",
+        "Déplacez ce fichier ; les prochains rapports iront dans un nouveau.",
     ),
     # -- the machine
     "clock.wrong": _case(
