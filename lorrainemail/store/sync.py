@@ -31,6 +31,7 @@ from lorrainemail.store.dovecot import (
 from lorrainemail.store.flags import IN_NAME, MAX_KEYWORD, MAX_KEYWORDS
 from lorrainemail.store.index import MAX_UID, SIZE, Folder, Row
 from lorrainemail.store.tree import Change, Tree
+from lorrainemail.store.uidls import COURIER_SIZES, FILE, MAX_FILE, GivenUidls, parse_courier, parse_dovecot
 
 #: Messages that one slice gives UIDs to.
 SLICE: Final = 2000
@@ -53,7 +54,8 @@ def adopt(tree: Tree, directory: str) -> Folder:
     path = tree.folder_path(directory)
     finish_copies(tree, path)
     words = _keywords_beside(path)
-    listed = parse_uidlist(_read(f"{path}/{UIDLIST}", MAX_UIDLIST))
+    theirs = _read(f"{path}/{UIDLIST}", MAX_UIDLIST)
+    listed = parse_uidlist(theirs)
     couriers = listed is None
     if couriers:
         listed = parse_uidlist(_read(f"{path}/{COURIER_UIDS}", MAX_UIDLIST))
@@ -78,13 +80,37 @@ def adopt(tree: Tree, directory: str) -> Folder:
         folder.recent = uids[-1]
         folder.dirty = True
     new = sorted((base for base in seen.files if base not in listed.uids), key=maildir.arrival)
+    if directory == "" and old and not couriers:
+        _keep_uidls(tree, folder, path, theirs)  # before new UIDs, for which the list may have to go
     if new:
         first = tree.allocate(folder, len(new))
         modseq = tree.index.next_modseq(folder)
         _add(tree, folder, new, range(first, first + len(new)), seen, modseq)
     _note_scan(folder, seen)
+    if directory == "":
+        _keep_uidls(tree, folder, path, "")
     tree.lists_agree(folder, folder.uid_next)
     return folder
+
+
+def _keep_uidls(tree: Tree, folder: Folder, path: str, uidlist: str) -> None:
+    """Write down what POP3 clients know the messages by from another server, once in the life of a tree.
+
+    :param uidlist: Dovecot's, "" for none.
+    """
+    if os.path.lexists(f"{path}/{FILE}"):
+        return
+    names = tree.index.names(folder)
+    given = parse_courier(_read(f"{path}/{COURIER_SIZES}", MAX_FILE))
+    by_base = {**given, **parse_dovecot(uidlist)}
+    by_uid = {names[base][0]: unique for base, unique in by_base.items() if base in names}
+    # Courier calls its IMAP UIDs by a list of its own; a tree that has both was Courier's at last.
+    kept = GivenUidls(folder.uid_validity, folder.uid_next, bool(uidlist) and not given, by_uid)
+    tree.uidls = kept
+    try:
+        tree.replace_file(f"{path}/{FILE}", kept.printed(), sync=bool(names))
+    except OSError as error:
+        _log.warn("{path}: what POP3 clients know was not written down: {error}", path=path, error=str(error))
 
 
 def look_at_lists(tree: Tree, folder: Folder) -> bool:

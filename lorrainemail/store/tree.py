@@ -45,6 +45,7 @@ from lorrainemail.store.reading import (
     read_dated,
     read_whole,
 )
+from lorrainemail.store.uidls import FILE, MAX_FILE, GivenUidls
 
 if TYPE_CHECKING:
     from lorrainemail.store.fulltext import TextIndex
@@ -134,6 +135,7 @@ class Tree:
         self._run = run
         self._now = now
         self._index: Index | None = None
+        self.uidls: GivenUidls | None = None
         self.texts: TextIndex | None = None  # see lorrainemail.store.texts
         self._made = False
         self.furnished = False
@@ -533,16 +535,31 @@ class Tree:
             self.look_at_all(folder, unknown)
             found.update(self.index.facts(folder, [row.uid for row in unknown]))
         words = folder.keywords.names_of
+        others = self.given_uidls() if folder.directory == "" else None
         out: list[MessageFacts] = []
         for row in map(found.get, uids):
             if row is None or row[SIZE] < 0:
                 continue  # gone meanwhile
             uid, base, _, _, modseq, flags, size, date, saved, message_id = row
-            unique = maildir.unique_id(base) if ",E=" in base else message_id
+            unique = "" if others is None else others.of(uid, folder.uid_validity)
+            if not unique:
+                unique = maildir.unique_id(base) if ",E=" in base else message_id
             out.append(
                 MessageFacts(uid, modseq, words(flags), size, date, saved, message_id, unique_id=unique)
             )
         return out
+
+    def given_uidls(self) -> GivenUidls:
+        """What POP3 clients know INBOX's messages by from another server; read once."""
+        if self.uidls is None:
+            try:
+                with open(f"{self.folder_path('')}/{FILE}", encoding="ascii", errors="replace") as file:
+                    self.uidls = GivenUidls.parse(file.read(MAX_FILE))
+            except OSError:
+                pass
+            if self.uidls is None:
+                self.uidls = GivenUidls()
+        return self.uidls
 
     def _wire_facts(self, number: int, uids: Sequence[int]) -> list[MessageFacts]:
         """The same with ENVELOPE and BODYSTRUCTURE."""
