@@ -184,6 +184,8 @@ class Server(Ordered):
             self.store,
             self.filter,
             self.intake.inject,
+            self.intake.redirect,
+            self.tables.current,
             in_thread,
             settings.hostname,
             reactor.seconds,

@@ -8,21 +8,27 @@ of the account, names. What a script does to messages runs no scripts (RFC 6785 
 Nothing here loses mail: a script that fails, a message that is gone or too large, a folder that cannot be had
 leave the message as it is, and the log says why. Events are not kept over the end of the server. An account
 without scripts, with no row configured, costs one look at its directory.
+
+What a user puts into a folder he can write himself, so sending it on is a way to send: never with a signature
+of ours, and outwards never in the name of another account of ours (what submission refuses, RFC 6409 §6.1)
+and no more than :data:`LETTERS` in an hour.
 """
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Literal
+from types import SimpleNamespace
+from typing import Any, Final, Literal, cast
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from lorrainemail.addresses import Address
-from lorrainemail.errors import MailError
+from lorrainemail.addresses import Address, AddressError, normalise_domain
+from lorrainemail.errors import MailError, PermanentError, Reply, TemporaryError
 from lorrainemail.grammar.sieve import SieveError
 from lorrainemail.interfaces import (
     Account,
@@ -31,8 +37,12 @@ from lorrainemail.interfaces import (
     IMailHome,
     Inject,
     IStore,
+    ITables,
     MailboxEvent,
+    later,
 )
+from lorrainemail.message.addresslist import parse_addresses
+from lorrainemail.net.limits import TokenBuckets
 from lorrainemail.ops.content import Content
 from lorrainemail.ops.ids import new_id
 from lorrainemail.ops.metrics import Counter
@@ -66,12 +76,24 @@ MAX_WAITING: Final = 20_000
 AT_ONCE: Final = 2
 #: Octets of the largest message that scripts see here; it is held in memory.
 MAX_MESSAGE: Final = 32 << 20
+#: Messages that scripts of one account send, or send on, in an hour.
+LETTERS: Final = 100
 #: Compiled sets of scripts.
 MAX_PROGRAMS: Final = 500
 #: Redirections along one chain of our own.
 MAX_HOPS: Final = 9
 
 Way = Literal["into", "out of", "flags"]
+
+#: What ``Intake.redirect`` is, as far as it is used here.
+Redirecting = Callable[[Address | None, Sequence[Address], Content, int, str], Deferred[str]]
+
+#: Characters of From that are looked at, and addresses in it.
+MAX_FROM: Final = 8192
+MAX_AUTHORS: Final = 100
+
+TOO_MANY: Final = Reply(451, "4.7.1", f"scripts of one account send {LETTERS} messages in an hour at most")
+_ADDRESS: Final = re.compile(r"([^\s,;:<>()@\"\[\]]{0,64})@([^\s,;:<>()@\"\[\]]{1,255})")
 
 
 @attrs.frozen(slots=True)
@@ -108,6 +130,8 @@ class _Compiled:
 class MailboxScripts:
     """See the module.
 
+    :param redirect: sends on what is somebody else's; fails where it is refused.
+    :param tables: the tables of now.
     :param filter: whose memory of vacation and duplicate is the account's.
     :param in_thread: calls a function in a thread: Deferred of its result.
     :ivar rules: the operator's; may be exchanged while running.
@@ -119,6 +143,8 @@ class MailboxScripts:
         store: IStore,
         filter: SieveFilter,
         inject: Inject,
+        redirect: Redirecting,
+        tables: Callable[[], ITables],
         in_thread: Callable[..., Deferred[Any]],
         hostname: str,
         now: Callable[[], float],
@@ -129,6 +155,9 @@ class MailboxScripts:
         self._store = store
         self._filter = filter
         self._inject = inject
+        self._redirecting = redirect
+        self._tables = tables
+        self._letters = TokenBuckets(cast(Any, SimpleNamespace(seconds=now)), LETTERS / 3600, LETTERS)
         self._in_thread = in_thread
         self._hostname = hostname
         self._now = now
@@ -348,8 +377,9 @@ class MailboxScripts:
                 else:
                     await _file(home, effect, _edited(effect.version, octets))
             elif isinstance(effect, Redirect):
-                await self._redirect(address, effect, octets)
+                await self._redirect(event.account, effect, octets)
             elif isinstance(effect, Sent):
+                self._count(address)
                 await self._inject(effect.sender, effect.recipients, Content(effect.message), 1, "")
             elif isinstance(effect, Remember):
                 keys[effect.key] = self._now() + effect.seconds
@@ -369,14 +399,55 @@ class MailboxScripts:
         elif wanted != flags:
             await mailbox.change_flags([uid], "set", wanted)
 
-    async def _redirect(self, address: Address, effect: Redirect, octets: bytes) -> None:
-        message = Message.of(octets)
+    def _count(self, address: Address) -> None:
+        if not self._letters.take(address.key):
+            raise TemporaryError(TOO_MANY)
+
+    async def _redirect(self, account: Account, effect: Redirect, octets: bytes) -> None:
+        address, message = account.address, Message.of(octets)
         if any(value.strip().lower() == effect.address.key for value in message.values("delivered-to")):
             _log.warn("{account}: not redirected to {address}: it came from there", account=address.key,
                       address=str(effect.address))  # fmt: skip
             return
-        content = Content(_edited(effect.version, octets))
-        await self._inject(address, [effect.address], content, 1, "")
+        sent = _edited(effect.version, octets)
+        if not await later(self._tables().is_local(effect.address.domain)):
+            await self._require_own_name(account, Message.of(sent))
+            self._count(address)
+        await self._redirecting(address, [effect.address], Content(sent), 1, "")
+
+    async def _require_own_name(self, account: Account, message: Message) -> None:
+        """From names nobody of ours but the account: where a reader might find a name, none is left out."""
+        tables = self._tables()
+        for value in message.values("from"):
+            named = [
+                (
+                    (one.mailbox or b"").decode("utf-8", "replace"),
+                    (one.host or b"").decode("utf-8", "replace"),
+                )
+                for one in parse_addresses(value[:MAX_FROM].encode("utf-8", "replace"))
+            ]
+            for local, host in [*named, *_ADDRESS.findall(value)][:MAX_AUTHORS]:
+                domain = _domain(host)
+                if not domain:
+                    continue
+                ours = await later(tables.is_local(domain))
+                author = Address(local, domain)
+                if ours and not await later(tables.owns(account, author)):
+                    raise _not_his(account, str(author))
+            if len(value) > MAX_FROM or len(named) > MAX_AUTHORS // 2:
+                raise _not_his(account, "so many")
+
+
+def _domain(text: str) -> str:
+    try:
+        return normalise_domain(text)
+    except AddressError:
+        return ""
+
+
+def _not_his(account: Account, whose: str) -> PermanentError:
+    words = f"{account.address} does not send as {whose}, so what a script wants redirected stays"
+    return PermanentError(Reply(550, "5.7.1", words))
 
 
 async def _octets(mailbox: IMailbox, uid: int) -> bytes | None:

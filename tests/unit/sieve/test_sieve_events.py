@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import pytest
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.task import Clock
 
-from lorrainemail.addresses import parse_address
+from lorrainemail.addresses import Address, parse_address
 from lorrainemail.interfaces import Account, MailboxEvent
-from lorrainemail.sieve.events import ENTRY, MAX_WAITING, MailboxScripts, Rule
+from lorrainemail.sieve.events import ENTRY, LETTERS, MAX_WAITING, MailboxScripts, Rule
 from lorrainemail.sieve.filter import SieveFilter
 from lorrainemail.sieve.storage import Scripts
 from lorrainemail.store.memory import MemoryContent, MemoryStore
@@ -29,6 +29,16 @@ def now(deferred: Any) -> Any:
     return found[0]
 
 
+class Tables:
+    """bricoleur.com is ours; Bob owns his address and one alias."""
+
+    def is_local(self, domain: str) -> bool:
+        return domain == "bricoleur.com"
+
+    def owns(self, account: Account, address: Address) -> bool:
+        return address.key in ("bob@bricoleur.com", "sales@bricoleur.com")
+
+
 @attrs.define
 class Place:
     """Bob's home with one message in Notes, and what scripts sent."""
@@ -37,7 +47,14 @@ class Place:
     scripts: Scripts
     events: MailboxScripts
     sent: list[tuple[Any, ...]]
+    sent_on: list[tuple[Any, ...]]
     uid: int = 0
+
+    def hold(self, message: bytes) -> None:
+        """Another message is the one that things happen to."""
+        mailbox = now(self.store.home(BOB).open("Notes"))
+        self.uid = now(mailbox.append(MemoryContent(message), [], None))
+        mailbox.close()
 
     def script(self, text: str, name: str = "mine") -> None:
         self.scripts.put(BOB.address, name, text.encode())
@@ -66,8 +83,24 @@ def place(tmp_path: Path) -> Place:
         return succeed("id")
 
     kept = SieveFilter(clock, scripts, store, maybeDeferred, "mail.bricoleur.com")
-    events = MailboxScripts(scripts, store, kept, inject, maybeDeferred, "mail.bricoleur.com", clock.seconds)
-    made = Place(store, scripts, events, sent)
+    sent_on: list[tuple[Any, ...]] = []
+
+    def redirect(*words: Any) -> Deferred[str]:
+        sent_on.append(words)
+        return succeed("id")
+
+    events = MailboxScripts(
+        scripts,
+        store,
+        kept,
+        inject,
+        redirect,
+        lambda: cast(Any, Tables()),
+        maybeDeferred,
+        "mail.bricoleur.com",
+        clock.seconds,
+    )
+    made = Place(store, scripts, events, sent, sent_on)
     home = store.home(BOB)
     now(home.create("Notes"))
     mailbox = now(home.open("Notes"))
@@ -154,3 +187,46 @@ def test_the_events_of_one_account_are_bounded(place: Place) -> None:
     assert place.folder("Notes") == {place.uid: frozenset({"\\Seen"})}
     place.happen()
     assert "\\Deleted" in place.folder("Notes")[place.uid]
+
+
+@pytest.mark.parametrize(
+    ("author", "goes"),
+    [
+        ("Ann <ann@elsewhere.test>", True),
+        ("bob@bricoleur.com", True),
+        ("Sales <sales@Bricoleur.com>", True),
+        ("The Boss <boss@bricoleur.com>", False),
+        ("ann@elsewhere.test, boss@bricoleur.com", False),
+        ("<bob@bricoleur.com> <boss@bricoleur.com", False),
+        ("<ann@elsewhere.test> boss@bricoleur.com", False),
+        ("ann@elsewhere.test (boss@bricoleur.com", False),
+    ],
+)
+def test_nobody_sends_in_the_name_of_another_by_a_folder_of_his(
+    place: Place, author: str, goes: bool
+) -> None:
+    place.script('redirect "victim@elsewhere.test";')
+    place.hold(f"From: {author}\r\nSubject: pay this\r\n\r\nnow\r\n".encode())
+    place.happen()
+    # Never by the way of our own letters, which are signed.
+    assert place.sent == []
+    assert [words[:2] for words in place.sent_on] == (
+        [(BOB.address, [parse_address("victim@elsewhere.test")])] if goes else []
+    )
+    assert ("\\Deleted" in place.folder("Notes")[place.uid]) is goes
+
+
+def test_scripts_send_so_much_in_an_hour(place: Place) -> None:
+    place.script('redirect "victim@elsewhere.test";')
+    for _ in range(LETTERS + 5):
+        place.happen()
+    assert len(place.sent_on) == LETTERS
+
+
+def test_what_stays_with_us_is_sent_on_whatever_it_is(place: Place) -> None:
+    # So a filter learns what junk is, also from a whole folder of it.
+    place.script('redirect "spam@bricoleur.com";')
+    place.hold(b"From: The Boss <boss@bricoleur.com>\r\nSubject: pay this\r\n\r\nnow\r\n")
+    for _ in range(LETTERS + 5):
+        place.happen()
+    assert len(place.sent_on) == LETTERS + 5
