@@ -1,15 +1,13 @@
-"""One IMAP connection: octets to commands, commands to handlers in order, answers back with back-pressure.
+"""One IMAP session: commands to handlers in order, answers and updates back.
 
 A subclass of Twisted's protocol whose input path, command table and handlers are ours: what it gets wrong
 (see ``docs/``) cannot be mended from outside. Kept of it: the place in Twisted's world (factory, transport,
 ``startTLS``, time-outs).
 
-How a command goes. :meth:`ImapServer.dataReceived` feeds the reader; :meth:`_pump` takes one event at a time
-and runs it as a coroutine; nothing else of the session is looked at until it has answered, so pipelined
-commands are answered in order and STARTTLS, login and IDLE change the rules for all that follows. Answers are
-gathered and written together; when the transport is full, the session waits, and with it its input: buffers
-stay bounded in both directions. After the handler, untagged updates are sent where RFC 3501 §7.4.1 allows
-them, then the tagged answer.
+How a command goes. The connection (:mod:`lorrainemail.imap.connection`) gives one event at a time, which runs
+as a coroutine; nothing else of the session is looked at until it has answered, so pipelined commands are
+answered in order and STARTTLS, login and IDLE change the rules for all that follows. After the handler,
+untagged updates are sent where RFC 3501 §7.4.1 allows them, then the tagged answer.
 
 How it fails. A syntax error is a tagged BAD; a failure of the store NO with the response code of RFC 5530;
 anything unexpected is NO [SERVERBUG] and a logged Failure. Too many errors, a line or literal beyond all
@@ -25,9 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
-from twisted.mail.imap4 import IMAP4Server
 from twisted.python.failure import Failure
 
 from lorrainemail.envelope import Door, Session
@@ -38,7 +34,6 @@ from lorrainemail.grammar.imap_commands import BadCommand, Command
 from lorrainemail.grammar.imap_input import (
     AFTER_LOGIN,
     AppendMessage,
-    CommandReader,
     Continue,
     Event,
     Fault,
@@ -47,7 +42,7 @@ from lorrainemail.grammar.imap_input import (
 from lorrainemail.grammar.imap_search import UnknownCharset
 from lorrainemail.imap.asides import Asides, Telling
 from lorrainemail.imap.capabilities import capability
-from lorrainemail.imap.deflate import Deflate, Malformed
+from lorrainemail.imap.connection import ImapConnection
 from lorrainemail.imap.view import View
 from lorrainemail.interfaces import (
     Account,
@@ -60,7 +55,7 @@ from lorrainemail.interfaces import (
 )
 from lorrainemail.message.quoting import string
 from lorrainemail.net.channel import TlsChannel, channel_of
-from lorrainemail.net.flow import Gone, Outflow
+from lorrainemail.net.flow import Gone
 from lorrainemail.net.peers import local_of, peer_of
 from lorrainemail.net.tls import tls_facts
 from lorrainemail.ops.ids import new_id
@@ -77,22 +72,12 @@ PRE_LOGIN_IDLE: Final = 60
 PRE_LOGIN_TOTAL: Final = 180
 #: RFC 3501 §5.4: at least 30 minutes.
 AUTOLOGOUT: Final = 31 * 60
-#: Seconds that a closing connection is given to take its last octets.
-LINGER: Final = 10
 #: Seconds after which, and between which, the progress of a long command is told.
 PROGRESS: Final = 10
 #: Commands in error one after another.
 MAX_ERRORS: Final = 20
 #: Failed logins on one connection.
 MAX_LOGIN_FAILURES: Final = 5
-#: Octets of input kept while a command is under way; then the client has to wait.
-MAX_BUFFERED: Final = 128 * 1024
-#: Commands run in one turn of the reactor.
-MAX_COMMANDS_A_TURN: Final = 20
-#: Octets of compressed input that are unpacked in one turn.
-MAX_UNPACKED_A_TURN: Final = 1024 * 1024
-#: Octets of answers gathered before they are written.
-WRITE_AT: Final = 64 * 1024
 
 #: Response codes that a store's failure may name as the first word of its detail (RFC 5530, RFC 9051 §7.1).
 _CODES: Final = frozenset(
@@ -186,7 +171,7 @@ def refusal(failure: MailError) -> bytes:
     return b"NO [CANNOT] %b" % words
 
 
-class ImapServer(IMAP4Server):
+class ImapServer(ImapConnection):
     """One session.
 
     :ivar facts: the session's facts, as for login and log.
@@ -195,12 +180,8 @@ class ImapServer(IMAP4Server):
     :ivar enabled: what the client switched on.
     """
 
-    noisy = False
-    state = "unauth"
-    transport: Any
-
     def __init__(self, shared: Shared) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__(shared.clock)
         self.shared = shared
         self.facts = Session(id=new_id(), door=shared.door)
         self.home: IMailHome | None = None
@@ -211,42 +192,16 @@ class ImapServer(IMAP4Server):
         self.notifier: Notifier | None = None
         self.asides = Asides(self)
         self.structures: tuple[object, Any] | None = None  # the last message's structure (see fetch)
-        self._reader = CommandReader()
-        self._flow = Outflow(self._may_write)
-        self._out: list[bytes] = []
-        self._out_size = 0
-        self._busy = False
-        self._pumping = False
-        self._turn: IDelayedCall | None = None
         self._login_deadline: IDelayedCall | None = None
-        self._linger: IDelayedCall | None = None
         self._errors = 0
         self._counted = False
-        self._closed = False
-        self._input_paused = False
         #: Why we leave after the command that is under way, b"" where we stay.
         self._leaving = b""
         self._idling = False
-        self._deflate: Deflate | None = None
-        self._unpacked = 0
         self._tag = b""
         self._said_at = 0.0
-        self._line: tuple[int, Deferred[bytes]] | None = None
-        self._stream: tuple[int, Callable[[bytes], None], Deferred[None]] | None = None
 
     # -- the connection --
-
-    def callLater(self, period: float, func: Callable[..., object], *arguments: Any) -> IDelayedCall:
-        """Of TimeoutMixin: time comes from the clock that was handed in."""
-        return self.shared.clock.callLater(period, func, *arguments)
-
-    def wait_for_client(self, seconds: float | None) -> None:
-        """End the session after so many seconds of silence; None for never."""
-        self.setTimeout(seconds)  # type: ignore[no-untyped-call]
-
-    def heard(self) -> None:
-        """The client shows life."""
-        self.resetTimeout()  # type: ignore[no-untyped-call]
 
     def connectionMade(self) -> None:
         peer, port = peer_of(self.transport)
@@ -272,22 +227,12 @@ class ImapServer(IMAP4Server):
         self.write_out()
 
     def connectionLost(self, reason: Failure | None = None) -> None:
-        self._closed = True
-        self.state = "logout"
-        self.wait_for_client(None)
-        for call in (self._turn, self._login_deadline, self._linger):
-            if call is not None and call.active():
-                call.cancel()
-        self._flow.stopProducing()
+        self.end()
+        if self._login_deadline is not None and self._login_deadline.active():
+            self._login_deadline.cancel()
         if self.notifier is not None:
             self.notifier.close()
             self.notifier = None
-        line, self._line = self._line, None
-        if line is not None:
-            line[1].errback(Gone())
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            stream[2].errback(Gone())
         if not self._busy:
             self.close_view()
         if self._counted:
@@ -311,12 +256,6 @@ class ImapServer(IMAP4Server):
         if self.state == "unauth":
             self.bye(b"Login took too long")
 
-    def bye(self, words: bytes) -> None:
-        """End the session from our side (RFC 3501 §7.1.5)."""
-        if not self._closed:
-            self.send(b"* BYE %b\r\n" % words)
-            self.close()
-
     def close_soon(self, words: bytes = b"[UNAVAILABLE] The server is stopping") -> None:
         """End now, or after a command under way that does not wait for the client."""
         self._leaving = words
@@ -329,27 +268,6 @@ class ImapServer(IMAP4Server):
         if self.principal is not None and not may_stay(self.principal.account):
             self.close_soon(b"Your login is no longer good")
 
-    def close(self) -> None:
-        """Write what is left and close; a peer that does not take it is cut off."""
-        if self._closed:
-            return
-        self.write_out()
-        self._closed = True
-        self.state = "logout"
-        self.wait_for_client(None)
-        # a registered producer would keep a TLS connection open
-        self.transport.unregisterProducer()
-        self._linger = self.callLater(LINGER, self._cut)
-        self.transport.loseConnection()
-
-    def _cut(self) -> None:
-        self.transport.abortConnection()
-
-    def abort(self) -> None:
-        """The answer under way cannot be finished (a literal was announced): cut the connection."""
-        self._closed = True
-        self.transport.abortConnection()
-
     def close_view(self) -> None:
         """Leave the selected mailbox."""
         view, self.view = self.view, None
@@ -358,39 +276,6 @@ class ImapServer(IMAP4Server):
             view.close()
         if self.state == "select":
             self.state = "auth"
-
-    # -- output --
-
-    def send(self, data: bytes) -> None:
-        """Add to the answer."""
-        self._out.append(data)
-        self._out_size += len(data)
-
-    def write_out(self) -> None:
-        """Hand what was gathered to the transport."""
-        if self._out:
-            data = b"".join(self._out)
-            self._out.clear()
-            self._out_size = 0
-            if not self._closed:
-                self.transport.write(data if self._deflate is None else self._deflate.pack(data))
-
-    async def flush(self) -> None:
-        """Write where enough is gathered, and wait while the client does not read."""
-        if self._closed:
-            raise Gone()
-        if self._out_size >= WRITE_AT:
-            self.write_out()
-        if self._flow.paused:
-            await self._flow.drained()
-            self.heard()
-
-    async def breathe(self) -> None:
-        """Let other sessions have their turn (long commands between two slices)."""
-        await self.flush()
-        await deferLater(self.shared.clock, 0)
-        if self._closed:
-            raise Gone()
 
     def progress(self, done: int, goal: int, more: int = 0) -> None:
         """A long command is still under way: say so now and then (RFC 9585 §3).
@@ -405,11 +290,6 @@ class ImapServer(IMAP4Server):
             self.write_out()
 
     # -- what is told unasked --
-
-    @property
-    def closed(self) -> bool:
-        """Nothing more can be said."""
-        return self._closed
 
     def set_notifier(self, notifier: Notifier | None) -> None:
         """What the client wants to be told of its own accord (RFC 5465); None for nothing but the usual."""
@@ -454,156 +334,9 @@ class ImapServer(IMAP4Server):
         self.notice()
         self._pump()
 
-    # -- input --
-
-    def dataReceived(self, data: bytes) -> None:
-        if self._closed:
-            return
-        self.heard()
-        if self._deflate is None:
-            self._reader.feed(data)
-        else:
-            self._deflate.feed(data)
-        self._pump()
-
-    def _unpack(self) -> bool:
-        """Take in more of a compressed stream; whether there was more."""
-        deflate = self._deflate
-        if deflate is None or not deflate.waiting or self._closed:
-            return False
-        if self._unpacked >= MAX_UNPACKED_A_TURN:
-            self._next_turn()
-            return False
-        try:
-            data = deflate.unpack()
-        except Malformed:
-            self.bye(b"That is not compressed with DEFLATE")
-            return False
-        self._unpacked += len(data)
-        self._reader.feed(data)
-        return bool(data)
-
-    def _next_turn(self) -> None:
-        """Go on when others had their turn."""
-        if self._turn is None or not self._turn.active():
-            self._turn = self.callLater(0, self._pump)
-
-    def _pump(self) -> None:
-        """Do what can be done with the input that is there."""
-        if self._pumping or self._closed:
-            return
-        self._pumping = True
-        self._unpacked = 0
-        done = 0
-        try:
-            while not self._closed:
-                if self._stream is not None:
-                    if not self._feed_stream() and not self._unpack():
-                        break
-                elif self._line is not None:
-                    if not self._feed_line() and not self._unpack():
-                        break
-                elif self._busy or self._flow.paused:
-                    break
-                elif done >= MAX_COMMANDS_A_TURN:
-                    self._next_turn()
-                    break
-                else:
-                    event = self._reader.next()
-                    if event is None:
-                        if self._unpack():
-                            continue
-                        break
-                    done += 1
-                    self._handle(event)
-        finally:
-            self._pumping = False
-        self._throttle()
-
-    def _throttle(self) -> None:
-        """Stop and start reading from the client."""
-        if self._closed:
-            return
-        next_turn = self._turn is not None and self._turn.active()
-        held = self._busy or self._flow.paused or next_turn
-        waiting = held and self._stream is None and self._line is None
-        deflate = self._deflate
-        full = waiting and (
-            self._reader.buffered >= MAX_BUFFERED or (deflate is not None and deflate.waiting)
-        )
-        if deflate is not None and deflate.backlog >= MAX_BUFFERED:
-            full = True
-        if full != self._input_paused:
-            self._input_paused = full
-            if full:
-                self.transport.pauseProducing()
-            else:
-                self.transport.resumeProducing()
-
-    def _feed_line(self) -> bool:
-        assert self._line is not None
-        limit, waiting = self._line
-        found = self._reader.line(limit)
-        if found is None:
-            return False
-        self._line = None
-        if isinstance(found, Fault):
-            waiting.errback(Gone())
-            self.bye(b"Line too long")
-        else:
-            waiting.callback(found)
-        return True
-
-    def _feed_stream(self) -> bool:
-        assert self._stream is not None
-        left, write, waiting = self._stream
-        chunk = self._reader.take(left)
-        if chunk:
-            write(chunk)
-            left -= len(chunk)
-        if left:
-            self._stream = (left, write, waiting)
-            return False
-        self._stream = None
-        waiting.callback(None)
-        return True
-
-    async def read_line(self, limit: int) -> bytes:
-        """One bare line of the client's (SASL, the end of IDLE)."""
-        if self._closed:
-            raise Gone()
-        self.write_out()
-        waiting: Deferred[bytes] = Deferred()
-        self._line = (limit, waiting)
-        if not self._pumping:
-            self._pump()
-        return await waiting
-
-    async def read_octets(self, size: int, write: Callable[[bytes], None]) -> None:
-        """The next ``size`` octets of the client's, in chunks to ``write``."""
-        if self._closed:
-            raise Gone()
-        self.write_out()
-        if not size:
-            return
-        waiting: Deferred[None] = Deferred()
-        self._stream = (size, write, waiting)
-        if not self._pumping:
-            self._pump()
-        await waiting
-
-    def skip_literal(self, event: AppendMessage) -> None:
-        """Read over the message of an APPEND that was refused though it is on its way."""
-        if event.waits:
-            return
-        if event.size > self._reader.limits.skip:
-            self.bye(b"[TOOBIG] Message too large to be read over")
-            raise Gone()
-        self._reader.skip(event.size)
-
     # -- commands --
 
-    def _handle(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         if isinstance(event, Continue):
             self.send(b"+ Ready for literal\r\n")
             self.write_out()
@@ -820,16 +553,6 @@ class ImapServer(IMAP4Server):
     def utf8(self) -> bool:
         """Names and strings of both sides are UTF-8 (RFC 6855 §3, RFC 9051 §5.1)."""
         return not self.enabled.isdisjoint({"UTF8=ACCEPT", "IMAP4rev2"})
-
-    @property
-    def compressed(self) -> bool:
-        return self._deflate is not None
-
-    def start_compression(self) -> None:
-        """RFC 4978 §3: from here on; what was read already is compressed too."""
-        self.write_out()
-        self._deflate = Deflate()
-        self._deflate.feed(self._reader.take(self._reader.buffered))
 
     # -- IDLE --
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from lorrainemail.errors import Reply, TemporaryError
+from lorrainemail.imap.connection import MAX_BUFFERED
 from lorrainemail.imap.server import (
     AUTOLOGOUT,
-    MAX_BUFFERED,
     MAX_ERRORS,
     MAX_LOGIN_FAILURES,
     PRE_LOGIN_IDLE,
