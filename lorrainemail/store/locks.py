@@ -89,8 +89,7 @@ class FileLocks:
     ) -> T:
         """With the process's own lock held: take the other two, work, let go of them."""
         try:
-            await self._wait_for(partial(_lock, descriptor), path, deadline)
-            made = await self._wait_for(partial(_dotlock, path), path, deadline)
+            made = await self._wait_for(partial(_lock_both, descriptor, path), path, deadline)
             try:
                 result: T = await (run(work) if run is not None else self._run(work, path))
                 return result
@@ -174,6 +173,20 @@ def _lock(descriptor: int) -> bool:
             return False
         raise
     return True
+
+
+def _lock_both(descriptor: int, path: str) -> object:
+    """Both or neither: some programs take them the other way round, and would wait for us as we for them."""
+    if not _lock(descriptor):
+        return False
+    try:
+        made = _dotlock(path)
+    except OSError:
+        _unlock(descriptor)
+        raise
+    if not made:
+        _unlock(descriptor)
+    return made
 
 
 def _unlock(descriptor: int) -> None:

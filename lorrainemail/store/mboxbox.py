@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from lorrainemail.errors import MailError
@@ -276,12 +277,12 @@ class MboxMailbox(Mailbox):
         box = self._home.tree.box
         return self.write_flags() if box is None or box.size <= AT_ONCE else succeed(None)
 
-    def _not_written(self, failure: object) -> None:
+    def _not_written(self, failure: Failure) -> None:
         """They stay in the index; the next opening tries again."""
         _log.warn(
             "flags could not be written into the mbox of {account}: {why}",
             account=self._home.key,
-            why=failure,
+            why=failure.getErrorMessage(),
         )
 
     def drop(self) -> None:

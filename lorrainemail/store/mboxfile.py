@@ -50,6 +50,10 @@ _OWN: Final = re.compile(
     rb"([^\r\n]*(?:\r?\n[ \t][^\r\n]*)*)\r?\n",
     re.IGNORECASE | re.MULTILINE,
 )
+#: mutt's own, behind its Content-Length; elsewhere it is the author's.
+_LINES: Final = re.compile(
+    rb"^(Content-Length[ \t]*:[^\r\n]*\r?\n)Lines:[ \t]*[0-9]+\r?\n", re.IGNORECASE | re.MULTILINE
+)
 _BASE: Final = re.compile(rb"([0-9]{1,10})[ \t]+([0-9]{10})((?:[ \t]+\S+)*)\Z")
 _STATUS: Final = {"R": SEEN}
 _X_STATUS: Final = {"A": ANSWERED, "F": FLAGGED, "D": DELETED, "T": DRAFT}
@@ -151,12 +155,15 @@ def take_apart(data: bytes, cut: int = -1) -> Segment:
     ):
         return Segment(_NO_OWN, header, data[len(header) :])
     own: dict[bytes, bytes] = {}
+    if b"content-length" in lowered:
+        header = _LINES.sub(rb"\1", header)
 
     def note(match: re.Match[bytes]) -> bytes:
         own.setdefault(match.group(1).lower(), match.group(2).strip())
         return b""
 
-    return Segment(own, _OWN.sub(note, header), data[len(header) :])
+    rest = data[len(lowered) :]
+    return Segment(own, _OWN.sub(note, header), rest)
 
 
 def header_length(data: bytes) -> int:

@@ -147,7 +147,8 @@ def run(
     )
     assert added.returncode == 0, added.stderr
     address = (server.address, 2525)
-    faulty = {"PYTHONPATH": FAULTS, "LORRAINEMAIL_FAULTS": str(faults)}
+    path = os.pathsep.join(filter(None, (FAULTS, os.environ.get("PYTHONPATH"))))
+    faulty = {"PYTHONPATH": path, "LORRAINEMAIL_FAULTS": str(faults)}
     answered: list[int] = []
     waiting = list(range(messages))
     waiting.reverse()
