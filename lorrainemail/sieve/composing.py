@@ -46,6 +46,7 @@ _LIST_FIELDS: Final = (
     "list-id", "list-help", "list-subscribe", "list-unsubscribe", "list-post", "list-owner", "list-archive",
 )  # fmt: skip
 _RECIPIENT_FIELDS: Final = ("to", "cc", "bcc", "resent-to", "resent-cc", "resent-bcc")
+_CONTENT = re.compile(rb"Content-[!-9;-~]+[ \t]*:", re.IGNORECASE)
 _MESSAGE_ID = re.compile(r"<[\x21-\x3b\x3d\x3f-\x7e]{1,500}>")
 
 
@@ -66,6 +67,7 @@ def compose(
     text = body[:MAX_TEXT].replace("\r\n", "\n").replace("\r", "\n").replace("\0", "")
     octets = text.replace("\n", "\r\n").encode("utf-8", "replace")
     if mime:
+        octets = _entity(octets)
         return b"".join(head) + octets + (b"" if octets.endswith(b"\r\n") else b"\r\n")
     encoding = b"7bit" if octets.isascii() else b"8bit"
     if max(map(len, octets.split(b"\r\n"))) > 990:  # RFC 5322 §2.1.1
@@ -75,6 +77,33 @@ def compose(
         encoding = b"quoted-printable"
     head.append(b"Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: %b\r\n" % encoding)
     return b"".join(head) + b"\r\n" + octets + (b"" if octets.endswith(b"\r\n") else b"\r\n")
+
+
+def _entity(octets: bytes) -> bytes:
+    """A MIME entity with its own fields alone: others would be the letter's, a second From above all."""
+    header, _, body = (b"\r\n" + octets).partition(b"\r\n\r\n")
+    kept: list[bytes] = []
+    keeping = False
+    for line in header.split(b"\r\n"):
+        if line[:1] not in (b" ", b"\t"):
+            keeping = _CONTENT.match(line) is not None
+        if keeping:
+            kept.append(line + b"\r\n")
+    return b"".join(kept) + b"\r\n" + body
+
+
+def _own(run: Run, origin: str) -> str:
+    """``:from`` where it is an address of the account, else "": a script sends in nobody else's name
+    (RFC 5230 §4.3, RFC 5436 §2.3)."""
+    try:
+        address = _from_address(origin)
+    except AddressError:
+        return ""
+    own = run.context.addresses
+    if address.key in own or address.key == run.envelope.recipient.key or f"@{address.domain}" in own:
+        return origin
+    run.note(f":from {address} is not the account's, left out")
+    return ""
 
 
 def _address_field(name: str, text: str) -> bytes:
@@ -196,11 +225,7 @@ def _from_address(text: str) -> Address:
 
 def _reply(run: Run, sender: Address, origin: str, subject: str, text: str, mime: bool) -> bytes:
     message = run.message
-    if origin:
-        try:
-            _from_address(origin)
-        except AddressError:
-            origin = ""
+    origin = _own(run, origin) if origin else ""
     if not subject:
         original = message.values("subject")
         subject = f"Auto: {original[0]}" if original and original[0] else "Automated reply"
@@ -322,11 +347,7 @@ _IMPORTANCE: Final = {"1": ("High", "1 (Highest)"), "2": ("Normal", "3 (Normal)"
 def _notification(run: Run, given: Given, uri: Mailto, number: int) -> bytes:
     """RFC 5436 §2.7."""
     owner = str(run.envelope.recipient)
-    origin = run.text(given.get("from", ""))
-    try:
-        _from_address(origin)
-    except AddressError:
-        origin = ""
+    origin = _own(run, run.text(given.get("from", "")))
     text = run.text(given.get("message", ""))
     subjects = run.message.values("subject")
     subject = text or uri.subject or (subjects[0] if subjects else "") or "New mail"

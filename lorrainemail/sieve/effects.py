@@ -133,6 +133,7 @@ class Context:
     :ivar addresses: folded addresses of the account, for vacation.
     :ivar separators: between user and detail of a local part.
     :ivar folders: the account's folders, lower-case special uses to each; empty where nothing needs them.
+    :ivar metadata: annotations by folder ("" is the account) and lower-case entry (RFC 5490).
     :ivar remembered: keys of vacation and duplicate to when they are forgotten.
     :ivar environment: RFC 5183 items.
     :ivar spam: 0 to 100, None where nobody judged; ``virus`` 0 (not tested) to 5 (RFC 5235).
@@ -144,6 +145,7 @@ class Context:
     addresses: frozenset[str] = frozenset()
     separators: str = "+"
     folders: Mapping[str, tuple[str, ...]] = attrs.field(factory=dict)
+    metadata: Mapping[str, Mapping[str, str]] = attrs.field(factory=dict)
     remembered: Mapping[str, float] = attrs.field(factory=dict)
     environment: Mapping[str, str] = attrs.field(factory=dict)
     spam: int | None = None

@@ -58,7 +58,7 @@ from lorrainemail.sieve.effects import (
     Sent,
     Version,
 )
-from lorrainemail.sieve.filter import SieveFilter
+from lorrainemail.sieve.filter import SieveFilter, metadata_of
 from lorrainemail.sieve.language import compile_script
 from lorrainemail.sieve.message import Message
 from lorrainemail.sieve.run import Program, chain, run_program
@@ -329,12 +329,14 @@ class MailboxScripts:
         remembered: Mapping[str, float] = {}
         if "remembered" in program.needs:
             remembered = dict(await self._filter.ledger(address))
+        metadata = await metadata_of(program, home)
         changed = event.changed.get(uid, ())
         return Context(
             now=self._now(),
             addresses=frozenset({address.key, *event.account.may_send_as}),
             separators=self._filter.separators,
             folders=folders,
+            metadata=metadata,
             remembered=remembered,
             environment={
                 **self._filter.environment,

@@ -30,6 +30,7 @@ from lorrainemail.interfaces import (
     Filtered,
     IContent,
     IFilter,
+    IMailHome,
     Inject,
     IStore,
     LocalMailbox,
@@ -56,7 +57,7 @@ from lorrainemail.sieve.language import compile_script
 from lorrainemail.sieve.message import Message, field
 from lorrainemail.sieve.run import Program, chain, run_program, try_program
 from lorrainemail.sieve.storage import AFTER, BEFORE, Scripts, Stamp, StorageError, stamp_of
-from lorrainemail.sieve.surroundings import key_of
+from lorrainemail.sieve.surroundings import METADATA, key_of
 from lorrainemail.version import VERSION
 
 _log = Logger("lorrainemail.sieve")
@@ -70,6 +71,8 @@ QUICK_SIZE: Final = 128 * 1024
 #: Octets in which the end of a header is looked for at first, and at most.
 FIRST_LOOK: Final = 64 * 1024
 MAX_HEADER: Final = 1 << 20
+#: Folders whose annotations one run may ask for.
+MAX_ANNOTATED: Final = 500
 #: Redirections along one chain of our own; the injector drops what goes further.
 MAX_HOPS: Final = 9
 #: Seconds until an account is told of the same fault of its script again.
@@ -234,6 +237,7 @@ class SieveFilter:
             for folder in await self._store.home(account).folders():
                 if folder.selectable:
                     folders[folder.name] = tuple(use.lower() for use in folder.special_use)
+        metadata = await metadata_of(program, self._store.home(account))
         remembered: Mapping[str, float] = {}
         if "remembered" in program.needs:
             remembered = dict(await self.ledger(account.address))
@@ -245,6 +249,7 @@ class SieveFilter:
             addresses=frozenset({account.address.key, mailbox.address.key, *account.may_send_as}),
             separators=self.separators,
             folders=folders,
+            metadata=metadata,
             remembered=remembered,
             environment={
                 **self.environment,
@@ -428,6 +433,24 @@ def load(scripts: Scripts, address: Address) -> _Compiled:
             fault = f'the script "{name}": {error}'
     programs = [*common(BEFORE), *own, *common(AFTER)] if not fault else []
     return _Compiled(files, chain(programs) if programs else None, fault)
+
+
+async def metadata_of(program: Program, home: IMailHome) -> Mapping[str, Mapping[str, str]]:
+    """The annotations that a program may ask for (RFC 5490): those of few folders, or of all where it makes
+    their names itself."""
+    wanted = {need.removeprefix(METADATA) for need in program.needs if need.startswith(METADATA)}
+    if not wanted:
+        return {}
+    there = [folder.name for folder in await home.folders()]
+    if "*" not in wanted:
+        there = [name for name in there if name in wanted or name.upper() in {one.upper() for one in wanted}]
+    names = ["", *there] if "" in wanted else there
+    return {
+        name: {
+            entry: value.decode("utf-8", "replace") for entry, value in (await home.metadata(name)).items()
+        }
+        for name in names[:MAX_ANNOTATED]
+    }
 
 
 def header_of(content: IContent) -> tuple[bytes, int]:

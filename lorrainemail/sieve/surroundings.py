@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Final
 
 from lorrainemail.grammar.sieve import Node
@@ -12,8 +13,10 @@ from lorrainemail.sieve.actions import folder_name
 from lorrainemail.sieve.compiler import MATCH_TAGS, MATCH_TYPES, Compiler, Form, Given, Tagged
 from lorrainemail.sieve.effects import WEEK, Remember
 from lorrainemail.sieve.matching import NUMERIC
-from lorrainemail.sieve.run import MAX_REMEMBERED, Action, Check, Run, RunError
+from lorrainemail.sieve.run import MAX_REMEMBERED, Action, Check, Run, RunError, Text
 
+#: What a program needs that asks for annotations: this, and the folder's name.
+METADATA: Final = "metadata:"
 #: Seconds for which an id is remembered at most (RFC 7352 §3.2).
 MAX_SECONDS: Final = 90 * 86400
 
@@ -58,6 +61,48 @@ def _mailboxexists(compiler: Compiler, node: Node, given: Given) -> Check:
         return all(folder_name(run, name) in run.context.folders for name in run.texts(names))
 
     return mailboxexists
+
+
+def _asks_metadata(compiler: Compiler, folder: Text | None) -> None:
+    """Say before the run which folders' annotations it may ask for: "" is the account, "*" any folder."""
+    if folder is None:
+        compiler.shared.needs.add(METADATA)
+    else:
+        compiler.shared.needs.add(METADATA + (folder if isinstance(folder, str) and folder else "*"))
+
+
+def _entries(run: Run, folder: Text | None) -> Mapping[str, str]:
+    name = "" if folder is None else folder_name(run, run.text(folder))
+    return run.context.metadata.get(name, {})
+
+
+def _metadata(compiler: Compiler, node: Node, given: Given) -> Check:
+    """RFC 5490 §3.2, and of the server §4.2: an annotation that is not there never matches."""
+    *folders, entry, keys = given.values
+    folder = folders[0] if folders else None
+    _asks_metadata(compiler, folder)
+    matching = compiler.matching(node, given, keys)
+
+    def metadata(run: Run) -> bool:
+        value = _entries(run, folder).get(run.text(entry).lower())
+        if value is None:
+            return matching.match.kind == "count" and matching.any(run, ())
+        return matching.any(run, (value,))
+
+    return metadata
+
+
+def _metadataexists(compiler: Compiler, node: Node, given: Given) -> Check:
+    """RFC 5490 §3.3, and of the server §4.3: all of them are there."""
+    *folders, entries = given.values
+    folder = folders[0] if folders else None
+    _asks_metadata(compiler, folder)
+
+    def metadataexists(run: Run) -> bool:
+        known = _entries(run, folder)
+        return all(entry.lower() in known for entry in run.texts(entries))
+
+    return metadataexists
 
 
 def _specialuse_exists(compiler: Compiler, node: Node, given: Given) -> Check:
@@ -142,6 +187,18 @@ TESTS: Final = {
     ),
     "ihave": Form(_ihave, {}, (), ("strings",), extension="ihave"),
     "mailboxexists": Form(_mailboxexists, {}, (), ("strings",), extension="mailbox"),
+    "metadata": Form(
+        _metadata,
+        MATCH_TAGS,
+        (MATCH_TYPES,),
+        ("string", "string", "strings"),
+        extension="mboxmetadata",
+    ),
+    "metadataexists": Form(_metadataexists, {}, (), ("string", "strings"), extension="mboxmetadata"),
+    "servermetadata": Form(
+        _metadata, MATCH_TAGS, (MATCH_TYPES,), ("string", "strings"), extension="servermetadata"
+    ),
+    "servermetadataexists": Form(_metadataexists, {}, (), ("strings",), extension="servermetadata"),
     "specialuse_exists": Form(_specialuse_exists, {}, (), ("string", "strings"), 1, extension="special-use"),
     "duplicate": Form(
         _duplicate,

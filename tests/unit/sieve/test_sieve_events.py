@@ -124,6 +124,19 @@ def test_flags_that_the_message_has_are_known_and_changed(place: Place) -> None:
     assert place.folder("Notes") == {place.uid: frozenset({"$Work"})}
 
 
+def test_annotations_of_folders_and_of_the_account_are_known(place: Place) -> None:
+    home = place.store.home(BOB)
+    now(home.set_metadata("Notes", {"/private/colour": b"red"}))
+    now(home.set_metadata("", {"/private/colour": b"blue"}))
+    place.script(
+        'require ["imap4flags", "mboxmetadata", "servermetadata", "variables"]; set "where" "Notes"; '
+        'if allof (metadata "${where}" "/private/colour" "red", servermetadata "/private/colour" "blue") '
+        '{ addflag "known"; }'
+    )
+    place.happen()
+    assert "known" in place.folder("Notes")[place.uid]
+
+
 def test_a_message_that_is_filed_elsewhere_is_marked_not_lost(place: Place) -> None:
     place.script('require ["fileinto", "mailbox"]; fileinto :create "Sorted";')
     place.happen()

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from lorrainemail.sieve.language import compile_script
+
 Does = Callable[..., list[str]]
 
 A = """Date: Tue, 1 Apr 1997 09:06:31 -0800 (PST)
@@ -237,18 +239,18 @@ def test_vacation_answers_only_what_is_addressed_to_the_account(does: Does) -> N
 
 
 def test_a_vacation_reply_is_what_rfc_5230_says(runs: Any) -> None:
-    result = runs('vacation :days 23 :subject "gön" :from "Bob <b@x.example>" "Gruß\n.\nx";', LISTS + "\n")
+    result = runs('vacation :days 23 :subject "gön" :from "Bob <bob@bricoleur.com>" "Gruß\n.\nx";', LISTS + "\n")
     sent = result.effects[0]
     head, body = sent.message.split(b"\r\n\r\n", 1)
     lines = head.split(b"\r\n")
-    assert b"From: Bob <b@x.example>" in lines and b"To: carole@elorac.fr" in lines
+    assert b"From: Bob <bob@bricoleur.com>" in lines and b"To: carole@elorac.fr" in lines
     assert b"Subject: =?utf-8?q?g=C3=B6n?=" in lines
     assert b"In-Reply-To: <one@b.example>" in lines and b"References: <zero@b> <one@b.example>" in lines
     assert b"Auto-Submitted: auto-replied (vacation)" in lines
     assert body == "Gruß\r\n.\r\nx\r\n".encode()
     assert sent.sender is None and sent.seconds == 23 * 86400
     same = runs(
-        'vacation :days 3 :subject "gön" :from "Bob <b@x.example>" "Gruß\n.\nx";', LISTS + "\n"
+        'vacation :days 3 :subject "gön" :from "Bob <bob@bricoleur.com>" "Gruß\n.\nx";', LISTS + "\n"
     ).effects[0]
     other = runs('vacation :days 23 "other";', LISTS + "\n").effects[0]
     assert same.once == sent.once != other.once
@@ -257,8 +259,8 @@ def test_a_vacation_reply_is_what_rfc_5230_says(runs: Any) -> None:
 
 
 def test_a_name_beyond_ascii_leaves_the_address_of_a_reply_readable(runs: Any) -> None:
-    sent = runs('vacation :from "Böb <b@x.example>" "away";', LISTS + "\n").effects[0]
-    assert sent.message.startswith(b"From: =?utf-8?q?B=C3=B6b?= <b@x.example>\r\n")
+    sent = runs('vacation :from "Böb <bob@bricoleur.com>" "away";', LISTS + "\n").effects[0]
+    assert sent.message.startswith(b"From: =?utf-8?q?B=C3=B6b?= <bob@bricoleur.com>\r\n")
 
 
 def test_a_reply_cannot_be_given_fields_by_the_message(runs: Any) -> None:
@@ -317,6 +319,30 @@ def test_folders_of_rfc_5490_and_rfc_8579(does: Does) -> None:
         'if specialuse_exists "Papierkorb" "\\\\Trash" { addflag "x"; keep; }'
     )
     assert does(script, A, folders=folders) == ["Papierkorb", "Spam", "keep x"]
+
+
+def test_annotations_of_rfc_5490(does: Does) -> None:
+    metadata = {"INBOX": {"/private/vendor/x/auto-replies": "on"}, "": {"/shared/comment": "In Toulouse"}}
+    script = (
+        'if metadata :is "inbox" "/private/vendor/X/auto-replies" "ON" { addflag "on"; } '
+        'if not metadata "INBOX" "/private/other" "" { addflag "missing"; } '
+        'if metadata :contains "Nowhere" "/private/vendor/x/auto-replies" "" { addflag "wrong"; } '
+        'if metadataexists "INBOX" ["/private/vendor/x/auto-replies"] { addflag "there"; } '
+        'if metadataexists "INBOX" ["/private/vendor/x/auto-replies", "/private/y"] { addflag "wrong"; } '
+        'if servermetadata :matches "/shared/comment" "*toulouse" { addflag "server"; } '
+        'if servermetadataexists "/shared/comment" { addflag "both"; } '
+    )
+    assert does(script, A, metadata=metadata) == ["keep on missing there server both"]
+
+
+def test_annotations_are_asked_for_before_the_run() -> None:
+    script = (
+        b'require ["mboxmetadata", "servermetadata", "variables"]; '
+        b'if metadata "Lists" "/private/x" "y" { stop; } if servermetadataexists "/shared/x" { stop; }'
+    )
+    assert compile_script(script).needs == {"metadata:Lists", "metadata:"}
+    dynamic = b'require ["mboxmetadata", "variables"]; if metadataexists "${1}" "/private/x" { stop; }'
+    assert compile_script(dynamic).needs == {"metadata:*"}
 
 
 def test_includes_of_rfc_6609(does: Does) -> None:
