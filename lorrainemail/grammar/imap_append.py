@@ -6,12 +6,17 @@ from __future__ import annotations
 import re
 from typing import Final
 
+import attrs
+
 from lorrainemail.grammar.imap_commands import AppendArguments, BadCommand
 from lorrainemail.grammar.imap_scan import Scanner, SyntaxFault
 from lorrainemail.message.dates import parse_date_time
 
 #: Octets of a tag; a longer one is a syntax error.
 MAX_TAG: Final = 100
+
+#: URLs of one CATENATE between two literals.
+MAX_URLS: Final = 100
 
 _QUOTED_DATE = re.compile(rb'"([^"]{26})"')
 
@@ -57,27 +62,65 @@ def parse_append(data: bytes, utf8: bool = False) -> AppendArguments | None:
             return None  # the mailbox is a literal
         mailbox = scanner.mailbox()
         scanner.space()
-        flags, date, in_utf8 = _append_options(scanner)
+        before = AppendArguments(tag, mailbox, (), None, name.decode("ascii"), False, replaces, by_uid)
+        return _append_options(scanner, before)
     except SyntaxFault as fault:
         raise BadCommand(tag, str(fault)) from None
-    return AppendArguments(tag, mailbox, flags, date, name.decode("ascii"), in_utf8, replaces, by_uid)
 
 
-def parse_append_options(data: bytes) -> tuple[tuple[str, ...], int | None, bool]:
+def parse_append_options(data: bytes, before: AppendArguments) -> AppendArguments:
     """What stands before a further message of an APPEND (RFC 3502 §6.3.11).
 
+    :param before: the arguments of the message before it.
     :raises BadCommand: where it is wrong.
     """
     scanner = Scanner(data)
     try:
         scanner.space()
-        return _append_options(scanner)
+        return _append_options(scanner, before)
     except SyntaxFault as fault:
         raise BadCommand(b"", str(fault)) from None
 
 
-def _append_options(scanner: Scanner) -> tuple[tuple[str, ...], int | None, bool]:
-    """Flags, date, and whether ``UTF8 (`` stands before the literal (RFC 6855 §4)."""
+def is_catenated(line: bytes) -> bool:
+    """Whether a line without a literal may be an APPEND all the same: one of URLs alone (RFC 4469)."""
+    return line.endswith(b")") and b" CATENATE (" in line.upper()
+
+
+def parse_pieces(data: bytes, before: AppendArguments) -> AppendArguments:
+    """What stands behind a literal within CATENATE's parentheses, up to the next one or their end.
+
+    :raises BadCommand: where it is wrong.
+    """
+    scanner = Scanner(data)
+    try:
+        if not scanner.at(b")"):
+            scanner.space()
+        return _pieces(scanner, before)
+    except SyntaxFault as fault:
+        raise BadCommand(b"", str(fault)) from None
+
+
+def _pieces(scanner: Scanner, before: AppendArguments) -> AppendArguments:
+    """RFC 4469 §5 ``cat-part *(SP cat-part) ")"``, up to a literal or the parenthesis."""
+    urls: list[bytes] = []
+    while not scanner.skip(b")"):
+        if urls:
+            scanner.space()
+        kind = scanner.keyword()
+        scanner.space()
+        if kind not in (b"URL", b"TEXT") or len(urls) >= MAX_URLS:
+            raise SyntaxFault("URL or TEXT is missing, or too many of them")
+        if scanner.at_end():
+            return attrs.evolve(before, catenates="URL" if kind == b"URL" else "TEXT", urls=tuple(urls))
+        if kind == b"TEXT":
+            raise SyntaxFault("a literal is missing")
+        urls.append(scanner.astring())
+    return attrs.evolve(before, catenates="END", urls=tuple(urls), behind=scanner.data[scanner.position :])
+
+
+def _append_options(scanner: Scanner, before: AppendArguments) -> AppendArguments:
+    """Flags, date, and whether ``UTF8 (`` (RFC 6855 §4) or ``CATENATE (`` (RFC 4469) stands there."""
     flags: tuple[str, ...] = ()
     date: int | None = None
     if scanner.at(b"("):
@@ -93,5 +136,12 @@ def _append_options(scanner: Scanner) -> tuple[tuple[str, ...], int | None, bool
     in_utf8 = scanner.data[scanner.position : scanner.position + 6].upper() == b"UTF8 ("
     if in_utf8:
         scanner.position += 6
-    scanner.end()
-    return flags, date, in_utf8
+    found = attrs.evolve(before, flags=flags, date=date, utf8=in_utf8, catenates="", urls=(), behind=b"")
+    if scanner.data[scanner.position : scanner.position + 10].upper() == b"CATENATE (":
+        scanner.position += 10
+        if scanner.at(b")"):
+            raise SyntaxFault("nothing to put together")
+        found = _pieces(scanner, found)
+    if not found.behind:
+        scanner.end()
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
@@ -83,6 +83,9 @@ class AppendArguments:
 
     :ivar utf8: the message is announced as one with UTF-8 in its header (RFC 6855 §4).
     :ivar replaces: number or UID of the message that goes for it (RFC 8508), 0 for APPEND.
+    :ivar catenates: the message is put together (RFC 4469); what this literal is of it: "TEXT", "URL", or
+        "END" where none follows. ``urls``: those that stand before it.
+    :ivar behind: what stands behind that end.
     """
 
     tag: bytes
@@ -93,3 +96,6 @@ class AppendArguments:
     utf8: bool = False
     replaces: int = 0
     by_uid: bool = False
+    catenates: Literal["", "TEXT", "URL", "END"] = ""
+    urls: tuple[bytes, ...] = ()
+    behind: bytes = b""

@@ -20,7 +20,13 @@ from typing import Final
 
 import attrs
 
-from lorrainemail.grammar.imap_append import parse_append, parse_append_options, tag_of
+from lorrainemail.grammar.imap_append import (
+    is_catenated,
+    parse_append,
+    parse_append_options,
+    parse_pieces,
+    tag_of,
+)
 from lorrainemail.grammar.imap_commands import AppendArguments, BadCommand
 
 _LITERAL = re.compile(rb"(~?)\{([0-9]{1,20})(\+?)\}\Z")
@@ -65,6 +71,9 @@ class Continue:
 class AppendMessage:
     """An APPEND has come to its message, ``size`` octets; ``waits``: for a "+ " (or for a refusal).
 
+    At the end of a message that is put together (RFC 4469) that literal is of the next one; without one the
+    size is 0, and nothing is on its way.
+
     :ivar binary: sent as a literal8 (RFC 3516 §4.4).
     """
 
@@ -92,8 +101,27 @@ def next_message(before: AppendMessage, line: bytes) -> AppendMessage | None:
     match = _LITERAL.search(line) if line.endswith(b"}") else None
     if match is None or int(match.group(2)) > MAX_NUMBER:
         return None
-    flags, date, utf8 = parse_append_options(line[: match.start()])
-    arguments = attrs.evolve(before.arguments, flags=flags, date=date, utf8=utf8)
+    return _announced(parse_append_options(line[: match.start()], before.arguments), line, match)
+
+
+def next_piece(before: AppendMessage, line: bytes) -> AppendMessage:
+    """What follows behind a literal of CATENATE (RFC 4469): the next literal, or the end.
+
+    :raises BadCommand: where it is wrong.
+    """
+    match = _LITERAL.search(line) if line.endswith(b"}") else None
+    if match is None or int(match.group(2)) > MAX_NUMBER:
+        arguments = parse_pieces(line, before.arguments)
+        if arguments.catenates != "END":
+            raise BadCommand(b"", "a literal is missing")
+        return AppendMessage(arguments, 0, True)
+    return _announced(parse_pieces(line[: match.start()], before.arguments), line, match)
+
+
+def _announced(arguments: AppendArguments, line: bytes, match: re.Match[bytes]) -> AppendMessage:
+    """The arguments with the literal behind them on that line, which may be of the message after this one."""
+    if arguments.catenates == "END":
+        arguments = attrs.evolve(arguments, behind=arguments.behind + line[match.start() :])
     return AppendMessage(arguments, int(match.group(2)), not match.group(3), bool(match.group(1)))
 
 
@@ -231,9 +259,10 @@ class CommandReader:
                 return Fault(tag, "command too long")
             if command:
                 command += line
-                data = bytes(command)
+                line = bytes(command)
                 command.clear()
-                return Ready(data)
+            if is_catenated(line):
+                return self._catenated(line)
             return Ready(line) if line else Fault(b"", "empty command")
         size = int(match.group(2))
         waits = not match.group(3)
@@ -247,7 +276,7 @@ class CommandReader:
             return self._refuse(Fault(tag, "literal too large", too_big=True), size, waits)
         if append is not None:
             command.clear()
-            return AppendMessage(append, size, waits, bool(match.group(1)))
+            return _announced(append, line, match)
         if match.group(1) or not tag:
             return self._refuse(Fault(tag, "unexpected literal"), size, waits)
         if len(before) + size + 20 > self.limits.command:
@@ -256,6 +285,14 @@ class CommandReader:
         command += b"\r\n"
         self._want = size
         return Continue() if waits else None
+
+    def _catenated(self, line: bytes) -> Event:
+        """An APPEND of URLs alone, if that is what it is."""
+        try:
+            append = parse_append(line, self.utf8)
+        except BadCommand as bad:
+            return Fault(bad.tag, bad.text)
+        return Ready(line) if append is None or append.catenates != "END" else AppendMessage(append, 0, True)
 
     def _refuse(self, fault: Fault, size: int, waits: bool) -> Fault | None:
         """A literal is not taken: where it waits, the command ends here; else it is read over."""

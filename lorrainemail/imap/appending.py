@@ -15,16 +15,14 @@ from lorrainemail.errors import MailError
 from lorrainemail.grammar.imap_commands import AppendArguments, BadCommand
 from lorrainemail.grammar.imap_input import AppendMessage, next_message
 from lorrainemail.grammar.imap_sets import print_set
+from lorrainemail.imap.catenate import MAX_BETWEEN, catenate, cut_literal
 from lorrainemail.imap.folders import target_failure
 from lorrainemail.imap.server import Bad, ImapServer, No
 from lorrainemail.interfaces import IContent, IMailbox
-from lorrainemail.net.flow import Gone
 from lorrainemail.ops.content import ContentWriter
 
 #: Messages of one APPEND; together they may have the size of the largest single one.
 MAX_MESSAGES: Final = 500
-#: Octets between two messages: flags and a date.
-MAX_BETWEEN: Final = 8000
 
 
 @attrs.frozen(slots=True)
@@ -108,7 +106,7 @@ def _check(session: ImapServer, event: AppendMessage, before: int) -> None:
         raise No(b"[TOOBIG] Message too large")
     if before + event.size > session.shared.message_size:
         raise No(b"[LIMIT] Too much for one APPEND")
-    if not event.size:
+    if not event.size and not event.arguments.catenates:
         raise No(b"[CANNOT] Message is empty")  # RFC 3502 §6.3.11: cancels a multiple append, too
     if event.arguments.utf8 and not session.utf8:
         raise Bad(b"UTF8 was not enabled")  # RFC 6855 §4
@@ -118,10 +116,16 @@ async def _receive_all(session: ImapServer, event: AppendMessage, messages: list
     """Each message of the command, the first one checked already."""
     size = 0
     while True:
-        content = await _receive(session, event)
-        messages.append(Received(content, event.arguments))
-        size += event.size
-        rest = await session.read_line(MAX_BETWEEN)
+        if event.arguments.catenates:
+            content, event = await catenate(session, event, session.shared.message_size - size)
+            messages.append(Received(content, event.arguments))
+            size += content.size
+            rest = event.arguments.behind
+        else:
+            content = await _receive(session, event)
+            messages.append(Received(content, event.arguments))
+            size += event.size
+            rest = await session.read_line(MAX_BETWEEN)
         if event.arguments.utf8:
             if not rest.startswith(b")"):
                 raise Bad(b'")" is missing')
@@ -131,10 +135,10 @@ async def _receive_all(session: ImapServer, event: AppendMessage, messages: list
         try:
             following = next_message(event, rest)
         except BadCommand as bad:
-            _cut_literal(session, rest)
+            cut_literal(session, rest)
             raise Bad(bad.text.encode("ascii")) from None
         if following is None or event.arguments.replaces:
-            _cut_literal(session, rest)
+            cut_literal(session, rest)
             raise Bad(b"Unexpected text after the message")
         event = following
         try:
@@ -144,13 +148,6 @@ async def _receive_all(session: ImapServer, event: AppendMessage, messages: list
         except (No, Bad):
             session.skip_literal(event)
             raise
-
-
-def _cut_literal(session: ImapServer, line: bytes) -> None:
-    """A literal that does not wait follows something wrong: nobody can say where the next command begins."""
-    if line.endswith(b"+}"):
-        session.bye(b"Unexpected literal")
-        raise Gone()
 
 
 async def _receive(session: ImapServer, event: AppendMessage) -> IContent:

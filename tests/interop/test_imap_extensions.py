@@ -125,3 +125,36 @@ def test_imaplib_sorts_threads_and_asks_for_its_quota(make_server: Any) -> None:
     client.select()
     assert client.search(None, 'SUBJECT "é"')[1] == [b"4"]
     client.logout()
+
+
+def test_imaplib_puts_a_message_together_from_another(make_server: Any) -> None:
+    server = make_server()
+    send(server, "old", "Message-ID: <1@elorac.test>\r\n")
+    client = connect(server)
+    together = 'CATENATE (URL "/INBOX/;UID=1/;SECTION=HEADER" URL "/INBOX/;UID=1")'
+    kind, data = client._simple_command("APPEND", "INBOX", together)
+    assert kind == "OK", data
+    assert client._simple_command("APPEND", "INBOX", 'CATENATE (URL "/INBOX/;UID=9")')[0] == "NO"
+    client.select()
+    found = client.fetch("1:2", "(BODY.PEEK[HEADER] BODY.PEEK[])")[1]
+    parts = [item[1] for item in found if isinstance(item, tuple)]
+    assert parts[3] == parts[0] + parts[1]
+    client.logout()
+
+
+def test_imaplib_shares_a_folder_notes_metadata_and_searches_everywhere(make_server: Any) -> None:
+    server = make_server()
+    send(server, "=?utf-8?q?R=C3=A9union?=")
+    client = connect(server)
+    assert client.create("Shared")[0] == "OK"
+    assert client.setacl("Shared", "anyone", "lr")[0] == "OK"
+    assert b"anyone lr" in client.getacl("Shared")[1][0]
+    assert client.myrights("Shared")[0] == "OK"
+    assert client.xatom("SETMETADATA", "INBOX", '(/private/comment "mine")')[0] == "OK"
+    assert client.xatom("GETMETADATA", "INBOX", "/private/comment")[0] == "OK"
+    assert b'"mine"' in b"".join(client.untagged_responses["METADATA"])
+    assert client.xatom("ESEARCH", "IN (personal) RETURN (COUNT)", "SUBJECT", "message")[0] == "OK"
+    assert client.xatom("NOTIFY", "SET (selected (MessageNew MessageExpunge))")[0] == "OK"
+    client.select()
+    assert client.search(None, 'FUZZY SUBJECT "reunion"')[1] == [b"1"]
+    client.logout()
