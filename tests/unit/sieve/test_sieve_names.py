@@ -46,7 +46,7 @@ def sent_by(script: str, **more: Any) -> Sent:
     "script",
     [
         'require ["vacation", "variables"]; set "x" "%s"; vacation :from "${x}" "away";',
-        'require ["enotify", "variables"]; set "x" "%s"; notify :from "${x}" "mailto:victim@elsewhere.test?body=Pay";',
+        'require ["enotify", "variables"]; set "x" "%s"; notify :from "${x}" "mailto:x@y.test?body=Pay";',
     ],
 )
 def test_from_is_an_address_of_the_account(script: str, origin: str, author: str) -> None:
