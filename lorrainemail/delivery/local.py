@@ -26,6 +26,8 @@ from lorrainemail.interfaces import (
     QueueRecipient,
     later,
 )
+from lorrainemail.ops.reheaded import Reheaded
+from lorrainemail.sieve.filing import FolderPlacement, told_filing
 
 _log = Logger("lorrainemail.delivery.local")
 
@@ -92,11 +94,12 @@ class LocalCourier:
         refusal = await later(self._store.may_accept(account, content.size))
         if refusal is not None:
             raise TemporaryError(refusal, QUOTA) if refusal.temporary else PermanentError(refusal)
-        placement = self._store.placement(
-            account,
-            recipient.folder,
-            mailbox_prefix(recipient.owner or item.envelope.sender, address),
-            for_mailbox(content, header_of(content)),
-            item.envelope.id,
-        )
+        prefix = mailbox_prefix(recipient.owner or item.envelope.sender, address)
+        body = for_mailbox(content, header_of(content))
+        if recipient.argument:  # the account's script wanted flags, or a folder that it makes
+            flags, create = told_filing(recipient.argument)
+            whole = Reheaded(body, 0, prefix)
+            await FolderPlacement(self._store, account, recipient.folder, whole, flags, create).commit()
+            return
+        placement = self._store.placement(account, recipient.folder, prefix, body, item.envelope.id)
         await placement.commit()

@@ -12,7 +12,20 @@ from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 
 from lorrainemail.errors import PermanentError
-from lorrainemail.interfaces import Account, IContent, IMailbox, IPlacement, IStore, Placed
+from lorrainemail.interfaces import Account, Filing, IContent, IMailbox, IPlacement, IStore, Placed
+
+
+def filing_words(filing: Filing | None) -> str:
+    """How a filing is told to the queue, for a mailbox that could not be had at once; "" for a plain copy."""
+    if filing is None or not (filing.flags or filing.create):
+        return ""
+    return " ".join(("create" if filing.create else "as-it-is", *filing.flags))
+
+
+def told_filing(words: str) -> tuple[tuple[str, ...], bool]:
+    """The flags, and whether the folder is made where it is missing, of :func:`filing_words`."""
+    create, *flags = words.split(" ")
+    return tuple(flags), create == "create"
 
 
 @implementer(IPlacement)

@@ -35,6 +35,7 @@ from lorrainemail.interfaces import (
     Transaction,
 )
 from lorrainemail.message import dsn
+from lorrainemail.sieve.filing import filing_words
 
 _log = Logger("lorrainemail.intake")
 
@@ -130,6 +131,7 @@ class Target:
             "local",
             attrs.evolve(self.recipient, address=account),
             folder=self.folder,
+            argument=filing_words(self.filing),
             attempts=1,
             next_try=now + LOCAL_RETRY,
             last_reply=str(self.reply),

@@ -11,8 +11,9 @@ from lorrainemail.addresses import parse_address
 from lorrainemail.delivery.local import LocalCourier
 from lorrainemail.envelope import Envelope, Recipient
 from lorrainemail.errors import PermanentError, Reply, TemporaryError
-from lorrainemail.interfaces import Account, Outcome, QueueItem, QueueRecipient
+from lorrainemail.interfaces import Account, Filing, Outcome, QueueItem, QueueRecipient
 from lorrainemail.ops.content import Content
+from lorrainemail.sieve.filing import filing_words
 from lorrainemail.store.memory import MemoryStore
 
 BOB = Account(parse_address("bob@bricoleur.com"))
@@ -32,8 +33,8 @@ class Tables:
         return self.answer
 
 
-def deliver(store: MemoryStore, account: Any) -> Outcome:
-    recipient = QueueRecipient("local", Recipient(BOB.address))
+def deliver(store: MemoryStore, account: Any, **more: Any) -> Outcome:
+    recipient = QueueRecipient("local", Recipient(BOB.address), **more)
     item = QueueItem(
         Envelope("m1", parse_address("carole@elorac.fr"), (recipient.recipient,)),
         (recipient,),
@@ -59,6 +60,22 @@ def test_mailbox_gets_the_message_with_its_own_fields_on_top() -> None:
         b"Return-Path: <carole@elorac.fr>\r\nDelivered-To: bob@bricoleur.com\r\n"
         b"Received: by us\r\nSubject: x\r\n\r\nbody\r\n"
     ]
+
+
+@pytest.mark.parametrize("filing", [Filing(None, ("\\Seen", "$Work"), True), Filing(None, ("$Work",))])
+def test_flags_and_the_folder_that_a_script_wanted_are_not_forgotten_by_the_queue(filing: Filing) -> None:
+    store = MemoryStore(task.Clock())
+    assert deliver(store, BOB, folder="Projects", argument=filing_words(filing)).kind == "delivered"
+    folders: list[Any] = []
+    store.home(BOB).folders().addCallback(folders.extend)
+    assert ("Projects" in [folder.name for folder in folders]) is filing.create
+    box = store.memory_home(BOB).folder("Projects" if filing.create else "INBOX")
+    (uid,) = box.uids()
+    assert box.flags(uid) == frozenset(filing.flags)
+
+
+def test_a_plain_filing_is_a_plain_delivery() -> None:
+    assert filing_words(None) == filing_words(Filing("Projects")) == ""
 
 
 @pytest.mark.parametrize(
