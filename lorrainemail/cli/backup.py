@@ -79,18 +79,20 @@ def run_backup(arguments: argparse.Namespace) -> int:
 
 
 def _back_up(arguments: argparse.Namespace) -> int:
-    from lorrainemail.transfer.access import Access, with_access
-    from lorrainemail.transfer.backup import Report, back_up, forget_old
+    from lorrainemail.transfer.access import is_served, locked, through_server
+    from lorrainemail.transfer.backup import back_up, forget_old
 
     located = locate(arguments.config, arguments.state)
     target = os.path.abspath(arguments.directory)
     progress = Progress(arguments.quiet)
 
-    def work(access: Access) -> Report:
-        tell = progress.of("backup")
-        return back_up(access, located.state, located.file, target, tell, arguments.full)
-
-    report = with_access(located, work)
+    tell = progress.of("backup")
+    if is_served(located.state):
+        access = through_server(located.state)
+        report = back_up(access, located.state, located.file, target, tell, arguments.full)
+    else:
+        with locked(located):
+            report = back_up(None, located.state, located.file, target, tell, arguments.full)
     progress.end()
     gone = forget_old(target, arguments.keep) if arguments.keep and not report.faults else []
     if arguments.json:

@@ -7,9 +7,10 @@ that none starts beside it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -66,23 +67,33 @@ def with_access(located: Located, work: Callable[[Access], T]) -> T:
     """
     if is_served(located.state):
         return work(through_server(located.state))
-    with as_owner(located.state):
+    with locked(located), as_owner(located.state):
+        return _with_own_store(located, work)
+
+
+@contextlib.contextmanager
+def locked(located: Located) -> Iterator[None]:
+    """While no server runs on the state, and none can start.
+
+    :raises ConfigurationError: where one does, or where a newer version wrote the state.
+    """
+    state = located.state
+    with as_owner(state):
         try:
-            lock = StateLock.acquire(located.state)
+            lock = StateLock.acquire(state)
         except Locked as error:
             what = f"process {error.pid} has just taken the state directory"
-            raise ConfigurationError((Problem(located.state, 0, what, "try again"),)) from None
+            raise ConfigurationError((Problem(state, 0, what, "try again"),)) from None
         except OSError as error:
-            raise ConfigurationError(
-                (Problem(located.state, 0, f"it cannot be used: {error.strerror}", "check --state"),)
-            ) from None
-        try:
-            require_known(located.state)
-            return _with_own_store(located, work)
-        except StartError as error:
-            raise ConfigurationError((Problem(located.state, 0, error.what, error.mend),)) from None
-        finally:
-            lock.release()
+            what = f"it cannot be used: {error.strerror}"
+            raise ConfigurationError((Problem(state, 0, what, "check --state"),)) from None
+    try:
+        require_known(state)
+        yield
+    except StartError as error:
+        raise ConfigurationError((Problem(state, 0, error.what, error.mend),)) from None
+    finally:
+        lock.release()
 
 
 def _with_own_store(located: Located, work: Callable[[Access], T]) -> T:

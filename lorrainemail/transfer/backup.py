@@ -1,7 +1,7 @@
 """The backup of a whole state, beside the running server.
 
 Order makes it whole without stopping anything. The queue is read first, then one mailbox after the other,
-each as it is at one moment (:mod:`lorrainemail.store.freezing`, by the server itself; by this process where
+each as it is at one moment (:mod:`lorrainemail.store.freezing`, by the server itself; as it lies there where
 no server runs, or for homes whose account is gone), then everything else. So no message that was accepted
 before the backup began is missing: one that was in the queue and then went into a mailbox is in both.
 SQLite files are copied by SQLite. What an earlier backup in the same directory has is linked, not copied.
@@ -79,10 +79,16 @@ class Report:
 
 
 def back_up(
-    access: Access, state: str, configuration: str | None, target: str, progress: Progress, full: bool = False
+    access: Access | None,
+    state: str,
+    configuration: str | None,
+    target: str,
+    progress: Progress,
+    full: bool = False,
 ) -> Report:
     """Make one backup.
 
+    :param access: the running server; None where the caller holds the state's lock.
     :param configuration: the configuration's file, None for the embedded default.
     :param target: the directory of all backups; made where it is missing.
     :param full: copy everything anew, link nothing.
@@ -102,8 +108,9 @@ def back_up(
         work.queue()
         work.manifest("queue")
         work.homes()
-        with contextlib.suppress(KeyError, Refused):  # no server, or one whose disk is full
-            access("trace.flush")
+        if access is not None:
+            with contextlib.suppress(Refused):  # its disk may be full
+                access("trace.flush")
         work.rest(configuration)
         work.manifest("rest")
         facts = {
@@ -142,7 +149,7 @@ class _Backup:
 
     def __init__(
         self,
-        access: Access,
+        access: Access | None,
         state: str,
         writer: Writer,
         previous: str,
@@ -230,7 +237,7 @@ class _Backup:
         self._hand_over(f"{stage}/{place}/{KNOWN}")
         count = None
         address = _address(below)
-        if address:
+        if address and self._access is not None:
             count = self._access("backup.freeze", address=address, stage=os.path.basename(stage), place=place)
         if count is None:
             count = _freeze_quiet(home, f"{stage}/{place}", frozenset(earlier))
