@@ -21,7 +21,6 @@ carries on.
 
 from __future__ import annotations
 
-import errno
 import gc
 import heapq
 import math
@@ -39,7 +38,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from lorrainemail.errors import INTERNAL_ERROR, STORAGE_FULL, Reply, TemporaryError
+from lorrainemail.errors import STORAGE_FULL, Reply
 from lorrainemail.interfaces import (
     FileWrite,
     ICommitter,
@@ -47,7 +46,6 @@ from lorrainemail.interfaces import (
     IPlacement,
     IQueue,
     ITrace,
-    Placed,
     QueueItem,
     QueueRecipient,
 )
@@ -55,8 +53,9 @@ from lorrainemail.ops.content import Content
 from lorrainemail.ops.files import SYSTEM, Files
 from lorrainemail.ops.metrics import Counter, Gauge
 from lorrainemail.queue.files import Directory, Fault, MessageFile
-from lorrainemail.queue.format import FUTURE, ID, FormatError, Stored, encode
+from lorrainemail.queue.format import FUTURE, FormatError, Stored, encode
 from lorrainemail.queue.history import History
+from lorrainemail.queue.placing import QueuePlacement
 from lorrainemail.queue.schedule import Schedule
 
 #: Items read at once at start; between two slices the reactor and other work get their turn.
@@ -119,6 +118,7 @@ class Spool(Service):
     :param capacity: items at once.
     :param wall, monotonic: the clocks.
     :param keep_history: seconds for which is remembered what became of recipients; ``history_size``: octets.
+    :ivar staged: ids of items that are being placed.
     """
 
     name = "queue"
@@ -142,7 +142,7 @@ class Spool(Service):
         self.directory = Directory(directory, files)
         self.history = History(reactor, self.directory.history, committer, keep_history, history_size, wall)
         self._reactor = reactor
-        self._committer = committer
+        self.committer = committer
         self._trace = trace
         self.monotonic = monotonic
         self._epoch = wall() - monotonic()
@@ -150,7 +150,7 @@ class Spool(Service):
         self._heap: list[tuple[float, int, Entry]] = []
         self._pushed = 0
         self._unread = 0
-        self._staged: set[str] = set()
+        self.staged: set[str] = set()
         self._recent: OrderedDict[str, Stored] = OrderedDict()
         self._fresh: OrderedDict[str, tuple[bytes, bytes]] = OrderedDict()
         self._fresh_octets = 0
@@ -200,14 +200,14 @@ class Spool(Service):
         self.history.keep, self.history.most = keep_history, history_size
 
     async def _load(self) -> None:
-        identities, faults = await self._committer.run(self.directory.scan)
+        identities, faults = await self.committer.run(self.directory.scan)
         self._say(faults)
         self._unread = len(identities)
         if identities:
             _log.info("{count} messages wait in the queue", count=len(identities))
         for start in range(0, len(identities), SLICE):
             part = identities[start : start + SLICE]
-            found, faults = await self._committer.run(partial(self.directory.peek_all, part))
+            found, faults = await self.committer.run(partial(self.directory.peek_all, part))
             self._say(faults)
             now = self.monotonic()
             for identity, age, next_try in found:
@@ -240,11 +240,11 @@ class Spool(Service):
 
     def placement(self, item: QueueItem, prefix: bytes, content: IContent) -> IPlacement:
         """A new item of ``prefix`` + ``content``."""
-        return _QueuePlacement(self, item, prefix, content)
+        return QueuePlacement(self, item, prefix, content)
 
     def full(self) -> Reply | None:
         """452 4.3.1 where nothing more may be queued."""
-        if self.count + len(self._staged) >= self.capacity or self._committer.writable(0) is not None:
+        if self.count + len(self.staged) >= self.capacity or self.committer.writable(0) is not None:
             return STORAGE_FULL
         return None
 
@@ -326,7 +326,7 @@ class Spool(Service):
             entry.id for entry in entries if entry.id not in self._unsaved and entry.id not in self._recent
         ]
         versions = {entry.id: entry.version for entry in entries}
-        found = await self._committer.run(partial(self.directory.read_all, unknown)) if unknown else {}
+        found = await self.committer.run(partial(self.directory.read_all, unknown)) if unknown else {}
         answer = []
         for entry in entries:
             known = self._unsaved.get(entry.id) or self._recent.get(entry.id)
@@ -345,7 +345,7 @@ class Spool(Service):
             return known
         version = entry.version
         try:
-            stored = await self._committer.run(partial(self.directory.read, entry.id))
+            stored = await self.committer.run(partial(self.directory.read, entry.id))
             if entry.version != version:
                 return await self.read(entry)
         except FileNotFoundError:
@@ -355,7 +355,7 @@ class Spool(Service):
             return None
         except FormatError as error:
             aside = partial(self.directory.set_aside, entry.id, f"its envelope is damaged: {error}")
-            self._say([await self._committer.run(aside)])
+            self._say([await self.committer.run(aside)])
             self._forget(entry)
             return None
         except OSError as error:
@@ -372,7 +372,7 @@ class Spool(Service):
             return Content(b"".join(fresh))
         return MessageFile(self.directory.message(identity), stored.item.size, stored.eight_bit)
 
-    def _keep_fresh(self, identity: str, prefix: bytes, body: bytes) -> None:
+    def keep_fresh(self, identity: str, prefix: bytes, body: bytes) -> None:
         """The message was just written, and will be sent in a moment."""
         self._fresh[identity] = prefix, body
         self._fresh_octets += len(prefix) + len(body)
@@ -459,7 +459,7 @@ class Spool(Service):
                 parts=(encode(stored),),
                 replace=True,
             )
-            (error,) = await self._committer.commit([write])
+            (error,) = await self.committer.commit([write])
         if error is None:
             self._unsaved.pop(entry.id, None)
             if self.alive(entry):
@@ -493,7 +493,7 @@ class Spool(Service):
                     work = partial(self.directory.remove, names, self.history.writing())
                     error = None
                     try:
-                        await self._committer.run(work)
+                        await self.committer.run(work)
                     except OSError as caught:
                         error = caught
                     for _, waiting in batch:
@@ -602,7 +602,8 @@ class Spool(Service):
         if self._trace is not None:
             self._trace.event(message, kind, **facts)
 
-    def _placed(self, stored: Stored) -> None:
+    def placed(self, stored: Stored) -> None:
+        """An item is durable and visible: it is the runner's from now on."""
         now = self.monotonic()
         first = min(one.next_try for one in stored.item.recipients)
         self._remember(stored)
@@ -613,103 +614,6 @@ class Spool(Service):
         self._wake()
 
 
-@implementer(IPlacement)
-class _QueuePlacement:
-    """One item on its way into the queue."""
-
-    __slots__ = ("_content", "_prefix", "_spool", "_stored", "_under_way", "_writes")
-
-    def __init__(self, spool: Spool, item: QueueItem, prefix: bytes, content: IContent) -> None:
-        identity = item.envelope.id
-        if not ID.match(identity) or not item.recipients:
-            raise ValueError(f"no queue item: {identity!r}")
-        size = len(prefix) + content.size
-        eight_bit = content.eight_bit or not prefix.isascii()
-        directory = spool.directory
-        self._spool = spool
-        age = min(0.0, spool.now() - item.release_at) if item.release_at else 0.0
-        self._stored = Stored(attrs.evolve(item, size=size), eight_bit, age)
-        self._under_way = False
-        self._prefix, self._content = prefix, content
-        self._writes = (
-            FileWrite(
-                temporary=directory.temporary(f"{identity}.msg"),
-                final=directory.message(identity),
-                parts=(prefix, content),
-            ),
-            FileWrite(
-                temporary=directory.temporary(f"{identity}.json"),
-                final=directory.envelope(identity),
-                parts=(encode(self._stored),),
-            ),
-        )
-
-    def stage(self) -> Deferred[None]:
-        return Deferred.fromCoroutine(self._stage())
-
-    def publish(self) -> Deferred[Placed]:
-        return Deferred.fromCoroutine(self._publish(self._spool._committer.publish))
-
-    def commit(self) -> Deferred[Placed]:
-        refused = self._refused()
-        if refused is not None:
-            return Deferred.fromCoroutine(_raise(refused))
-        self._begin()
-        return Deferred.fromCoroutine(self._publish(self._spool._committer.commit))
-
-    def abort(self) -> Deferred[None]:
-        return Deferred.fromCoroutine(self._abort())
-
-    def _refused(self) -> TemporaryError | None:
-        identity = self._stored.item.envelope.id
-        if identity in self._spool._staged or self._spool.find(identity) is not None:
-            return TemporaryError(INTERNAL_ERROR, f"{identity} is in the queue already")
-        reply = self._spool.full()
-        return None if reply is None else TemporaryError(reply, "the queue is full")
-
-    def _begin(self) -> None:
-        self._under_way = True
-        self._spool._staged.add(self._stored.item.envelope.id)
-
-    def _end(self) -> None:
-        if self._under_way:
-            self._under_way = False
-            self._spool._staged.discard(self._stored.item.envelope.id)
-
-    async def _stage(self) -> None:
-        refused = self._refused()
-        if refused is not None:
-            raise refused
-        self._begin()
-        errors = await self._spool._committer.stage(self._writes)
-        error = next((one for one in errors if one is not None), None)
-        if error is not None:
-            await self._abort()
-            raise _temporary(error)
-
-    async def _publish(
-        self, how: Callable[[tuple[FileWrite, FileWrite]], Deferred[list[OSError | None]]]
-    ) -> Placed:
-        errors = await how(self._writes)
-        error = next((one for one in errors if one is not None), None)
-        identity = self._stored.item.envelope.id
-        if error is not None:
-            names = [write.temporary for write in self._writes]
-            await self._spool._committer.run(partial(self._spool.directory.take_back, identity, names))
-            self._end()
-            raise _temporary(error)
-        self._end()
-        body = self._content.in_memory()
-        if body is not None:
-            self._spool._keep_fresh(identity, self._prefix, body)
-        self._spool._placed(self._stored)
-        return Placed("", "queue", identity)
-
-    async def _abort(self) -> None:
-        self._end()
-        await self._spool._committer.discard(self._writes)
-
-
 def _changed(
     one: QueueRecipient, new: QueueRecipient, order: Literal["waiting", "held"] | None
 ) -> QueueRecipient:
@@ -717,12 +621,3 @@ def _changed(
     if one.state == "done" or new.state == "done":
         return one if one.state == "done" else new
     return attrs.evolve(new, state=order or one.state)
-
-
-async def _raise(error: TemporaryError) -> Placed:
-    raise error
-
-
-def _temporary(error: OSError) -> TemporaryError:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return TemporaryError(STORAGE_FULL if full else INTERNAL_ERROR, f"the queue's disk: {error}")
