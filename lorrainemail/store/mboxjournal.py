@@ -245,6 +245,8 @@ def _foreign(descriptor: int, start: int, size: int, journal: int, mine: tuple[i
         at += len(chunk)
     if at >= size:
         return size
+    if _FROM_LINE.match(os.pread(descriptor, _MAX_FROM_LINE, at)):
+        return at
     # Their From_ line may begin as ours does.
     base = max(start, at - _MAX_FROM_LINE)
     for match in _FROM_LINE.finditer(os.pread(descriptor, 3 * _MAX_FROM_LINE, base)):
