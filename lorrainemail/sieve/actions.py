@@ -33,8 +33,11 @@ _SYSTEM_FLAGS: Final = {
 }
 # RFC 3501 §9 flag-keyword: an atom.
 _KEYWORD = re.compile(r"[^\x00-\x20\x7f(){%*\"\\\]]+\Z")
-#: RFC 5293 §5: not to be deleted (or added, where that would lie about the way of the message).
-_PROTECTED: Final = frozenset({"received", "auto-submitted"})
+#: RFC 5293 §5, §6: not to be deleted (or added, where that would lie about the way of the message, or say
+#: that it is somebody else's: what is redirected leaves by us).
+_PROTECTED: Final = frozenset(
+    {"received", "auto-submitted", "from", "sender", "resent-from", "resent-sender"}
+)
 
 
 # -- flags ----------------------------------------------------------------------------------------------

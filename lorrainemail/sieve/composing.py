@@ -92,7 +92,7 @@ def _entity(octets: bytes) -> bytes:
     return b"".join(kept) + b"\r\n" + body
 
 
-def _own(run: Run, origin: str) -> str:
+def own_author(run: Run, origin: str) -> str:
     """``:from`` where it is an address of the account, else "": a script sends in nobody else's name
     (RFC 5230 §4.3, RFC 5436 §2.3)."""
     try:
@@ -225,7 +225,7 @@ def _from_address(text: str) -> Address:
 
 def _reply(run: Run, sender: Address, origin: str, subject: str, text: str, mime: bool) -> bytes:
     message = run.message
-    origin = _own(run, origin) if origin else ""
+    origin = own_author(run, origin) if origin else ""
     if not subject:
         original = message.values("subject")
         subject = f"Auto: {original[0]}" if original and original[0] else "Automated reply"
@@ -347,7 +347,7 @@ _IMPORTANCE: Final = {"1": ("High", "1 (Highest)"), "2": ("Normal", "3 (Normal)"
 def _notification(run: Run, given: Given, uri: Mailto, number: int) -> bytes:
     """RFC 5436 §2.7."""
     owner = str(run.envelope.recipient)
-    origin = _own(run, run.text(given.get("from", "")))
+    origin = own_author(run, run.text(given.get("from", "")))
     text = run.text(given.get("message", ""))
     subjects = run.message.values("subject")
     subject = text or uri.subject or (subjects[0] if subjects else "") or "New mail"

@@ -10,6 +10,7 @@ from lorrainemail.message.header import body_offset, fields
 from lorrainemail.message.received import rfc5322_date
 from lorrainemail.message.structure import Part
 from lorrainemail.sieve.compiler import Compiler, Form, Given, Tagged
+from lorrainemail.sieve.composing import own_author
 from lorrainemail.sieve.message import field, part_text
 from lorrainemail.sieve.run import MAX_VALUE, Action, Break, Run, RunError
 from lorrainemail.sieve.variables import MODIFIER_GROUPS, MODIFIER_TAGS, modifier, variable_name
@@ -107,9 +108,10 @@ def _replace(compiler: Compiler, node: Node, given: Given) -> Action:
                 if not found.name.startswith(b"content-") and found.name != b"mime-version"
             ]
             for name in ("subject", "from"):
-                if name in given:
+                text = run.text(given.get(name, ""))
+                if name in given and (name != "from" or own_author(run, text)):
                     kept = [_as_original(line, name) for line in kept]
-                    kept.append(field(name.title(), run.text(given.get(name))))
+                    kept.append(field(name.title(), text))
             whole = b"".join([*kept, b"MIME-Version: 1.0\r\n", head, b"\r\n", body])
             if part is None:
                 message.rewrite(whole)

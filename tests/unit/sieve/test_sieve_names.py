@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from lorrainemail.addresses import parse_address
-from lorrainemail.sieve.effects import Context, Envelope, Sent
+from lorrainemail.sieve.effects import Context, Envelope, Keep, Redirect, Sent
 from lorrainemail.sieve.language import compile_script
 from lorrainemail.sieve.message import Message
 from lorrainemail.sieve.run import run_program
@@ -70,3 +70,36 @@ def test_a_reply_in_mime_brings_no_other_fields_than_its_own() -> None:
 def test_a_reply_in_mime_without_fields_is_text() -> None:
     message = message_from_bytes(sent_by('require "vacation"; vacation :mime "\r\naway";').message)
     assert message.get_content_type() == "text/plain" and "away" in str(message.get_payload())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        'deleteheader "From"; addheader "From" "boss@bricoleur.com";',
+        'addheader "FROM" "boss@bricoleur.com"; addheader "Sender" "boss@bricoleur.com";',
+        'set "n" "from"; addheader :last "${n}" "boss@bricoleur.com"; addheader "x" "y";',
+        'replace :from "boss@bricoleur.com" "pay";',
+        'replace :mime "From: boss@bricoleur.com\r\nContent-Type: text/plain\r\n\r\npay";',
+    ],
+)
+def test_what_is_sent_on_keeps_its_author(change: str) -> None:
+    require = 'require ["editheader", "variables", "replace"]; '
+    program = compile_script((require + change + ' redirect "x@y.test";').encode(), lambda where, name: None)
+    context = Context(now=1.0, addresses=frozenset({"bob@bricoleur.com"}))
+    result = run_program(program, Message.of(MESSAGE), Envelope(BOB, BOB, ""), context)
+    assert not result.error
+    (redirect,) = [effect for effect in result.effects if isinstance(effect, Redirect)]
+    header = MESSAGE if redirect.version is None else redirect.version.header
+    message = message_from_bytes(header)
+    assert message.get_all("From") == ["carole@elorac.fr"] and message["Sender"] is None
+
+
+def test_a_message_may_be_replaced_in_ones_own_name() -> None:
+    script = b'require "replace"; replace :from "Sales <sales@bricoleur.com>" "text";'
+    context = Context(now=1.0, addresses=frozenset({"sales@bricoleur.com"}))
+    program = compile_script(script, lambda where, name: None)
+    (keep,) = run_program(program, Message.of(MESSAGE), Envelope(BOB, BOB, ""), context).effects
+    assert isinstance(keep, Keep) and keep.version is not None
+    message = message_from_bytes(keep.version.header)
+    assert message.get_all("From") == ["Sales <sales@bricoleur.com>"]
+    assert message.get_all("Original-From") == ["carole@elorac.fr"]

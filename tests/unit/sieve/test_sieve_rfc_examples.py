@@ -239,7 +239,8 @@ def test_vacation_answers_only_what_is_addressed_to_the_account(does: Does) -> N
 
 
 def test_a_vacation_reply_is_what_rfc_5230_says(runs: Any) -> None:
-    result = runs('vacation :days 23 :subject "gön" :from "Bob <bob@bricoleur.com>" "Gruß\n.\nx";', LISTS + "\n")
+    script = 'vacation :days 23 :subject "gön" :from "Bob <bob@bricoleur.com>" "Gruß\n.\nx";'
+    result = runs(script, LISTS + "\n")
     sent = result.effects[0]
     head, body = sent.message.split(b"\r\n\r\n", 1)
     lines = head.split(b"\r\n")
@@ -452,9 +453,9 @@ def test_what_is_kept_within_a_loop_has_what_was_replaced_so_far(does: Does, run
 
 def test_replace_of_rfc_5703_takes_the_place_of_a_whole_message(runs: Any) -> None:
     message = "Subject: old\nFrom: x@y.example\nContent-Type: text/html\n\n<p>\n"
-    (keep,) = runs('replace :subject "new" :from "b@c.example" "text";', message).effects
+    (keep,) = runs('replace :subject "new" :from "bob@bricoleur.com" "text";', message).effects
     assert keep.version.header == (
-        b"Original-Subject: old\r\nOriginal-From: x@y.example\r\nSubject: new\r\nFrom: b@c.example\r\n"
+        b"Original-Subject: old\r\nOriginal-From: x@y.example\r\nSubject: new\r\nFrom: bob@bricoleur.com\r\n"
         b"MIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n"
     )
     assert keep.version.body == b"text\r\n"
