@@ -353,6 +353,8 @@ class LiveHome:
         self._usage = usage
         if not self.limited:
             return
+        if self.account.format != "mbox":
+            self._store.sizes.soon(self)
         quota, count = self.account.quota, self.account.quota_messages
         percent = max(usage[0] * 100 // quota if quota else 0, usage[1] * 100 // count if count else 0)
         level = max((level for level in WARN_AT if percent >= level), default=0)

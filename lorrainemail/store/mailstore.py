@@ -33,6 +33,7 @@ from lorrainemail.store.names import UniqueNames
 from lorrainemail.store.paths import home_path
 from lorrainemail.store.placement import MaildirPlacement
 from lorrainemail.store.shares import Registry
+from lorrainemail.store.sizes import SizeFiles
 from lorrainemail.store.strands import Strands
 from lorrainemail.store.tree import Tree
 from lorrainemail.store.watching import Inotify
@@ -92,6 +93,7 @@ class MailStore(Service):
         self._kept = 0
         self.registry = Registry(os.path.join(self.root, ".shares.json"))
         self.indexing = TextIndexing(reactor)
+        self.sizes = SizeFiles(self.clock)
         #: Told (account, percent) when a mailbox reaches a level of its quota.
         self.filling: Callable[[Account, int], None] | None = None
         self._resting: OrderedDict[Mailbox, IDelayedCall | None] = OrderedDict()
@@ -124,6 +126,7 @@ class MailStore(Service):
         self._resting.clear()
         for home in self._homes.values():
             home.quiet()
+        self.sizes.stop()
         if self.inotify is not None:
             self.inotify.close()
             self.inotify = None
