@@ -147,7 +147,9 @@ class Loops:
         content, envelope = circumstances.content, circumstances.envelope
         if content is None or envelope is None:
             return None
-        header = (b"\r\n" + content.head(MAX_HEADER)).partition(b"\r\n\r\n")[0]
+        head = content.head(MAX_HEADER)
+        end = 0 if head.startswith(b"\r\n") else head.find(b"\r\n\r\n")
+        header = b"\r\n" + (head if end < 0 else head[:end])
         folded = header.lower()
         hops = folded.count(b"\nreceived:")
         if hops > self._hops:
