@@ -304,6 +304,13 @@ BROKEN = (
     "keep; é",
     'if header :value "gt" "a" "b" { keep; }',
     'require "foreverypart"; break;',
+    'if metadata "INBOX" "/private/x" "y" { keep; }',
+    'require "mboxmetadata"; if metadata "/private/x" "y" { keep; }',
+    'require "mboxmetadata"; if metadataexists "/private/x" { keep; }',
+    'require "mboxmetadata"; if metadata ["INBOX"] "/private/x" "y" { keep; }',
+    'require "mboxmetadata"; if servermetadata "/private/x" "y" { keep; }',
+    'require "servermetadata"; if servermetadata "/private/x" 1 { keep; }',
+    'require "servermetadata"; if servermetadataexists :is "/private/x" { keep; }',
     'require "regex"; if header :regex "subject" "(" { keep; }',
     'require "regex"; if header :regex "subject" "[a" { keep; }',
     'require "comparator-i;ascii-numeric"; '
@@ -332,7 +339,7 @@ mail_gid = nogroup
 first_valid_uid = 1
 first_valid_gid = 1
 plugin {{
-  sieve_extensions = +vacation-seconds +editheader
+  sieve_extensions = +vacation-seconds +editheader +mboxmetadata +servermetadata
 }}
 """
 
