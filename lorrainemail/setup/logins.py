@@ -125,6 +125,8 @@ class Logins(MultiService):
             return True
         if now is None or not now.enabled:
             return False
+        if now.credentials == account.credentials:
+            return True  # asked for every session at every change of a table
         then, kept = frozenset(account.credentials), frozenset(now.credentials)
         return then <= kept or self._renewals.written.get(account.address.key) == (then, kept)
 
