@@ -1,4 +1,4 @@
-"""Whatever an account has, messages, flags, dates, folders: written out and taken in again, it is the same."""
+"""Whatever an account has, messages, flags, dates, folders: written out and taken in, it is the same."""
 
 from __future__ import annotations
 
