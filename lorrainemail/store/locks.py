@@ -197,7 +197,7 @@ def _dotlock(path: str) -> object:
     """Made, not yet, or not to be had here."""
     name = path + ".lock"
     try:
-        descriptor = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        _make(name, f"{os.getpid()}:{socket.gethostname()}\n".encode())
     except FileExistsError:
         try:
             seen = os.lstat(name)
@@ -210,11 +210,27 @@ def _dotlock(path: str) -> object:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             return NO_DOTLOCK
         raise
+    return True
+
+
+def _make(name: str, octets: bytes) -> None:
+    """A file that is whole from the first moment on, or FileExistsError: of one that a kill left empty nobody
+    could tell whose it was."""
     try:
-        os.write(descriptor, f"{os.getpid()}:{socket.gethostname()}\n".encode())
+        descriptor = os.open(os.path.dirname(name), os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR):
+            raise
+        descriptor = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        made = True
+    else:
+        made = False
+    try:
+        os.write(descriptor, octets)
+        if not made:
+            os.link(f"/proc/self/fd/{descriptor}", name, follow_symlinks=True)
     finally:
         os.close(descriptor)
-    return True
 
 
 def _left_by_the_dead(name: str) -> bool:

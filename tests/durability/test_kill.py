@@ -175,7 +175,7 @@ def run(
         thread.start()
     for kill in range(kills):
         goal = messages * (kill + 1) // (kills + 1)
-        server.wait(lambda goal=goal: len(answered) >= goal, f"{goal} answers")
+        wait_for(lambda goal=goal: len(answered) >= goal, f"{goal} answers", server)
         time.sleep(dice.random() * 0.05)
         server.process.kill()
         server.process.wait()
@@ -193,10 +193,17 @@ def run(
     look(server, next_hop, messages, Counter(again))
 
 
+def wait_for(condition: Callable[[], object], what: str, server: Any) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline, f"no {what}, seed {SEED}:\n{server.log_text()[-6000:]}"
+        time.sleep(0.01)
+
+
 def look(server: Any, next_hop: NextHop, messages: int, again: Counter[int]) -> None:
     """Every message is where it was sent, whole, and as often as can be explained."""
     relayed = {number for number in range(messages) if number % 3 == 0}
-    server.wait(lambda: {number_of(text) for _, text in tuple(next_hop.taken)} >= relayed, "relays")
+    wait_for(lambda: {number_of(text) for _, text in tuple(next_hop.taken)} >= relayed, "relays", server)
     server.stop()
     maildir = Counter(number_of(text) for text in server.messages("bob@ours.test"))
     mbox = Counter(number_of(text) for text in mbox_messages(server.maildir("ann@ours.test").parent / "mbox"))
