@@ -29,6 +29,8 @@ from lorrainemail.store.paths import MAX_DEPTH, decode_utf7
 from lorrainemail.store.reading import open_file
 from lorrainemail.transfer.sources import CHUNK, Mark, Message, SourceError, SourceFolder, fitting_name
 
+#: What helps where a file of another user may not be read; without a server root acts as the state's owner.
+AS_ROOT: Final = "start the server, and give the command as root"
 #: Keywords of messages that have no letter of their own: "BASE WORD WORD ...", one message a line.
 FURTHER: Final = "lorrainemail-keywords"
 _COURIER_UIDS: Final = "courierimapuiddb"
@@ -51,6 +53,8 @@ class MaildirSource:
         if not os.path.isdir(f"{self._root}/cur"):
             self._root += "/Maildir"
         if not os.path.isdir(f"{self._root}/cur"):
+            if os.path.isdir(path) and not os.access(path, os.R_OK | os.X_OK, effective_ids=True):
+                raise SourceError(f"{path} may not be read by this user: {AS_ROOT}")
             raise SourceError(f"{path} is no Maildir (it has no directory cur)")
         self._words: dict[str, list[str]] = {}
         self._found: dict[str, maildir.Found] = {}
@@ -115,7 +119,7 @@ class MaildirSource:
         try:
             found = maildir.scan(path).files
         except OSError as error:
-            raise SourceError(f"{path} cannot be read: {error.strerror}") from None
+            raise SourceError(f"{path} cannot be read ({error.strerror}): {AS_ROOT}") from None
         self._found = found
         order = sorted(found, key=lambda base: (uids.get(base, 1 << 32), *maildir.arrival(base)))
         return [Mark(f"maildir {base}", base, uids.get(base, 0)) for base in order]
