@@ -199,7 +199,7 @@ def content_answers(leaves: Sequence[SearchKey], data: bytes) -> dict[int, int]:
 
     Pure; runs in a thread.
     """
-    answers = dict.fromkeys(_surely_not(leaves, data), 0)
+    answers = _surely(leaves, data)
     leaves = [key for key in leaves if id(key) not in answers]
     if not leaves:
         return answers
@@ -246,15 +246,34 @@ def header_answers(leaves: Sequence[SearchKey], data: bytes) -> dict[int, int]:
 _KNOWN_CHARSET = re.compile(rb'charset="?(?:us-ascii|utf-8|iso-8859-[0-9]{1,2}|windows-125[0-9])["\s;]')
 
 
-def _surely_not(leaves: Sequence[SearchKey], data: bytes) -> list[int]:
-    """Keys, by id(), that cannot match because a word of theirs is not in the octets; only of messages in
-    which nothing is encoded, and without looking at their structure."""
+def _surely(leaves: Sequence[SearchKey], data: bytes) -> dict[int, int]:
+    """What can be said without looking at the structure, as far as nothing in the message is encoded: no, of
+    keys that lack a word of theirs in plain ASCII; yes, of plain words in the one text of a message."""
     wanted = [(key, words) for key in leaves if (words := needle_of(key.text)[1])]
-    if not wanted or not data.isascii() or b"=?" in data:
-        return []
+    if not wanted:
+        return {}
     lower = data.lower()
     if b"base64" in lower or b"quoted-printable" in lower:
-        return []
+        return {}
     if lower.count(b"charset") != len(_KNOWN_CHARSET.findall(lower)):
-        return []
-    return [id(key) for key, words in wanted if not all(word in lower for word in words)]
+        return {}
+    said: dict[int, int] = {}
+    if data.isascii() and b"=?" not in data:
+        said = {id(key): 0 for key, words in wanted if not all(word in lower for word in words)}
+    body = -1
+    for key, _ in wanted:
+        if key.name == "HEADER" or id(key) in said or not key.text.isascii():
+            continue
+        if body < 0:
+            if not _is_one_text(lower):
+                break
+            body = body_offset(data)
+        if lower.find(key.text.lower().encode("ascii"), body) >= 0:
+            said[id(key)] = 2
+    return said
+
+
+def _is_one_text(lower: bytes) -> bool:
+    """Whether a message, in lower case, is surely nothing but one text."""
+    types = lower.count(b"content-type")
+    return types == lower.count(b"\ncontent-type: text/") and b"content-transfer-encoding: x" not in lower
