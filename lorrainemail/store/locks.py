@@ -228,7 +228,8 @@ def _make(name: str, octets: bytes) -> None:
     try:
         os.write(descriptor, octets)
         if not made:
-            os.link(f"/proc/self/fd/{descriptor}", name, follow_symlinks=True)
+            # only with a directory's descriptor (which an absolute path leaves unused) are links followed
+            os.link(f"/proc/self/fd/{descriptor}", name, src_dir_fd=descriptor, follow_symlinks=True)
     finally:
         os.close(descriptor)
 
