@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, Literal
 
@@ -148,6 +149,7 @@ def review(report: Report) -> list[Finding]:
         return findings  # nothing is there yet: the first start makes it
     if report.settings is not None:
         findings += review_settings(report.settings)
+        findings += _mailbox_scripts(report.settings)
         if report.snapshot is not None:
             findings += review_tables(report.snapshot, report.settings.hostname)
             findings += _credentials(report.snapshot)
@@ -166,6 +168,28 @@ def _sources(settings: Settings, snapshot: Snapshot) -> Iterator[Finding]:
             if not is_local(address):
                 what = f"source: {address} is no address of this machine; mail would wait"
                 yield finding("broken", origin, what, "give one that it has")
+
+
+def _mailbox_scripts(settings: Settings) -> Iterator[Finding]:
+    """Rows of [mailbox_scripts] whose script is missing or none."""
+    if not settings.mailbox_scripts:
+        return
+    from lorrainemail.grammar.sieve import SieveError
+    from lorrainemail.sieve.review import review as review_script
+    from lorrainemail.sieve.storage import Scripts
+
+    scripts = Scripts("", os.path.join(settings.state, "sieve"))
+    for key, name in settings.mailbox_scripts.items():
+        origin = settings.origin("mailbox_scripts", key)
+        path = scripts.shared_path(name)
+        try:
+            octets = scripts.read_shared(name)
+            if octets is None:
+                yield finding("broken", origin, f"{path} is not there: nothing runs", "write the script")
+            else:
+                review_script(octets, lambda where, other: scripts.read_shared(other))
+        except (SieveError, OSError) as error:
+            yield finding("broken", origin, f"{path} cannot be used: {error}", "mend the script")
 
 
 def _credentials(snapshot: Snapshot) -> Iterator[Finding]:

@@ -261,6 +261,16 @@ def test_plaintext_on_a_listener_that_others_reach_is_named(command: Command) ->
     )
 
 
+def test_a_script_for_what_users_move_must_be_there_and_in_order(command: Command) -> None:
+    command.server('[mailbox_scripts]\n"into Junk" = "learn"\n')
+    assert "learn.sieve is not there" in command.only()
+    (command.state / "sieve").mkdir()
+    (command.state / "sieve" / "learn.sieve").write_text("keep")
+    assert "line 1, column 5" in command.only()
+    (command.state / "sieve" / "learn.sieve").write_text("keep;")
+    assert command.findings() == []
+
+
 def test_a_domain_that_is_local_and_backup_is_named(command: Command) -> None:
     command.server()
     command.write("lorrainemail.toml", 'relay_domains = ["x.org"]\n' + GOOD)
