@@ -19,8 +19,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
-from types import SimpleNamespace
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredSemaphore
@@ -42,7 +41,6 @@ from lorrainemail.interfaces import (
     later,
 )
 from lorrainemail.message.addresslist import parse_addresses
-from lorrainemail.net.limits import TokenBuckets
 from lorrainemail.ops.content import Content
 from lorrainemail.ops.ids import new_id
 from lorrainemail.ops.metrics import Counter
@@ -58,7 +56,7 @@ from lorrainemail.sieve.effects import (
     Sent,
     Version,
 )
-from lorrainemail.sieve.filter import SieveFilter, metadata_of
+from lorrainemail.sieve.filter import LETTERS, SieveFilter, metadata_of
 from lorrainemail.sieve.language import compile_script
 from lorrainemail.sieve.message import Message
 from lorrainemail.sieve.run import Program, chain, run_program
@@ -76,8 +74,6 @@ MAX_WAITING: Final = 20_000
 AT_ONCE: Final = 2
 #: Octets of the largest message that scripts see here; it is held in memory.
 MAX_MESSAGE: Final = 32 << 20
-#: Messages that scripts of one account send, or send on, in an hour.
-LETTERS: Final = 100
 #: Compiled sets of scripts.
 MAX_PROGRAMS: Final = 500
 #: Redirections along one chain of our own.
@@ -157,7 +153,6 @@ class MailboxScripts:
         self._inject = inject
         self._redirecting = redirect
         self._tables = tables
-        self._letters = TokenBuckets(cast(Any, SimpleNamespace(seconds=now)), LETTERS / 3600, LETTERS)
         self._in_thread = in_thread
         self._hostname = hostname
         self._now = now
@@ -381,7 +376,7 @@ class MailboxScripts:
             elif isinstance(effect, Redirect):
                 await self._redirect(event.account, effect, octets)
             elif isinstance(effect, Sent):
-                self._count(address)
+                self._count(address, len(effect.recipients))
                 await self._inject(effect.sender, effect.recipients, Content(effect.message), 1, "")
             elif isinstance(effect, Remember):
                 keys[effect.key] = self._now() + effect.seconds
@@ -401,8 +396,8 @@ class MailboxScripts:
         elif wanted != flags:
             await mailbox.change_flags([uid], "set", wanted)
 
-    def _count(self, address: Address) -> None:
-        if not self._letters.take(address.key):
+    def _count(self, address: Address, letters: int = 1) -> None:
+        if not self._filter.letters.take(address.key, letters):
             raise TemporaryError(TOO_MANY)
 
     async def _redirect(self, account: Account, effect: Redirect, octets: bytes) -> None:

@@ -38,6 +38,7 @@ from lorrainemail.interfaces import (
     Transaction,
 )
 from lorrainemail.message.received import delivered_to_field, rfc5322_date
+from lorrainemail.net.limits import TokenBuckets
 from lorrainemail.ops.content import Content
 from lorrainemail.ops.metrics import Counter
 from lorrainemail.ops.reheaded import Reheaded
@@ -63,6 +64,8 @@ from lorrainemail.version import VERSION
 _log = Logger("lorrainemail.sieve")
 _RUNS = Counter("lorrainemail_sieve_runs", "Messages that went through an account's script", ["outcome"])
 
+#: Addresses that notifications of one account's scripts, and what they send on after IMAP, go to in an hour.
+LETTERS: Final = 100
 #: Compiled scripts, and accounts whose replies are remembered in memory.
 MAX_PROGRAMS: Final = 2000
 MAX_LEDGERS: Final = 1000
@@ -117,6 +120,8 @@ class SieveFilter:
             "name": "lorrainemail",
             "version": VERSION,
         }
+        #: What scripts of each account may still send of their own, vacation apart.
+        self.letters = TokenBuckets(clock, LETTERS / 3600, LETTERS)
         self._programs: OrderedDict[str, _Compiled] = OrderedDict()
         self._ledgers: OrderedDict[str, dict[str, float]] = OrderedDict()
 
@@ -341,6 +346,13 @@ class SieveFilter:
         if keys:
             await self.remember(address, keys)
         for one in due:
+            if one.kind == "notify" and not self.letters.take(address.key, len(one.recipients)):
+                _log.warn(
+                    "the script of {account} notifies nobody any more: {count} an hour are enough",
+                    account=address.key,
+                    count=LETTERS,
+                )
+                continue
             reply = Content(one.message)
             await inject(
                 one.sender, one.recipients, reply, transaction.envelope.hops + 1, transaction.envelope.id

@@ -346,3 +346,14 @@ def test_scripts_and_memory_are_bounded_and_damage_in_it_is_forgotten(world: Wor
     assert len(kept) == MAX_REMEMBERED and max(kept.values()) == max(keys.values())
     Path(f"{world.scripts.directory(EVE)}/remembered").write_bytes(b'{"a": [')
     assert world.scripts.remembered(EVE) == {}
+
+
+def test_notifications_of_one_account_are_so_many_in_an_hour(world: World) -> None:
+    # Strangers make them happen: nobody writes to the world by his script as he may not by submission.
+    world.use('require "enotify"; notify "mailto:x@y.test,z@y.test?body=Buy";')
+    for _ in range(filtering.LETTERS):
+        world.settle(world.plan())
+    assert len(world.sent) == filtering.LETTERS // 2
+    world.clock.advance(3600)
+    world.settle(world.plan())
+    assert len(world.sent) == filtering.LETTERS // 2 + 1
