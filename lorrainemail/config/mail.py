@@ -165,6 +165,18 @@ class Limits:
             "recipients that one account may send to in a day; 0: no limit", least=0, most=10_000_000
         ),
     )
+    messages_per_network: int = attrs.field(
+        default=1200,
+        metadata=doc(
+            "messages that strangers of one IPv4 address or IPv6 /64 may send in a minute; 0: no limit",
+            least=0,
+            most=1_000_000,
+        ),
+    )
+    recipients_per_network: int = attrs.field(
+        default=6000,
+        metadata=doc("recipients likewise", least=0, most=10_000_000),
+    )
     messages_per_domain: int = attrs.field(
         default=0,
         metadata=doc(

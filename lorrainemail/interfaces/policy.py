@@ -111,6 +111,8 @@ class PolicyResources:
     :ivar state: the state directory, where a check may keep files of its own; "" where it may not.
     :ivar block_lists: DNS lists of bad peers; ``pass_lists`` of good ones.
     :ivar greylist_wait: seconds that a stranger's first message waits.
+    :ivar messages_per_network: what strangers of one network may send in a minute, 0 for no limit;
+        ``recipients_per_network`` likewise.
     :ivar messages_per_domain: what may come in the name of one domain in an hour, 0 for no limit.
     :ivar heard_from: whether an account (its folded address) has mail from a domain; None: not to be asked.
     :ivar trusted_sealers: domains whose ARC seals are believed.
@@ -131,6 +133,8 @@ class PolicyResources:
     block_lists: tuple[str, ...] = ()
     pass_lists: tuple[str, ...] = ()
     greylist_wait: float = 240.0
+    messages_per_network: int = 1200
+    recipients_per_network: int = 6000
     messages_per_domain: int = 0
     heard_from: Callable[[str, str], Deferred[bool]] | None = None
     trusted_sealers: frozenset[str] = frozenset()

@@ -33,7 +33,7 @@ class BuiltIn:
         return self._make(resources)
 
 
-limits = BuiltIn("limits", lambda resources: Limits(resources.clock))
+limits = BuiltIn("limits", Limits)
 early_talker = BuiltIn("early_talker", EarlyTalker)
 account_limits = BuiltIn("account_limits", AccountLimits)
 helo = BuiltIn("helo", lambda resources: Helo(resources.hostname))

@@ -2,16 +2,16 @@
 
 Each is a check (:class:`~lorrainemail.interfaces.IPolicyCheck`) that says in one sentence why; their plugins
 stand in ``lorrainemail/plugins/lorrainemail_policy.py``. None of them looks at clients that logged in or may
-relay, but for loops, which harm us whoever sends. State: the rate counters alone, bounded in memory.
+relay, but for loops, which harm us whoever sends. State: the rate counters alone, bounded in memory, which
+outlive a reload.
 """
 
 from __future__ import annotations
 
 import re
-from typing import ClassVar, Final
+from typing import ClassVar, Final, cast
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from lorrainemail.addresses import AddressError, parse_address
@@ -23,6 +23,7 @@ from lorrainemail.interfaces import (
     DnsFailure,
     IPolicyCheck,
     IResolver,
+    PolicyResources,
     Stage,
     Verdict,
     later,
@@ -32,12 +33,8 @@ from lorrainemail.net.peers import is_loopback, network_key
 
 #: Octets of a message in which loops looks for Received and Delivered-To.
 MAX_HEADER: Final = 256 * 1024
-#: Messages and recipients that one peer network may begin: a second, and at once.
-MESSAGES_RATE: Final = 20.0
-MESSAGES_BURST: Final = 600.0
-RECIPIENTS_RATE: Final = 100.0
-RECIPIENTS_BURST: Final = 5000.0
-#: Bounces of what aliases and filters sent on: the only relay right that a stranger has.
+MINUTE: Final = 60
+#: Bounces of what aliases and filters sent on, the only relay right of a stranger: a second, and at once.
 RETURNED_RATE: Final = 0.1
 RETURNED_BURST: Final = 100.0
 
@@ -177,16 +174,18 @@ def _key(value: bytes) -> str:
 class Limits:
     """Defers a stranger's network that sends faster than anybody should.
 
-    The machine itself is not counted: whatever runs here has other ways to keep us busy.
+    A minute's worth may come at once. The machine itself is not counted: whatever runs here has other ways to
+    keep us busy.
     """
 
     name: ClassVar[str] = "limits"
 
-    def __init__(self, clock: IReactorTime) -> None:
+    def __init__(self, resources: PolicyResources) -> None:
         self.stages: frozenset[Stage] = frozenset({"mail", "rcpt"})
-        self._messages = TokenBuckets(clock, MESSAGES_RATE, MESSAGES_BURST)
-        self._recipients = TokenBuckets(clock, RECIPIENTS_RATE, RECIPIENTS_BURST)
-        self._returned = TokenBuckets(clock, RETURNED_RATE, RETURNED_BURST)
+        self._messages = _buckets(resources, "messages", resources.messages_per_network)
+        self._recipients = _buckets(resources, "recipients", resources.recipients_per_network)
+        returned = TokenBuckets(resources.clock, RETURNED_RATE, RETURNED_BURST)
+        self._returned = cast(TokenBuckets, resources.memory.setdefault(f"{self.name} returned", returned))
 
     def judge(self, circumstances: Circumstances) -> Verdict | None:
         session = circumstances.session
@@ -200,8 +199,18 @@ class Limits:
         )
         if returned:
             buckets, what = self._returned, "bounces of what was sent on"
+        if not buckets.burst:
+            return None
         key = network_key(session.peer)
         if not buckets.wait(key) if circumstances.dry_run else buckets.take(key):
             return None
         reply = Reply(450, "4.7.1", f"Too many {what} from {key or 'you'}, try again later")
         return Verdict(Action.DEFER, self.name, reply.text, reply)
+
+
+def _buckets(resources: PolicyResources, what: str, limit: int) -> TokenBuckets:
+    """Those of the server's life, with the limit of now; one of 0 counts nothing."""
+    made = TokenBuckets(resources.clock, 0.0, 0.0)
+    buckets = cast(TokenBuckets, resources.memory.setdefault(f"{Limits.name} {what}", made))
+    buckets.burst, buckets.rate = float(limit), limit / MINUTE
+    return buckets

@@ -61,6 +61,8 @@ def make_policy(
         block_lists=policy.block_lists,
         pass_lists=policy.pass_lists,
         greylist_wait=policy.greylist_wait,
+        messages_per_network=limits.messages_per_network,
+        recipients_per_network=limits.recipients_per_network,
         messages_per_domain=limits.messages_per_domain,
         heard_from=heard_from,
         trusted_sealers=frozenset(policy.trusted_sealers),

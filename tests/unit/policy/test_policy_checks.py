@@ -16,14 +16,13 @@ from lorrainemail.interfaces import (
     DnsFailure,
     Expansion,
     MxHost,
+    PolicyResources,
     RelayRight,
     RemoteMailbox,
     Verdict,
 )
 from lorrainemail.ops.content import Content
 from lorrainemail.policy.checks import (
-    MESSAGES_BURST,
-    RECIPIENTS_BURST,
     RETURNED_BURST,
     Helo,
     Limits,
@@ -168,9 +167,9 @@ def test_message_that_was_delivered_here_before_loops() -> None:
 
 def test_network_that_sends_too_fast_is_deferred_and_comes_back() -> None:
     clock = Clock()
-    limits = Limits(clock)
+    limits = Limits(PolicyResources(clock, None, "h", messages_per_network=60))
     mail = Circumstances("mail", STRANGER, STRANGE)
-    for _ in range(int(MESSAGES_BURST)):
+    for _ in range(60):
         assert limits.judge(mail) is None
     assert said(limits.judge(mail)) == "DEFER 450 4.7.1"
     assert limits.judge(Circumstances("mail", attrs.evolve(STRANGER, peer="198.51.100.8"), STRANGE)) is None
@@ -179,18 +178,28 @@ def test_network_that_sends_too_fast_is_deferred_and_comes_back() -> None:
     assert limits.judge(mail) is None
 
 
+def test_a_reload_changes_the_limits_of_networks_and_forgives_nothing() -> None:
+    resources = PolicyResources(Clock(), None, "h", messages_per_network=3)
+    mail = Circumstances("mail", STRANGER, STRANGE)
+    before = Limits(resources)
+    assert [said(before.judge(mail)) for _ in range(3)] == ["", "", ""]
+    assert said(Limits(resources).judge(mail)) == "DEFER 450 4.7.1"
+    without = Limits(attrs.evolve(resources, messages_per_network=0))
+    assert [said(without.judge(mail)) for _ in range(9)] == [""] * 9
+
+
 def test_dry_run_counts_nothing() -> None:
-    limits = Limits(Clock())
-    for _ in range(int(RECIPIENTS_BURST) + 10):
+    limits = Limits(PolicyResources(Clock(), None, "h", messages_per_network=60, recipients_per_network=90))
+    for _ in range(90 + 10):
         assert limits.judge(Circumstances("rcpt", STRANGER, STRANGE, dry_run=True)) is None
-    for _ in range(int(RECIPIENTS_BURST)):
+    for _ in range(90):
         assert limits.judge(Circumstances("rcpt", STRANGER, STRANGE)) is None
     assert said(limits.judge(Circumstances("rcpt", STRANGER, STRANGE, dry_run=True))) == "DEFER 450 4.7.1"
 
 
 def test_loopback_friends_and_users_are_not_counted() -> None:
-    limits = Limits(Clock())
-    for _ in range(int(MESSAGES_BURST) + 1):
+    limits = Limits(PolicyResources(Clock(), None, "h", messages_per_network=60, recipients_per_network=90))
+    for _ in range(60 + 1):
         for session, tables in (
             (attrs.evolve(STRANGER, peer="127.0.0.1"), STRANGE),
             (STRANGER, FRIEND),
@@ -207,7 +216,7 @@ def test_address_of_a_loop_is_compared_as_tables_do() -> None:
 
 @pytest.mark.parametrize("peer", ["198.51.100.7", "127.0.0.1"])
 def test_bounces_of_what_was_sent_on_are_few_from_one_peer(peer: str) -> None:
-    limits = Limits(Clock())
+    limits = Limits(PolicyResources(Clock(), None, "h", messages_per_network=60, recipients_per_network=90))
     back = Expansion(True, (RemoteMailbox(parse_address("ann@far.test")),), reversed=True)
     one = Circumstances("rcpt", attrs.evolve(STRANGER, peer=peer), STRANGE, expansion=back)
     for _ in range(int(RETURNED_BURST)):
