@@ -10,6 +10,7 @@ be.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -34,6 +35,9 @@ COMMON_INTERVAL: Final = 1.0
 #: Scripts of one account (RFC 5804 §1.6 leaves it to us), characters of a name.
 MAX_SCRIPTS: Final = 64
 MAX_NAME: Final = 128
+#: Octets of a file name that says the script's; what others begin with (no encoded name does).
+MAX_STEM: Final = 190
+LONG: Final = "="
 #: Keys that one account's scripts may have remembered; octets of their file.
 MAX_REMEMBERED: Final = 4096
 MAX_LEDGER: Final = 1 << 20
@@ -75,12 +79,21 @@ def check_name(name: str) -> None:
 
     :raises StorageError: where a script cannot have that name.
     """
-    if not name or len(name) > MAX_NAME or len(encode_component(name)) > 190:
+    if not name or len(name) > MAX_NAME:
         raise StorageError("a script's name is 1 to 128 characters long")
     if any(
         c < " " or "\x7f" <= c <= "\x9f" or c in "\u2028\u2029" or "\ud800" <= c <= "\udfff" for c in name
     ):
         raise StorageError("a script's name cannot have control characters")
+
+
+def stem_of(name: str) -> str:
+    """What a script's files are called. A name that is too long for that has a digest, and a file beside it
+    that says the name: RFC 5804 §1.6 promises 128 characters of any script of the world."""
+    stem = encode_component(name)
+    if len(stem) <= MAX_STEM:
+        return stem
+    return LONG + hashlib.sha256(name.encode("utf-8")).hexdigest()[:40]
 
 
 class Scripts:
@@ -107,7 +120,7 @@ class Scripts:
         return f"{self.root}/{_home(address)}/sieve"
 
     def path(self, address: Address, name: str) -> str:
-        return f"{self.directory(address)}/{encode_component(name)}.sieve"
+        return f"{self.directory(address)}/{stem_of(name)}.sieve"
 
     # -- looking -----------------------------------------------------------------------------------
 
@@ -150,7 +163,7 @@ class Scripts:
         return self._read(self.shared_path(name), MAX_SCRIPT + 1)
 
     def shared_path(self, name: str) -> str:
-        return f"{self.shared}/{encode_component(name)}.sieve"
+        return f"{self.shared}/{stem_of(name)}.sieve"
 
     def list(self, address: Address) -> list[Stored]:
         """All scripts, by name."""
@@ -161,7 +174,7 @@ class Scripts:
         except FileNotFoundError:
             return []
         for entry in entries:
-            name = _name_of(entry)
+            name = self._long_name(directory, entry) if entry.startswith(LONG) else _name_of(entry)
             if name is not None:
                 size = os.lstat(f"{directory}/{entry}").st_size
                 found.append(Stored(name, size, name == active))
@@ -184,7 +197,7 @@ class Scripts:
     def put(self, address: Address, name: str, script: bytes) -> None:
         """Store a script, new or instead of an old one. Its maker has checked that it is one."""
         self.may_put(address, name, len(script))
-        self._write(address, f"{encode_component(name)}.sieve", script)
+        self._store(address, name, script)
 
     def library(self, address: Address) -> Callable[[str, str], bytes | None]:
         """What looks for scripts that the account's include (RFC 6609)."""
@@ -212,7 +225,7 @@ class Scripts:
             raise StorageError(f'there is no script "{name}"', "NONEXISTENT")
         if self.active(address) == name:
             raise StorageError("the active script cannot be removed", "ACTIVE")
-        self._unlink(self.path(address, name))
+        self._remove(address, name)
 
     def rename(self, address: Address, old: str, new: str) -> None:
         """Another name; the active script stays active (RFC 5804 §2.11.1)."""
@@ -222,10 +235,34 @@ class Scripts:
         if self.read(address, new) is not None:
             raise StorageError(f'there is a script "{new}" already', "ALREADYEXISTS")
         # Both are there until the new one is in use, so that a crash leaves no account without its script.
-        self._write(address, f"{encode_component(new)}.sieve", script)
+        self._store(address, new, script)
         if self.active(address) == old:
             self.activate(address, new)
-        self._unlink(self.path(address, old))
+        self._remove(address, old)
+
+    def _store(self, address: Address, name: str, script: bytes) -> None:
+        stem = stem_of(name)
+        if stem.startswith(LONG):  # the name first: a script without one would be nobody's
+            self._write(address, f"{stem}.name", name.encode("utf-8"))
+        self._write(address, f"{stem}.sieve", script)
+
+    def _remove(self, address: Address, name: str) -> None:
+        path = self.path(address, name)
+        self._unlink(path)
+        if stem_of(name).startswith(LONG):
+            self._unlink(f"{path.removesuffix('.sieve')}.name")
+
+    def _long_name(self, directory: str, entry: str) -> str | None:
+        """The name of a script whose file name does not say it."""
+        if not entry.endswith(".sieve"):
+            return None
+        octets = self._read(f"{directory}/{entry.removesuffix('.sieve')}.name", MAX_NAME * 4 + 1)
+        name = "" if octets is None else octets.decode("utf-8", "replace")
+        try:
+            check_name(name)
+        except StorageError:
+            return None
+        return name if f"{stem_of(name)}.sieve" == entry else None
 
     # -- what scripts remember ---------------------------------------------------------------------
 

@@ -259,6 +259,23 @@ def test_names_that_could_leave_the_directory_or_break_lines_are_harmless(talk: 
         assert talk.say(b'PUTSCRIPT %b "keep;"' % name).startswith(b"NO"), name
 
 
+@pytest.mark.parametrize("name", ["я" * 128, "文" * 127 + "a", "=" * 128, "=0a"])
+def test_a_name_may_have_128_characters_of_any_script(talk: Talk, tmp_path: Path, name: str) -> None:
+    talk.log_in()
+    octets = name.encode()
+    assert talk.say(b'PUTSCRIPT "%b" "keep;"' % octets) == b"OK\r\n"
+    assert talk.say(b'PUTSCRIPT "%b" "discard;"' % octets) == b"OK\r\n"
+    assert talk.say(b'SETACTIVE "%b"' % octets) == b"OK\r\n"
+    assert talk.say(b"LISTSCRIPTS") == b'"%b" ACTIVE\r\nOK\r\n' % octets
+    assert talk.say(b'GETSCRIPT "%b"' % octets) == b"{8}\r\ndiscard;\r\nOK\r\n"
+    assert talk.say(b'RENAMESCRIPT "%b" "short"' % octets) == b"OK\r\n"
+    assert talk.say(b"LISTSCRIPTS") == b'"short" ACTIVE\r\nOK\r\n'
+    assert talk.say(b'RENAMESCRIPT "short" "%b"' % octets) == b"OK\r\n"
+    assert talk.say(b'SETACTIVE ""') == b"OK\r\n"
+    assert talk.say(b'DELETESCRIPT "%b"' % octets) == b"OK\r\n"
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
 def test_one_account_never_sees_the_scripts_of_another(talk: Talk) -> None:
     talk.log_in()
     talk.say(b'PUTSCRIPT "secret" "keep;"')

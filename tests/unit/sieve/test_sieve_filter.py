@@ -308,7 +308,7 @@ def test_any_name_of_a_script_stays_in_its_directory_and_comes_back(world: World
     assert world.scripts.active(BOB) == name and world.scripts.read(BOB, name) == b"keep;"
 
 
-@pytest.mark.parametrize("name", ["", "a\nb", "x" * 129, "é" * 100, "a\x00b"])
+@pytest.mark.parametrize("name", ["", "a\nb", "x" * 129, "é" * 129, "a\x00b"])
 def test_impossible_names_are_refused(world: World, name: str) -> None:
     with pytest.raises(StorageError):
         world.scripts.put(BOB, name, b"keep;")
