@@ -19,6 +19,8 @@ MAX_VALUE: Final = 320
 MAX_REASON: Final = 200
 #: Fields of one message whose author is looked at; of a message with more, all are removed.
 MAX_FIELDS: Final = 50
+#: Octets of comments and white space before the name in a field; nobody who is not out for trouble has more.
+MAX_BEFORE: Final = 2048
 #: Characters of a line, where its parts are shorter.
 LINE: Final = 70
 
@@ -27,7 +29,7 @@ _ADDRESS = re.compile(r"(?:[A-Za-z0-9!#$%&'*+^_`{|}~.-]+)?@[a-z0-9_][a-z0-9_.-]*
 _FIELD = re.compile(rb"Authentication-Results[ \t]*:", re.IGNORECASE)
 _INNER = re.compile(rb"\nAuthentication-Results[ \t]*:", re.IGNORECASE)
 _WHOLE = re.compile(
-    rb"\r\nAuthentication-Results[ \t]*:((?:[^\r]|\r(?!\n)|\r\n[ \t])*+)(?=\r\n|\Z)", re.IGNORECASE
+    rb"\r\nAuthentication-Results[ \t]*:((?:[^\r]++|\r(?!\n)|\r\n[ \t])*+)(?=\r\n|\Z)", re.IGNORECASE
 )
 _COMMENT_EDGE = re.compile(rb"[()\\]")
 
@@ -101,17 +103,19 @@ def claimed_by(header: bytes, hostname: str) -> bytes | None:
         cleaned = _WHOLE.sub(b"", lined)
     else:
         ours = hostname.lower().encode("ascii", "replace")
-        cleaned = _WHOLE.sub(lambda found: b"" if _serves(found[1], ours) else found[0], lined)
+        cleaned = _WHOLE.sub(lambda found: found[0] if _serves(found[1], ours) is False else b"", lined)
     return None if len(cleaned) == len(lined) else cleaned[2:]
 
 
 def is_by(value: bytes, hostname: str) -> bool:
     """Whether the field with that value is in our name."""
-    return _serves(value, hostname.lower().encode("ascii", "replace"))
+    return _serves(value, hostname.lower().encode("ascii", "replace")) is True
 
 
-def _serves(value: bytes, ours: bytes) -> bool:
-    """Whether the authserv-id of a field's value, comments and quotes apart, is ours."""
+def _serves(value: bytes, ours: bytes) -> bool | None:
+    """Whether the authserv-id of a field's value, comments and quotes apart, is ours; None where it stands
+    behind more than is looked at."""
+    whole, value = len(value), value[: MAX_BEFORE + 4 * len(ours) + 64]
     position = 0
     while position < len(value):
         if value[position : position + 1] in (b" ", b"\t", b"\r", b"\n"):
@@ -120,6 +124,8 @@ def _serves(value: bytes, ours: bytes) -> bool:
             position = _after_comment(value, position)
         else:
             break
+    if position > MAX_BEFORE and whole > len(value):
+        return None
     rest = value[position : position + 4 * len(ours) + 64]
     if rest.startswith(b'"'):
         name = re.sub(rb"\\(.)", rb"\1", rest[1:].split(b'"', 1)[0])

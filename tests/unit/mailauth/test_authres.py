@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lorrainemail.mailauth.authres import Finding, claimed_by, field
+from lorrainemail.mailauth.authres import Finding, claimed_by, field, is_by
 
 authres = pytest.importorskip("authres")
 
@@ -97,3 +97,13 @@ def test_of_a_header_full_of_results_none_is_kept() -> None:
 def test_a_field_with_lone_line_ends_is_one_field() -> None:
     forged = b"Authentication-Results:\r\r \n mail.bricoleur.com\r; x\r\n"
     assert claimed_by(b"A: b\r\n" + forged + b"C: d\r\n", HOST) == b"A: b\r\nC: d\r\n"
+
+
+@pytest.mark.parametrize("before", [b"()", b" ", b"(", b"(a\\)b)", b"(("])
+def test_a_name_far_behind_comments_is_no_way_to_be_busy(before: bytes) -> None:
+    # Who hides the name so goes, whoever's it is; who says "proved" by it is not heard.
+    forged = (
+        b"Authentication-Results:" + before * (200_000 // len(before)) + b" mx.other.test; dmarc=pass\r\n"
+    )
+    assert claimed_by(b"A: b\r\n" + forged + b"C: d\r\n", HOST) == b"A: b\r\nC: d\r\n"
+    assert not is_by(before * 100_000 + HOST.encode() + b"; dmarc=pass", HOST)
