@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -17,6 +18,7 @@ def run_in_reactor(work: Callable[[Any, Any], Coroutine[Any, Any, T]]) -> T:
     """
     from twisted.internet import reactor
     from twisted.internet.defer import Deferred
+    from twisted.internet.error import ReactorNotRunning
     from twisted.internet.threads import deferToThreadPool
     from twisted.logger import (
         FilteringLogObserver,
@@ -33,7 +35,11 @@ def run_in_reactor(work: Callable[[Any, Any], Coroutine[Any, Any, T]]) -> T:
 
     def begin() -> None:
         ended = Deferred.fromCoroutine(work(loop, in_thread))
-        ended.addBoth(done.append).addBoth(lambda _: loop.stop())
+        ended.addBoth(done.append).addBoth(lambda _: stop())
+
+    def stop() -> None:
+        with contextlib.suppress(ReactorNotRunning):  # a signal was quicker
+            loop.stop()
 
     loop.callWhenRunning(begin)
     grave = LogLevelFilterPredicate(LogLevel.warn)

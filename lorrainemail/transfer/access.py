@@ -56,7 +56,7 @@ def through_server(state: str) -> Access:
     return ask
 
 
-class _Interrupted(BaseException):
+class _Interrupted(KeyboardInterrupt):
     """The reactor ends."""
 
 

@@ -226,3 +226,21 @@ def test_an_account_kept_as_mbox_takes_messages(server: Any, tmp_path: Path) -> 
     assert contents(seen(server, "eve@ours.test")) == contents(seen(server, BOB))
     again = server.command("import", "maildir", str(tree), "eve@ours.test", "--json")
     assert json.loads(again.stdout)["taken"] == 0
+
+
+def test_an_import_without_a_server_ends_quietly_at_a_ctrl_c(server: Any, tmp_path: Path) -> None:
+    tree = tmp_path / "old"
+    for sub in ("cur", "new", "tmp"):
+        (tree / sub).mkdir(parents=True)
+    for number in range(2000):
+        (tree / "cur" / f"{1_500_000_000 + number}.M1P1.old:2,S").write_bytes(message(number))
+    words = [*server.command_line("import"), "maildir", str(tree), BOB, "--quiet"]
+    process = subprocess.Popen(words, cwd=server.directory, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    cur = server.maildir(BOB) / "cur"
+    server.wait(lambda: cur.is_dir() and len(os.listdir(cur)) >= 200, "messages to be taken")
+    process.send_signal(signal.SIGINT)
+    out, errors = process.communicate(timeout=30)
+    assert (process.returncode, out, errors) == (130, b"", b"")
+    done = server.command("import", "maildir", str(tree), BOB, "--json", "--quiet")
+    found = json.loads(done.stdout)
+    assert found["taken"] + found["known"] == 2000 and found["known"] >= 200
