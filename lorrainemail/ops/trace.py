@@ -253,11 +253,16 @@ class _Writer:
         connection = self._open()
         rows = []
         words = []
+        known: set[tuple[str, str]] = set()
         number = self._next
         encode = _ENCODER.encode
         for time, message, kind, facts in events:
             rows.append((number, time, message, kind, encode(facts)))
-            words += [(word, number) for word in _words(facts)]
+            for word in _words(facts):
+                # A message is found by its first event with a word; of fifty deliveries the others add none.
+                if (message, word) not in known:
+                    known.add((message, word))
+                    words.append((word, number))
             number += 1
         connection.execute("BEGIN IMMEDIATE")
         try:

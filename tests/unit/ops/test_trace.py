@@ -80,6 +80,22 @@ async def test_events_of_one_run_do_not_hide_those_of_the_run_before(
     assert len(story) == 2
 
 
+def test_a_message_for_many_is_found_by_each_of_them_and_each_is_noted_once(tmp_path: Path) -> None:
+    names = [f"u{number}@x.fr" for number in range(50)]
+    facts: list[tuple[float, str, str, dict[str, Any]]] = [(1.0, "m1", "received", {"recipients": names})]
+    facts += [(1.0, "m1", "delivered", {"recipient": name, "account": name}) for name in names]
+    facts.append((1.0, "m2", "delivered", {"recipient": names[0]}))
+    writer = _Writer(str(tmp_path / "t"))
+    writer.write(facts)
+    writer.close()
+    connection = sqlite3.connect(tmp_path / "t")
+    assert connection.execute("SELECT count(*) FROM word").fetchone() == (51,)
+    connection.close()
+    for name in names:
+        assert len(next(stories(str(tmp_path / "t"), name))) == 51
+    assert [story[0].message for story in stories(str(tmp_path / "t"), names[0])] == ["m1", "m2"]
+
+
 def test_what_is_too_old_goes_in_slices_and_its_words_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
