@@ -16,7 +16,8 @@ MAX_TAGS: Final = 50
 #: Addresses for reports that are kept.
 MAX_URIS: Final = 20
 
-_VERSION = re.compile(rb"v[ \t]*=[ \t]*DMARC1[ \t]*(?:;|\Z)")
+#: The tag's name in any case, its value as it stands (RFC 9989 §4.8).
+_VERSION = re.compile(rb"[vV][ \t]*=[ \t]*DMARC1[ \t]*(?:;|\Z)")
 _MAILTO = re.compile(r"mailto:[^\s@,!]+@[A-Za-z0-9.-]+(?:![0-9]+[kmgt]?)?\Z", re.IGNORECASE)
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[^\s,]+\Z")
 _POLICIES: Final = ("none", "quarantine", "reject")

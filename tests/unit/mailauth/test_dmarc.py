@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from lorrainemail.mailauth.authors import NoAuthor, author_domain
 from lorrainemail.mailauth.dkim import DkimResult
 from lorrainemail.mailauth.dmarc import MAX_WALK, TOTAL_TIME, Dmarc, DmarcResult, above
-from lorrainemail.mailauth.dmarc_record import parse_dmarc
+from lorrainemail.mailauth.dmarc_record import is_dmarc, parse_dmarc
 from lorrainemail.mailauth.header import Header
 from lorrainemail.mailauth.memory import MemoryResolver
 from lorrainemail.mailauth.spf import SpfResult
@@ -256,3 +256,17 @@ def test_a_from_that_means_two_things_is_nobodys(fields: bytes, deceitful: bool)
     with pytest.raises(NoAuthor) as caught:
         author_domain(Header(Content(fields + b"\r\n")))
     assert caught.value.deceitful is deceitful, caught.value
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [
+        (b"v=DMARC1; p=none", True),
+        (b"V = DMARC1;P=none", True),
+        (b"v=dmarc1; p=none", False),
+        (b"v=DMARC10; p=none", False),
+        (b" v=DMARC1; p=none", False),
+    ],
+)
+def test_a_record_is_known_by_its_beginning(text: bytes, is_one: bool) -> None:
+    assert is_dmarc(text) is is_one
