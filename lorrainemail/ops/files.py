@@ -10,6 +10,7 @@ Reading needs no seam and goes to :mod:`os` directly.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -91,7 +92,8 @@ class Files:
         """As :meth:`fsync` of each, once, whatever became of the others; how each of them went."""
         if len(descriptors) > 1:
             for descriptor in descriptors:
-                self.begin_sync(descriptor)
+                with contextlib.suppress(OSError):  # it is only advice; the sync itself will tell
+                    self.begin_sync(descriptor)
         return [_caught(self.fsync, descriptor) for descriptor in descriptors]
 
     def close(self, descriptor: int) -> None:
