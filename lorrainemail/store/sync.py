@@ -85,7 +85,9 @@ def adopt(tree: Tree, directory: str) -> Folder:
     if new:
         first = tree.allocate(folder, len(new))
         modseq = tree.index.next_modseq(folder)
-        _add(tree, folder, new, range(first, first + len(new)), seen, modseq)
+        for start in range(0, len(new), SLICE):  # few objects at once: many cost their tidying up
+            part = new[start : start + SLICE]
+            _add(tree, folder, part, range(first + start, first + start + len(part)), seen, modseq)
     _note_scan(folder, seen)
     if directory == "":
         _keep_uidls(tree, folder, path, "")
@@ -100,15 +102,15 @@ def _keep_uidls(tree: Tree, folder: Folder, path: str, uidlist: str) -> None:
     """
     if os.path.lexists(f"{path}/{FILE}"):
         return
-    names = tree.index.names(folder)
     given = parse_courier(_read(f"{path}/{COURIER_SIZES}", MAX_FILE))
     by_base = {**given, **parse_dovecot(uidlist)}
+    names = tree.index.names(folder) if by_base else {}
     by_uid = {names[base][0]: unique for base, unique in by_base.items() if base in names}
     # Courier calls its IMAP UIDs by a list of its own; a tree that has both was Courier's at last.
     kept = GivenUidls(folder.uid_validity, folder.uid_next, bool(uidlist) and not given, by_uid)
     tree.uidls = kept
     try:
-        tree.replace_file(f"{path}/{FILE}", kept.printed(), sync=bool(names))
+        tree.replace_file(f"{path}/{FILE}", kept.printed(), sync=folder.uid_next > 1)
     except OSError as error:
         _log.warn("{path}: what POP3 clients know was not written down: {error}", path=path, error=str(error))
 
