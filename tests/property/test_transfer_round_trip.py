@@ -139,7 +139,7 @@ def held(source: Any) -> Contents:
     return found
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(form=st.sampled_from(("maildir", "mbox")), contents=_contents)
 def test_what_is_written_out_comes_back_as_it_was(form: Any, contents: Any) -> None:
     # In memory where there is such a place: hundreds of syncs are not what is tested here.
