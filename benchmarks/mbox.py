@@ -114,6 +114,11 @@ class Server:
             self.process.send_signal(signal.SIGTERM)
             self.process.wait(PATIENCE)
 
+    def cpu(self) -> float:
+        assert self.process is not None
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def resident(self) -> float:
         assert self.process is not None
         found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{self.process.pid}/status").read_text())
@@ -159,7 +164,9 @@ def measure(server: Server, messages: int) -> None:
     connection = imaplib.IMAP4(HOST, server.ports["imap"])
     connection.login(USER, PASSWORD)  # pays for the password
     before = server.resident()
+    began = server.cpu()
     tell("first opening", timed(lambda: connection.select("INBOX")))
+    tell("  of it CPU", server.cpu() - began)
     print(f"{'memory, grown by':40} {server.resident() - before:10,.1f} MiB")
     tell("next opening", statistics.median(timed(lambda: connection.select("INBOX")) for _ in range(5)))
     tell("next opening by POP3", statistics.median(opening(server) for _ in range(5)))

@@ -38,9 +38,9 @@ Runner = Callable[[Callable[[], Any]], Awaitable[Any]]
 
 #: Seconds for which the locks of other programs are waited for.
 PATIENCE: Final = 45.0
-#: Seconds between attempts, growing to the second.
+#: Seconds between attempts, growing to the second of these.
 FIRST_WAIT: Final = 0.02
-LAST_WAIT: Final = 1.0
+LAST_WAIT: Final = 0.25
 #: Seconds after which a dotlock that nobody touched is held for forgotten.
 FORGOTTEN: Final = 300.0
 

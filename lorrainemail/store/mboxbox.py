@@ -235,7 +235,7 @@ class MboxMailbox(Mailbox):
         """Where its messages begin is kept for the next opening."""
         if not self.vanished:
             tree = self._home.tree
-            self._run(lambda: save(tree, tree.known(self.number))).addErrback(self._ignore)
+            self._run(lambda: _keep(tree, self.number)).addErrback(self._ignore)
 
     def close(self) -> None:
         super().close()
@@ -293,6 +293,13 @@ class MboxMailbox(Mailbox):
 
 def _nothing(tree: Tree, descriptor: int) -> Generator[None, None, None]:
     yield from ()
+
+
+def _keep(tree: Tree, number: int) -> None:
+    """What makes the next opening quick."""
+    folder = tree.known(number)
+    save(tree, folder)
+    tree.index.keep_view(folder)
 
 
 def _write_flags(tree: Tree, descriptor: int) -> Generator[None, None, None]:

@@ -157,14 +157,18 @@ class Fray:
             env={**os.environ, "TERM": "xterm", "HOME": str(self.directory)},
         )
         os.close(theirs)
-        deadline = time.monotonic() + 20
-        while process.poll() is None and time.monotonic() < deadline:
+        began = time.monotonic()
+        asked = 2.0
+        while process.poll() is None and time.monotonic() < began + 30:
+            if time.monotonic() > began + asked:  # where nothing was for it, it forgets the other keys
+                asked += 1.0
+                os.write(ours, b"q")
             if select.select([ours], [], [], 0.1)[0]:
                 try:
                     os.read(ours, 65536)
                 except OSError:
                     break
-        os.close(ours)  # where nothing was for it, it waits for keys: it hangs up
+        os.close(ours)
         process.wait(60)
 
 
