@@ -290,8 +290,8 @@ class Index:
         self._must_sync = True
 
     def give_back(self) -> None:
-        """The server ends cleanly: the rest of the reserved blocks is free again. Outside of a batch. Not synced:
-        where a crash loses this, the blocks are skipped."""
+        """The server ends cleanly: the rest of the reserved blocks is free again. Outside of a batch. Not
+        synced: where a crash loses this, the blocks are skipped."""
         self._folders = None
         self._db.execute("BEGIN IMMEDIATE")
         self._db.execute("UPDATE folders SET uid_reserved = uid_next - 1, modseq_reserved = modseq")
