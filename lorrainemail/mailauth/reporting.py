@@ -37,7 +37,8 @@ from lorrainemail.ops.ids import new_id
 from lorrainemail.version import VERSION
 
 DAY: Final = 86400
-#: Seconds between writes, and between looks for what is due.
+#: Seconds between writes, until the first one, and between looks for what is due.
+FIRST: Final = 10.0
 FLUSH: Final = 60.0
 LOOK: Final = 3600.0
 #: Different records in memory; more are not counted until the next write.
@@ -111,7 +112,7 @@ class Reporter(Service):
 
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
-        self._call = self._tools.clock.callLater(FLUSH, self._turn)
+        self._call = self._tools.clock.callLater(FIRST, self._turn)
 
     def stopService(self) -> Deferred[None]:
         super().stopService()  # type: ignore[no-untyped-call]
