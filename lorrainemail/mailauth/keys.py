@@ -204,6 +204,13 @@ def stored_keys(state: str, domain: str | None = None) -> list[StoredKey]:
     return found
 
 
+def key_changes(state: str) -> dict[str, float]:
+    """When a key of each domain came, went or changed its state, in seconds since the epoch."""
+    root = os.path.join(state, DIRECTORY)
+    domains = sorted(os.listdir(root)) if os.path.isdir(root) else []
+    return {one: os.stat(os.path.join(root, one)).st_mtime for one in domains if _DOMAIN.match(one)}
+
+
 def generate(state: str, domain: str, day: str, waits: bool) -> list[StoredKey]:
     """A new RSA and a new Ed25519 key.
 

@@ -3,14 +3,15 @@
 :class:`KeyRotation` looks every :data:`LOOK` seconds, in a thread:
 
 1. A domain whose signing keys are older than ``[dkim] rotate`` gets new ones that wait. Our own DNS door
-serves
-   their records at once; else the postmaster is told what to put into the DNS.
+   serves their records at once, or the name server of ``[dns_update]`` is told them; else the postmaster is
+   told what to put into the DNS.
 2. Waiting keys sign as soon as the DNS has the records of all of them, whoever put them there.
 3. Keys that were replaced are removed :data:`KEEP_OLD` seconds later, when no mail is on its way any more
-that
-   they signed; the postmaster is told which records may go.
+   that they signed, and their records with them; where those are not ours to change the postmaster is told
+   which may go.
 
-Each step is found from the files alone, so a restart loses nothing. A failure is logged and tried again.
+Each step is found from the files alone, so a restart loses nothing. A failure is logged and tried again:
+records that could not be published are tried at every look, and the postmaster can put them there meanwhile.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
@@ -26,7 +27,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from lorrainemail.interfaces import DnsFailure, IResolver
-from lorrainemail.mailauth.keys import StoredKey, activate, generate, stored_keys
+from lorrainemail.mailauth.keys import SigningKey, StoredKey, activate, generate, stored_keys
 
 #: Seconds between looks; the first comes sooner.
 LOOK: Final = 6 * 3600.0
@@ -37,12 +38,20 @@ KEEP_OLD: Final = 14 * 86400.0
 _log = Logger("lorrainemail.mailauth")
 
 
+class Publish(Protocol):
+    """Writes records of keys into the DNS, or takes them away."""
+
+    async def __call__(self, keys: Sequence[SigningKey], wanted: bool) -> bool:
+        """:returns: whether all could be written; False too where nobody takes what we would write."""
+
+
 class KeyRotation(Service):
     """See the module.
 
     :param state: the state directory.
     :param age: seconds after which keys are replaced, 0 for never; may be changed while running.
     :param served: whether our own DNS door answers for a domain.
+    :param publish: writes into the DNS of others.
     :param changed: called when keys came, went, or changed their state.
     """
 
@@ -57,6 +66,7 @@ class KeyRotation(Service):
         in_thread: Callable[[Callable[[], Any]], Deferred[Any]],
         tell_operator: Callable[[str, str], None],
         served: Callable[[str], bool],
+        publish: Publish,
         changed: Callable[[], None],
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -67,6 +77,7 @@ class KeyRotation(Service):
         self._in_thread = in_thread
         self._tell = tell_operator
         self._served = served
+        self._publish = publish
         self._changed = changed
         self._wall_clock = wall_clock
         self._call: IDelayedCall | None = None
@@ -108,7 +119,10 @@ class KeyRotation(Service):
         waiting = [one for one in keys if one.state == "waits"]
         signing = [one for one in keys if one.state == "signs"]
         if waiting:
-            if await self._published(waiting):
+            there = await self._published(waiting)
+            if not there and not self._served(domain):
+                await self._publish([one.key for one in waiting], True)
+            if there:
                 await self._in_thread(lambda: activate(self._state, domain))
                 self._changed()
                 names = " and ".join(one.key.selector for one in waiting)
@@ -137,7 +151,7 @@ class KeyRotation(Service):
         made: list[StoredKey] = await self._in_thread(lambda: generate(self._state, domain, day, True))
         self._changed()
         _log.info("New DKIM keys of {domain} wait for their records in the DNS", domain=domain)
-        if self._served(domain):
+        if self._served(domain) or await self._publish([one.key for one in made], True):
             return
         records = "\n".join(one.key.zone_line() for one in made)
         self._tell(
@@ -154,7 +168,7 @@ class KeyRotation(Service):
             return
         await self._in_thread(lambda: os.unlink(one.path))
         self._changed()
-        if not self._served(one.key.domain):
+        if not self._served(one.key.domain) and not await self._publish([one.key], False):
             self._tell(
                 f"An old DKIM record of {one.key.domain} may go",
                 f"The key {one.key.selector} of {one.key.domain} was replaced and is gone. Its record may be "

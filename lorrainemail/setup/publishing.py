@@ -1,9 +1,10 @@
 """Our records in a zone that somebody else serves, by RFC 2136: all of a domain's, and ACME's challenges.
 
-:func:`publish_records` writes what a domain should have; :class:`UpdatePublisher` is what the DNS-01
-challenge goes through (:class:`~lorrainemail.interfaces.IDnsChallenges`). Both find the zone of each name by
-asking, and touch no record that is not of their own kind: of the texts at a name only those with the same
-beginning (``v=spf1``, ``v=DMARC1``) are replaced. Fails with :class:`~lorrainemail.net.update.UpdateError`.
+:func:`publish_records` writes what a domain should have, :func:`publish_keys` what DKIM keys need when they
+are replaced; :class:`UpdatePublisher` is what the DNS-01 challenge goes through
+(:class:`~lorrainemail.interfaces.IDnsChallenges`). All find the zone of each name by asking, and touch no
+record that is not of their own kind: of the texts at a name only those with the same beginning (``v=spf1``,
+``v=DMARC1``) are replaced. Fails with :class:`~lorrainemail.net.update.UpdateError`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from zope.interface import implementer
 
 from lorrainemail.config.model import Settings
 from lorrainemail.interfaces import DnsFailure, IDnsChallenges
+from lorrainemail.mailauth.keys import SigningKey
 from lorrainemail.net.resolver import Resolver, parse_server
 from lorrainemail.net.update import Change, UpdateError, Updater, read_key
 from lorrainemail.setup.doctor.authority import Authority
@@ -57,6 +59,21 @@ async def publish_records(
     for zone, wanted in changes.items():
         await updater.send(zone, wanted)
     return done
+
+
+async def publish_keys(
+    authority: Authority, updater: Updater, settings: Settings, keys: Sequence[SigningKey], wanted: bool
+) -> bool:
+    """Write the records of DKIM keys, or take them away; whether all are of zones that we may change."""
+    records = [Record(key.name, "TXT", key.record(), "dkim") for key in keys]
+    if wanted:
+        return len(await publish_records(authority, updater, settings, records)) == len(records)
+    for record in records:
+        zone = await zone_of(authority, settings, record.name)
+        if not zone:
+            return False
+        await updater.send(zone, [Change("remove", record.name, "TXT", record.printed_data())])
+    return True
 
 
 async def zone_of(authority: Authority, settings: Settings, name: str) -> str:

@@ -9,7 +9,7 @@ that we send, those that we receive, and DKIM keys replaced on a schedule. Made 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -23,8 +23,8 @@ from lorrainemail.dns.dkim import with_keys
 from lorrainemail.dns.responder import Responder
 from lorrainemail.dns.zonefile import load_zones
 from lorrainemail.dns.zones import Zones
-from lorrainemail.interfaces import Inject, IResolver, IStore, ITables
-from lorrainemail.mailauth.keys import KeyFault, KeyRing, stored_keys
+from lorrainemail.interfaces import DnsFailure, Inject, IResolver, IStore, ITables
+from lorrainemail.mailauth.keys import KeyFault, KeyRing, SigningKey, key_changes, stored_keys
 from lorrainemail.mailauth.sealing import Sealer
 
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ class Senders(MultiService):
                 near.in_thread,
                 near.tell_operator,
                 self._serves,
+                self._publish,
                 self._keys_changed,
             )
             rotation.setServiceParent(self)
@@ -140,7 +141,11 @@ class Senders(MultiService):
         """
         zones = load_zones(paths)
         try:
-            return with_keys(zones, stored_keys(self._settings.state)) if any(zones) else zones
+            return (
+                with_keys(zones, stored_keys(self._settings.state), key_changes(self._settings.state))
+                if any(zones)
+                else zones
+            )
         except (OSError, KeyFault):
             return zones
 
@@ -169,6 +174,29 @@ class Senders(MultiService):
         import dns.name
 
         return self._responder is not None and self._responder.serves(dns.name.from_text(domain))
+
+    async def _publish(self, keys: Sequence[SigningKey], wanted: bool) -> bool:
+        """Records of DKIM keys, on the name server that takes our updates; False where none did."""
+        settings, near = self._settings, self._neighbours
+        if not settings.dns_update.server:
+            return False
+        from lorrainemail.net.update import UpdateError
+        from lorrainemail.setup.doctor.authority import Authority
+        from lorrainemail.setup.publishing import publish_keys, updater_of
+
+        names = ", ".join(key.name for key in keys)
+        try:
+            updater = await near.in_thread(lambda: updater_of(near.reactor, settings))
+            resolver: Any = near.resolver
+            authority = Authority(near.reactor, resolver, settings.dns.port)
+            if updater is None or not await publish_keys(authority, updater, settings, keys, wanted):
+                return False
+        except (UpdateError, DnsFailure, OSError) as error:
+            _log.error("DKIM records could not be written ({names}): {error}", names=names, error=error)
+            return False
+        what = "published" if wanted else "taken away"
+        _log.info("DKIM records {what} by update: {names}", what=what, names=names)
+        return True
 
     def _keys_changed(self) -> None:
         responder = self._responder

@@ -20,10 +20,12 @@ import pytest_twisted
 from twisted.internet import reactor as installed_reactor
 
 from lorrainemail.config.load import load_text
+from lorrainemail.mailauth.keys import generate
 from lorrainemail.net.exchange import Server
 from lorrainemail.net.resolver import Resolver
 from lorrainemail.net.update import Change, UpdateError, Updater, parse_key
-from lorrainemail.setup.publishing import UpdatePublisher, updater_of
+from lorrainemail.setup.doctor.authority import Authority
+from lorrainemail.setup.publishing import UpdatePublisher, publish_keys, updater_of
 
 reactor: Any = installed_reactor
 pytestmark = pytest.mark.interop
@@ -170,6 +172,28 @@ async def test_a_challenge_is_in_the_dns_when_publish_is_done_and_gone_after_wit
     await publisher.withdraw(name, "one")
     assert knot.texts(name, "TXT") == {'"two"'}
     await publisher.withdraw(name, "never was")
+
+
+@pytest_twisted.ensureDeferred
+async def test_records_of_new_dkim_keys_come_and_those_of_old_ones_go(knot: Knot, tmp_path: Path) -> None:
+    settings = load_text(knot.settings(tmp_path), "f", str(tmp_path))
+    keys = [one.key for one in generate(str(tmp_path), "bricoleur.com", "20261122", waits=True)]
+    authority = Authority(reactor, Resolver(reactor, settings.dns.resolvers), settings.dns.port)
+    updater = updater_of(reactor, settings)
+    assert updater is not None
+    serial = soa_serial(knot)
+    assert await publish_keys(authority, updater, settings, keys, True)
+    for key in keys:
+        (text,) = knot.texts(key.name, "TXT")
+        assert text.replace('" "', "").strip('"') == key.record()
+    assert soa_serial(knot) > serial
+    assert await publish_keys(authority, updater, settings, keys[:1], False)
+    assert [len(knot.texts(key.name, "TXT")) for key in keys] == [0, 1]
+
+
+def soa_serial(knot: Knot) -> int:
+    (soa,) = knot.texts("bricoleur.com", "SOA")
+    return int(soa.split()[2])
 
 
 @pytest_twisted.ensureDeferred
