@@ -280,6 +280,10 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"lorrainemail explain: {error}", file=sys.stderr)
             status.append(2)
             return
+        except OSError as error:
+            print(f"lorrainemail explain: {error.filename}: {error.strerror}", file=sys.stderr)
+            status.append(1)
+            return
         if question is None:
             print(f"lorrainemail explain: there is no account {arguments.account}", file=sys.stderr)
             status.append(1)

@@ -47,7 +47,7 @@ from lorrainemail.message.received import received_field
 from lorrainemail.ops.content import Content, ContentWriter, SpilledContent
 from lorrainemail.ops.ids import new_id
 from lorrainemail.queue.format import FUTURE
-from lorrainemail.smtp.acceptance import MayAccept, judge_recipient
+from lorrainemail.smtp.acceptance import MayAccept, judge_recipient, not_owned
 
 DISABLED: Final = Reply(450, "4.7.1", "The account that sent it is disabled; it waits")
 NO_ACCOUNT: Final = Reply(550, "5.7.1", "The account that sent it is gone")
@@ -181,6 +181,10 @@ class FutureRelease:
         if account is None or not account.enabled:
             reply = NO_ACCOUNT if account is None else DISABLED
             return [_outcome(one.recipient, reply) for one in recipients]
+        sender = item.envelope.sender
+        if sender is not None and not await later(tables.owns(account, sender)):
+            # An address that was taken from the account since.
+            return [_outcome(one.recipient, not_owned(account, sender)) for one in recipients]
         id = new_id()
         session = Session(id, "submission", esmtp=True, account=account.address.key)
         relay = tables.relay_right(session)

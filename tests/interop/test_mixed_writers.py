@@ -245,7 +245,7 @@ def mbox_messages(path: Path) -> list[bytes]:
 def test_eight_writers_lose_and_damage_nothing(
     make_server: Any, tool: Any, tmp_path: Path, kind: str
 ) -> None:
-    run(make_server, tool, tmp_path, kind, messages=300, kills=1)
+    run(make_server, tool, tmp_path, kind, messages=100, kills=1)
 
 
 @pytest.mark.long

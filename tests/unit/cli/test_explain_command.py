@@ -207,6 +207,8 @@ def test_the_command_as_an_operator_runs_it(tmp_path: Path) -> None:
     assert json.loads(output)["accepted"] is True
     assert command("bob")[0] == 2
     assert command("bob@x.org", "--as", "nobody@x.org")[0] == 1
+    assert command("bob@x.org", "--message", str(tmp_path))[0] == 1
+    assert command("bob@x.org", "--message", str(tmp_path / "missing"))[0] == 1
     (tmp_path / "accounts").write_text("bob\n")
     assert command("bob@x.org")[0] == 1
     assert sorted(os.listdir(tmp_path)) == before

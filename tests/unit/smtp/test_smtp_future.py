@@ -182,6 +182,15 @@ async def test_mail_of_an_account_that_is_gone_comes_back(scene: Scene) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_an_address_that_is_no_longer_the_account_s_sends_nothing(scene: Scene) -> None:
+    await scene.hold()
+    ((item, octets),) = scene.queue.items
+    other = attrs.evolve(item, envelope=attrs.evolve(item.envelope, sender=BOB.address))
+    (one,) = await scene.future.deliver(other, other.recipients, Content(octets))
+    assert (one.kind, one.reply.code) == ("failed", 553) and scene.world.intake.taken == []
+
+
+@pytest_twisted.ensureDeferred
 async def test_release_is_counted_and_who_is_over_the_limit_waits(scene: Scene) -> None:
     await scene.hold("bob@ours.test", "anne@ours.test")
     scene.world.check.stages = frozenset({"rcpt"})
