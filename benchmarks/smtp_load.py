@@ -30,7 +30,8 @@ class Load:
     :ivar recipients: of each message, one account after the other.
     :ivar pipelined: MAIL, RCPT and DATA in one packet (RFC 2920).
     :ivar kept: a client keeps its connection for its next message.
-    :ivar domain: where the recipients are.
+    :ivar domain: where the recipients are. ``sender``: the reverse-path.
+    :ivar message: a file with the message, as it is said after DATA but for its dot; "" for one of that size.
     """
 
     clients: int = 50
@@ -41,6 +42,8 @@ class Load:
     pipelined: bool = False
     kept: bool = False
     domain: str = DOMAIN
+    sender: str = "carole@elorac.fr"
+    message: str = ""
 
 
 class Client:
@@ -62,6 +65,10 @@ class Client:
 def load(port: int, wanted: Load) -> dict[str, Any]:
     """Send; one process, one epoll, no library: what it costs must not hide what the server costs."""
     body = (b"x" * 70 + b"\r\n") * ((wanted.size - 300) // 72)
+    given = b""
+    if wanted.message:
+        with open(wanted.message, "rb") as file:
+            given = file.read()
     poll = select.epoll()
     clients: dict[int, Client] = {}
     times: list[float] = []
@@ -75,7 +82,7 @@ def load(port: int, wanted: Load) -> dict[str, Any]:
         first = started * wanted.recipients
         named = [f"u{(first + one) % wanted.accounts}@{wanted.domain}" for one in range(wanted.recipients)]
         verbs = [
-            b"MAIL FROM:<carole@elorac.fr>\r\n",
+            b"MAIL FROM:<%s>\r\n" % wanted.sender.encode(),
             *[b"RCPT TO:<%s>\r\n" % name.encode() for name in named],
             b"DATA\r\n",
         ]
@@ -89,7 +96,7 @@ def load(port: int, wanted: Load) -> dict[str, Any]:
             client.steps.append((b"".join(verbs), len(verbs)))
         else:
             client.steps += [(verb, 1) for verb in verbs]
-        client.steps.append((header + body + b".\r\n", 1))
+        client.steps.append(((given or header + body) + b".\r\n", 1))
 
     def begin() -> None:
         if started < wanted.messages:

@@ -79,12 +79,23 @@ class Lorrainemail:
     :param callbacks: times every callback of the reactor.
     :param command: another server: {state} and {port} are replaced.
     :param next_hop: port on loopback to which it relays what loopback gives it; 0: nothing is relayed.
+    :param checks: of the policy. Without those that ask the DNS, what the world's name servers need is not
+        measured.
+    :param more: tables of the configuration. ``keys``: a directory that becomes ``dkim``.
     """
 
     name = "lorrainemail"
 
     def __init__(
-        self, directory: Path, accounts: int, callbacks: bool = False, command: str = "", next_hop: int = 0
+        self,
+        directory: Path,
+        accounts: int,
+        callbacks: bool = False,
+        command: str = "",
+        next_hop: int = 0,
+        checks: tuple[str, ...] = ("limits", "helo", "loops"),
+        more: str = "",
+        keys: Path | None = None,
     ) -> None:
         self.directory = directory
         self.state = directory / "state"
@@ -99,9 +110,10 @@ class Lorrainemail:
             f"imap = ['tcp:{self.imap}:interface={HOST}']\n"
             '[auth]\nplaintext = "loopback"\n'
             "[limits]\nconnections_per_peer = 2000\n"
-            # Without the one check that asks the DNS: what the world's name servers need is not measured.
-            '[policy]\nchecks = ["limits", "helo", "loops"]\n'
+            f"[policy]\nchecks = {list(checks)!r}\n{more}"
         )
+        if keys is not None:
+            shutil.copytree(keys, self.state / "dkim")
         (self.state / "lorrainemail.toml").write_text(configuration)
         hashed = PasswordHasher(time_cost=2, memory_cost=19456, parallelism=1).hash(PASSWORD)
         lines = [f"u{number}@{DOMAIN}:{{ARGON2ID}}{hashed}\n" for number in range(accounts)]
@@ -158,11 +170,12 @@ class Postfix:
     """Debian's Postfix, its virtual(8) writing the same mailboxes; its own configuration, loopback only.
 
     :param next_hop: port on loopback to which it relays what loopback gives it; 0: nothing is relayed.
+    :param more: lines of main.cf.
     """
 
     name = "postfix"
 
-    def __init__(self, directory: Path, accounts: int, next_hop: int = 0) -> None:
+    def __init__(self, directory: Path, accounts: int, next_hop: int = 0, more: str = "") -> None:
         self.directory = directory
         self.port = free_port()
         self.etc, spool, data = directory / "etc", directory / "spool", directory / "data"
@@ -215,7 +228,7 @@ smtpd_recipient_restrictions = permit_mynetworks, reject_unauth_destination
 default_process_limit = 100
 smtpd_client_connection_count_limit = 0
 smtpd_client_connection_rate_limit = 0
-"""
+{more}"""
         )
         self._postfix("start")
         wait_for_greeting(self.port, None, self.log)
