@@ -62,8 +62,11 @@ def _nodes(
 ) -> dict[dns.name.Name, dict[dns.rdatatype.RdataType, dns.rdataset.Rdataset]]:
     nodes = {**zone.nodes, **{name: {dns.rdatatype.TXT: data} for name, data in added.items()}}
     apex = zone.nodes[zone.origin]
-    soa = apex[dns.rdatatype.SOA]
-    serial = (soa[0].serial + int(changed) - BEGIN) % 2**32
-    risen = dns.rdataset.from_rdata(soa.ttl, soa[0].replace(serial=serial))
-    nodes[zone.origin] = {**apex, dns.rdatatype.SOA: risen}
+    nodes[zone.origin] = {**apex, dns.rdatatype.SOA: risen(apex[dns.rdatatype.SOA], changed)}
     return nodes
+
+
+def risen(soa: dns.rdataset.Rdataset, changed: float) -> dns.rdataset.Rdataset:
+    """The SOA of a zone file, beside which something else last changed then: later in either, larger."""
+    serial = (soa[0].serial + max(0, int(changed) - BEGIN)) % 2**32
+    return dns.rdataset.from_rdata(soa.ttl, soa[0].replace(serial=serial))

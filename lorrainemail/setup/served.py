@@ -26,6 +26,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from lorrainemail.config.model import Settings
+from lorrainemail.dns.dkim import risen
 from lorrainemail.dns.zonefile import load_zones, parse_zone
 from lorrainemail.dns.zones import Zone, Zones
 from lorrainemail.errors import ConfigurationError, Problem
@@ -81,7 +82,7 @@ def gather(settings: Settings) -> list[Record]:
 
 
 def merge(zone: Zone, file: Zone | None) -> Zone:
-    """What the operator's file says of a name and type stands; we add the rest."""
+    """What the operator's file says of a name and type stands, but for its serial; we add the rest."""
     if file is None:
         return zone
     nodes = {name: dict(node) for name, node in zone.nodes.items()}
@@ -90,6 +91,8 @@ def merge(zone: Zone, file: Zone | None) -> Zone:
         if dns.rdatatype.CNAME in node or dns.rdatatype.CNAME in ours:
             ours.clear()  # nothing stands beside an alias (RFC 1034 §3.6.2)
         ours.update(node)
+    made = zone.nodes[zone.origin][dns.rdatatype.SOA][0].serial
+    nodes[zone.origin][dns.rdatatype.SOA] = risen(file.nodes[zone.origin][dns.rdatatype.SOA], made)
     return Zone(zone.origin, nodes)
 
 

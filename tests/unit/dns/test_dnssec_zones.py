@@ -294,6 +294,22 @@ def test_a_zone_file_of_the_same_zone_adds_to_it_and_has_the_last_word(tmp_path:
     assert served.records("a.test", "MX") == {"10 mail.a.test."}
 
 
+def test_the_serial_of_a_file_rises_with_what_we_add_to_it(tmp_path: Path) -> None:
+    from lorrainemail.mailauth.keys import generate
+
+    def serial() -> int:
+        return int(next(iter(served.records("a.test", "SOA"))).split()[2])
+
+    file = tmp_path / "a.test.zone"
+    file.write_text("$TTL 60\n@ SOA ns h 2026112201 1 1 1 1\n@ NS ns1\nns1 A 192.0.2.7\n")
+    served = Served(tmp_path, f'zones = ["{file}"]')
+    first = serial()
+    assert first > 2026112201
+    generate(str(tmp_path), "a.test", "20260101", waits=False)
+    served.run(served.service.look())
+    assert serial() > first
+
+
 def test_an_alias_of_the_file_stands_alone(tmp_path: Path) -> None:
     file = tmp_path / "a.test.zone"
     file.write_text("$TTL 60\n@ SOA ns h 1 1 1 1 1\n@ NS ns1\nmail CNAME www\nwww A 192.0.2.9\n")
