@@ -28,7 +28,7 @@ class UniqueNames:
         """The unique part; fit for tmp/ as it is."""
         now = time.time_ns()
         pid = os.getpid()
-        return f"{now // 10**9}.M{now // 1000 % 10**6}P{pid}Q{next(self._counter)}{self._tail}"
+        return f"{now // 10**9}.M{now // 1000 % 10**6:06}P{pid}Q{next(self._counter)}{self._tail}"
 
     @staticmethod
     def with_sizes(stem: str, disk: int, wire: int, raw: bool) -> str:
